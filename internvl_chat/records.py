@@ -1,0 +1,249 @@
+"""The row formats of MMPR-style JSONL files, each written down once and checked at the door.
+
+A line becomes a dict (`parse_row`), a dict becomes a typed, frozen record (`PreferencePair.from_row` and its siblings),
+a record becomes a row again (`to_row`: unknown keys kept, the `image` field in the form in which it came). Whatever is
+wrong raises `RecordError` with file, line and reason, so that a caller can skip the row and write down why.
+
+    where = Source("pairs.jsonl", 1)
+    pair = PreferencePair.from_row(parse_row(line, *where), where)
+
+This module loads without torch: the data pipelines use it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import orjson
+
+ImageForm = Literal["absent", "null", "empty", "str", "list"]
+
+
+class Source(NamedTuple):
+    """Where a row stands: `file` as the user named it, `line` counted from 1."""
+
+    file: str
+    line: int
+
+
+class RecordError(ValueError):
+    """A row that cannot be used; carries `file`, `line` (from 1) and `reason` (names the value and the cure)."""
+
+    def __init__(self, file: str, line: int, reason: str) -> None:
+        super().__init__(file, line, reason)
+        self.file, self.line, self.reason = str(file), line, reason
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+
+def parse_row(line: bytes, file: str, line_no: int) -> dict[str, Any]:
+    """One JSONL line (UTF-8, with or without its line end) to a dict; RecordError unless it is one JSON object."""
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise RecordError(file, line_no, _json_reason(line, error)) from error
+    if not isinstance(row, dict):
+        kind = type(row).__name__
+        raise RecordError(file, line_no, f"a row is a JSON object {{...}}, this line holds a {kind}: {shown(row)}")
+    return row
+
+
+def _json_reason(line: bytes, error: orjson.JSONDecodeError) -> str:
+    """The reason in the words of the person who has to mend the line."""
+    text = line.strip()
+    if text.startswith(b"\xef\xbb\xbf"):
+        return "the line starts with a UTF-8 byte order mark: save the file as UTF-8 without BOM"
+    if "trailing comma" in error.msg or text.endswith(b"},"):
+        return f"not JSON: trailing comma at column {error.colno} (remove it; a row ends with }} and nothing after it)"
+    if "surrogate in string" in error.msg:
+        return f"not valid Unicode: half of a surrogate pair (\\ud800-\\udfff) in a string, column {error.colno}"
+    if "UTF-8" in error.msg:
+        return "not valid UTF-8: convert the file to UTF-8"
+    near = shown(text[max(0, error.pos - 20) : error.pos + 20].decode("utf-8", "replace"))
+    return f"not JSON: {error.msg} at column {error.colno}, near {near} (NaN, Infinity and single quotes are not JSON)"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """repr(value), cut to `limit` characters: for error messages about values of any size."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+def _text(row: Mapping[str, Any], key: str, where: Source) -> str:
+    """The string under `key`; RecordError when it is absent or of another type."""
+    if key not in row:
+        raise RecordError(*where, f"field {key!r} is missing; the row has {sorted(row)}")
+    if not isinstance(row[key], str):
+        raise RecordError(*where, f"field {key!r} must be a string, not {type(row[key]).__name__}: {shown(row[key])}")
+    return row[key]
+
+
+def _optional_text(row: Mapping[str, Any], key: str, where: Source) -> str | None:
+    """As `_text`, with None for an absent or null field."""
+    return None if row.get(key) is None else _text(row, key, where)
+
+
+def _question(row: Mapping[str, Any], where: Source) -> str:
+    question = _text(row, "question", where)
+    if not question.strip():
+        raise RecordError(*where, f"field 'question' is empty: {question!r}")
+    return question
+
+
+def _images(row: Mapping[str, Any], where: Source) -> tuple[tuple[str, ...], ImageForm]:
+    """Image paths in order, () for a text-only row, and the form in which the row wrote them."""
+    if row.get("video"):
+        raise RecordError(*where, f"video rows are not supported yet: field 'video' is {shown(row['video'])}")
+    if "image" not in row:
+        return (), "absent"
+    value = row["image"]
+    if value is None or value == "":
+        return (), "null" if value is None else "empty"
+    if isinstance(value, str):
+        return (value,), "str"
+    if not isinstance(value, list):
+        kind = type(value).__name__
+        raise RecordError(*where, f"field 'image' must be a string, a list of strings or null, not {kind}: {shown(value)}")
+    for path in value:
+        if not isinstance(path, str) or not path:
+            raise RecordError(*where, f"field 'image' must list non-empty strings, not {shown(path)}")
+    return tuple(value), "list"
+
+
+def _image_field(images: tuple[str, ...], form: ImageForm | None) -> dict[str, Any]:
+    """{} or {"image": ...}: the form in which the row came where it still fits, else the plainest one."""
+    if not images:
+        empty: dict[str, Any] = {"null": None, "empty": "", "list": []}
+        return {"image": empty[form]} if form in empty else {}
+    return {"image": images[0] if len(images) == 1 and form != "list" else list(images)}
+
+
+class _Record:
+    """What the row types share: the keys that are not theirs."""
+
+    KEYS: ClassVar[frozenset[str]]
+
+    @classmethod
+    def _extra(cls, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in row.items() if key not in cls.KEYS}
+
+
+@dataclass(frozen=True)
+class PreferencePair(_Record):
+    """A training row: {"image": str | [str, ...] | absent, "question", "chosen", "rejected"}; other keys in `extra`.
+
+    `image` holds the paths in order, () for a text-only row. `rejected` is None only where the reader allowed it:
+    DropoutNTP prompts and rows of supervised fine-tuning.
+    """
+
+    KEYS: ClassVar[frozenset[str]] = frozenset({"image", "question", "chosen", "rejected"})
+
+    image: tuple[str, ...]
+    question: str
+    chosen: str
+    rejected: str | None
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
+    image_form: ImageForm | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], where: Source, *, allow_no_rejected: bool = False) -> PreferencePair:
+        """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty.
+
+        allow_no_rejected: an absent or null `rejected` is legal and becomes None.
+        """
+        images, form = _images(row, where)
+        question, chosen = _question(row, where), _text(row, "chosen", where)
+        rejected = _optional_text(row, "rejected", where) if allow_no_rejected else _text(row, "rejected", where)
+        return cls(images, question, chosen, rejected, cls._extra(row), image_form=form)
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON row; a `rejected` of None is written as null."""
+        own = {"question": self.question, "chosen": self.chosen, "rejected": self.rejected}
+        return {**_image_field(self.image, self.image_form), **own, **self.extra}
+
+
+@dataclass(frozen=True)
+class Prompt(_Record):
+    """A question to be answered: {"image", "question", "answer"} and any other keys in `extra`.
+
+    `answer` is the ground truth, any JSON value but null or an object: data sets write numbers, lists and booleans too.
+    It is None only where the reader allowed it (DropoutNTP prompts, whose `chosen` may still have to be generated).
+    """
+
+    KEYS: ClassVar[frozenset[str]] = frozenset({"image", "question", "answer"})
+
+    image: tuple[str, ...]
+    question: str
+    answer: str | int | float | bool | list[Any] | None
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
+    image_form: ImageForm | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], where: Source, *, allow_no_answer: bool = False) -> Prompt:
+        """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
+        images, form = _images(row, where)
+        question, answer = _question(row, where), _answer(row, where, allow_no_answer)
+        return cls(images, question, answer, cls._extra(row), image_form=form)
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON row; an `answer` of None is left out."""
+        answer = {} if self.answer is None else {"answer": self.answer}
+        return {**_image_field(self.image, self.image_form), "question": self.question, **answer, **self.extra}
+
+
+def _answer(row: Mapping[str, Any], where: Source, allow_none: bool) -> Any:
+    answer = row.get("answer")
+    if answer is None and not allow_none:
+        raise RecordError(*where, f"field 'answer' is missing or null; the row has {sorted(row)}")
+    if isinstance(answer, dict):
+        kinds = "a string, number, boolean or list"
+        raise RecordError(*where, f"field 'answer' must be {kinds}, not an object: {shown(answer)}")
+    return answer
+
+
+@dataclass(frozen=True)
+class SampledResponse(_Record):
+    """One sampled answer: the prompt's fields plus `response`.
+
+    `question` is as asked, `question_orig` as in the prompt row; `prompt_version` names the prompt style (en, zh, en_v2, zh_v2, en_r1, zh_r1, ...).
+    """
+
+    KEYS: ClassVar[frozenset[str]] = Prompt.KEYS | {"question_orig", "response", "prompt_version"}
+
+    image: tuple[str, ...]
+    question: str
+    question_orig: str
+    answer: str | int | float | bool | list[Any] | None
+    response: str
+    prompt_version: str
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
+    image_form: ImageForm | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], where: Source) -> SampledResponse:
+        """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
+        images, form = _images(row, where)
+        return cls(
+            image=images,
+            question=_question(row, where),
+            question_orig=_text(row, "question_orig", where),
+            answer=_answer(row, where, allow_none=False),
+            response=_text(row, "response", where),
+            prompt_version=_text(row, "prompt_version", where),
+            extra=cls._extra(row),
+            image_form=form,
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON row, fields in the order of the documented output."""
+        own = {
+            "question": self.question,
+            "answer": self.answer,
+            "question_orig": self.question_orig,
+            "response": self.response,
+            "prompt_version": self.prompt_version,
+        }
+        return {**_image_field(self.image, self.image_form), **own, **self.extra}

@@ -1,0 +1,73 @@
+"""meta.json: accepted fields, defaults, and an error that names file, data set, field and value."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from internvl_chat.meta import DatasetSpec, read_meta
+
+GOLDEN = Path(__file__).parent / "golden/data/meta.json"
+
+
+def write(tmp_path, entry, name="d"):
+    path = tmp_path / "meta.json"
+    path.write_text(json.dumps({name: entry}), encoding="utf-8")
+    return path
+
+
+def test_golden_meta():
+    english, chinese = read_meta(GOLDEN)
+    assert english == DatasetSpec("mmpr_en_mix", "images/", "mmpr_en.jsonl", repeat_time=2, length=7)
+    assert (chinese.name, chinese.max_dynamic_patch, chinese.repeat_time) == ("mmpr_zh_multi", 6, 1)
+
+
+def test_documented_entry_and_digit_string(tmp_path):
+    entry = {"root": "r", "annotation": "a.jsonl", "data_augment": True, "max_dynamic_patch": 12, "repeat_time": 0.13}
+    (spec,) = read_meta(write(tmp_path, {**entry, "length": "66457"}))
+    assert spec == DatasetSpec("d", "r", "a.jsonl", True, 12, 0.13, 66457)
+    assert spec.to_entry() == {**entry, "length": 66457}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"repeat_time": -1}, "'repeat_time' must be a finite number >= 0, not -1"),
+        ({"repeat_time": "2"}, "not '2'"),
+        ({"repeat_time": float("nan")}, "not nan"),
+        ({"repeat_time": True}, "not True"),
+        ({"length": -1}, "'length' must be a whole number >= 0, not -1"),
+        ({"length": "many"}, "not 'many'"),
+        ({"max_dynamic_patch": 0}, "'max_dynamic_patch' must be a whole number >= 1, not 0"),
+        ({"max_dynamic_patch": 1.5}, "not 1.5"),
+        ({"data_augment": "false"}, "'data_augment' must be true or false, not 'false'"),
+        ({"annotation": ""}, "'annotation' must be a path, not ''"),
+        ({"root": None}, "'root' must be a path, not None"),
+    ],
+)
+def test_wrong_fields(tmp_path, change, message):
+    path = write(tmp_path, {"root": "r", "annotation": "a", **change})
+    with pytest.raises(ValueError) as raised:
+        read_meta(path)
+    assert message in str(raised.value)
+    assert f"{path}: data set 'd': " in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"d": 1}', '{"d": {"root": "r"}}'])
+def test_wrong_files(tmp_path, text):
+    path = tmp_path / "meta.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="meta.json"):
+        read_meta(path)
+
+
+def test_a_name_given_twice_is_refused(tmp_path):
+    path = tmp_path / "meta.json"
+    path.write_text('{"d": {"root": "", "annotation": "a"}, "d": {"root": "", "annotation": "b"}}')
+    with pytest.raises(ValueError, match=r"given twice: \['d'\]"):
+        read_meta(path)
+
+
+def test_unknown_fields_are_reported(tmp_path, caplog):
+    read_meta(write(tmp_path, {"root": "r", "annotation": "a", "repeat_tme": 2}))
+    assert "repeat_tme" in caplog.text

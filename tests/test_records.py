@@ -1,0 +1,136 @@
+"""The row formats: what is accepted, what is refused with which words, and that a row comes back as it was."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from internvl_chat.records import PreferencePair, Prompt, RecordError, SampledResponse, Source, parse_row, shown
+
+HERE = Path(__file__).parent
+AT = Source("pairs.jsonl", 7)
+PAIR = {"question": "q", "chosen": "c", "rejected": "r"}
+
+
+def rows(path):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        yield parse_row(line, path.name, number), Source(path.name, number)
+
+
+@pytest.mark.parametrize("name", ["mmpr_en.jsonl", "mmpr_zh.jsonl"])
+def test_golden_pairs_come_back_as_they_were(name):
+    for row, where in rows(HERE / "golden/data" / name):
+        assert PreferencePair.from_row(row, where).to_row() == row
+
+
+def test_sampled_responses_come_back_as_they_were():
+    files = sorted((HERE / "answers/pairs/sampled").glob("*.jsonl"))
+    records = [(SampledResponse.from_row(row, where), row) for path in files for row, where in rows(path)]
+    assert len(records) > 100
+    assert all(record.to_row() == row for record, row in records)
+
+
+@pytest.mark.parametrize(
+    ("image", "paths"),
+    [("a.png", ("a.png",)), (["a.png"], ("a.png",)), (["a", "b"], ("a", "b")), (None, ()), ("", ()), ([], ())],
+)
+def test_image_keeps_its_form(image, paths):
+    pair = PreferencePair.from_row({**PAIR, "image": image}, AT)
+    assert pair.image == paths
+    assert pair.to_row() == {**PAIR, "image": image}
+
+
+def test_absent_image_stays_absent_and_unknown_keys_stay():
+    row = {**PAIR, "id": 3, "meta": {"a": [1, None]}}
+    pair = PreferencePair.from_row(row, AT)
+    assert pair.image == () and pair.extra == {"id": 3, "meta": {"a": [1, None]}}
+    assert pair.to_row() == row
+
+
+def test_new_records_write_the_plainest_form():
+    assert PreferencePair(("a.png",), "q", "c", "r").to_row() == {"image": "a.png", **PAIR}
+    assert PreferencePair(("a", "b"), "q", "c", "r").to_row()["image"] == ["a", "b"]
+    assert "image" not in PreferencePair((), "q", "c", "r").to_row()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"question": "q", "chosen": "c"}, "'rejected' is missing"),
+        ({**PAIR, "rejected": None}, "'rejected' must be a string, not NoneType"),
+        ({**PAIR, "chosen": 3}, "'chosen' must be a string, not int: 3"),
+        ({**PAIR, "question": ["q"]}, "'question' must be a string, not list"),
+        ({**PAIR, "question": " \n"}, "'question' is empty"),
+        ({**PAIR, "image": 5}, "'image' must be a string, a list of strings or null, not int: 5"),
+        ({**PAIR, "image": {"path": "a"}}, "not dict"),
+        ({**PAIR, "image": ["a", 1]}, "non-empty strings, not 1"),
+        ({**PAIR, "image": ["a", ""]}, "non-empty strings, not ''"),
+        ({**PAIR, "video": "v.mp4"}, "video rows are not supported yet: field 'video' is 'v.mp4'"),
+    ],
+)
+def test_bad_pairs_say_what_is_wrong(row, reason):
+    with pytest.raises(RecordError) as raised:
+        PreferencePair.from_row(row, AT)
+    assert reason in raised.value.reason
+    assert str(raised.value).startswith("pairs.jsonl:7: ")
+
+
+def test_rejected_may_be_missing_only_where_allowed():
+    for row in ({**PAIR, "rejected": None}, {"question": "q", "chosen": "c"}):
+        pair = PreferencePair.from_row(row, AT, allow_no_rejected=True)
+        assert pair.rejected is None and pair.to_row()["rejected"] is None
+    with pytest.raises(RecordError, match="not int"):
+        PreferencePair.from_row({**PAIR, "rejected": 0}, AT, allow_no_rejected=True)
+
+
+@pytest.mark.parametrize("answer", ["3", 3, 2.5, False, ["a", "b"], ""])
+def test_prompt_answers_of_any_plain_type(answer):
+    row = {"image": "a.png", "question": "q", "answer": answer, "source": "x"}
+    assert Prompt.from_row(row, AT).answer == answer
+    assert Prompt.from_row(row, AT).to_row() == row
+
+
+def test_prompt_without_answer():
+    row = {"question": "q", "rejected": None}
+    with pytest.raises(RecordError, match="'answer' is missing"):
+        Prompt.from_row(row, AT)
+    assert Prompt.from_row(row, AT, allow_no_answer=True).to_row() == row
+    with pytest.raises(RecordError, match="not an object"):
+        Prompt.from_row({"question": "q", "answer": {"a": 1}}, AT)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"a": 1,}', "trailing comma at column 8"),
+        (b'{"a": 1},\n', "trailing comma"),
+        (b'\xef\xbb\xbf{"a": 1}', "byte order mark"),
+        (b'{"a": NaN}', "NaN, Infinity and single quotes are not JSON"),
+        (b'{"a": -Infinity}', "not JSON"),
+        (b"{'a': 1}", "single quotes"),
+        (b'{"a": "\\ud83d"}', "half of a surrogate pair"),
+        (b'{"a": "\xff"}', "not valid UTF-8"),
+        (b"[1]", "a row is a JSON object {...}, this line holds a list: [1]"),
+        (b'{"a": 1', "not JSON"),
+        (b"", "not JSON"),
+        (b"[" * 5000, "depth limit"),
+    ],
+)
+def test_lines_that_are_no_rows(line, reason):
+    with pytest.raises(RecordError) as raised:
+        parse_row(line, "x.jsonl", 3)
+    assert reason in raised.value.reason
+    assert (raised.value.file, raised.value.line) == ("x.jsonl", 3)
+
+
+def test_surrogate_pairs_and_line_ends_are_fine():
+    assert parse_row(b'{"a": "\\ud83d\\ude00"}\r\n', "x", 1) == {"a": "\U0001f600"}
+
+
+def test_error_survives_a_worker_process():
+    error = pickle.loads(pickle.dumps(RecordError("f", 2, "why")))
+    assert (str(error), error.line) == ("f:2: why", 2)
+
+
+def test_shown_is_bounded():
+    assert shown("x" * 500) == "'" + "x" * 79 + "... (502 characters)"
