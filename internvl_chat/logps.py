@@ -1,0 +1,199 @@
+"""Log-probs of labels without ever holding the (N, V) logits.
+
+With V = 150,000 the logits of one pair, and what autograd keeps of them, outweigh the model. Here the LM head runs on
+chunks of positions that have a label; only one float per position is kept, and the backward pass computes the logits of
+a chunk again: four products of the head's size in place of three.
+
+`LogpsHead` is that as a module. It stands in the model where its LM head stood, because what gathers a partitioned
+weight (ZeRO-3, FSDP) watches a module's forward: one call gathers once, however many chunks a rank has. A checkpointed
+call per chunk would gather per chunk, and ranks with unlike numbers of labels would wait for each other forever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from internvl_chat.model.constants import IGNORE_INDEX
+
+CHUNK_SIZE = 1024  # positions whose logits are held at once: 0.6 GB in float32 with V = 150,000
+
+
+def token_logps(
+    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None, *, chunk_size: int = CHUNK_SIZE
+) -> Tensor:
+    """log softmax(hidden weight^T + bias)[label] per position, exact, with gradients for hidden, weight and bias.
+
+    The product runs in the type of `hidden`, under autocast in its type; the log-softmax in float32, or float64 where
+    `hidden` is that. Chunks of the weight's gradient are summed in at least float32.
+
+    Args:
+        hidden: (..., D), the decoder's output at positions that predict `labels`: already shifted.
+        weight: (V, D), the LM head's; may be frozen or shared with the embedding.
+        labels: (...) int64 in [0, V), or IGNORE_INDEX where there is none: those positions cost nothing.
+        bias: (V,) or None.
+        chunk_size: positions per chunk, >= 1.
+
+    Returns:
+        (...) float32 (float64 for float64), <= 0; 0 where there is no label.
+
+    Raises:
+        ValueError: shapes that do not fit, or a chunk size below 1.
+    """
+    if hidden.shape[:-1] != labels.shape or hidden.shape[-1] != weight.shape[-1] or weight.dim() != 2:
+        shapes = f"hidden {tuple(hidden.shape)}, labels {tuple(labels.shape)}, weight {tuple(weight.shape)}"
+        raise ValueError(f"need hidden (..., D), labels (...), weight (V, D), got {shapes}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size {chunk_size} must be at least 1")
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
+    flat = labels.flatten()
+    kept = (flat != IGNORE_INDEX).nonzero().squeeze(-1)
+    hidden = hidden.reshape(-1, hidden.shape[-1])[kept]
+    logps = _ChunkedLogps.apply(hidden, weight, bias, flat[kept], chunk_size)
+    return logps.new_zeros(flat.shape).index_copy(0, kept, logps).view(labels.shape)
+
+
+class _ChunkedLogps(torch.autograd.Function):
+    """hidden (N, D), weight (V, D), bias (V,), labels (N,) -> (N,): z[label] - logsumexp(z) with z = W h + b."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk_size: int
+    ) -> Tensor:
+        head = _Head(hidden, weight, bias)
+        logps = hidden.new_empty(len(hidden), dtype=head.precise)
+        normalizers = torch.empty_like(logps)
+        for rows in _chunks(len(hidden), chunk_size):
+            logits = head.logits(rows)
+            normalizers[rows] = logits.logsumexp(-1)
+            logps[rows] = logits.gather(-1, labels[rows, None]).squeeze(-1) - normalizers[rows]
+        ctx.chunk_size = chunk_size
+        ctx.save_for_backward(hidden, weight, bias, labels, normalizers)
+        return logps
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, labels, normalizers = ctx.saved_tensors
+        head = _Head(hidden, weight, bias)
+        wanted = [(hidden, hidden.dtype), (weight, head.precise), (bias, head.precise)]
+        needs = ctx.needs_input_grad
+        grads = [torch.zeros_like(x, dtype=kind) if needs[i] else None for i, (x, kind) in enumerate(wanted)]
+        for rows in _chunks(len(hidden), ctx.chunk_size):
+            # d logp / d z = onehot(label) - softmax(z)
+            by_logits = head.logits(rows).sub_(normalizers[rows, None]).exp_().mul_(-grad[rows, None])
+            by_logits.scatter_add_(-1, labels[rows, None], grad[rows, None])
+            head.accumulate(rows, by_logits, *grads)
+        return (*(g if g is None else g.to(x.dtype) for g, (x, _) in zip(grads, wanted, strict=True)), None, None)
+
+
+class _Head:
+    """The LM head over rows of hidden states, outside autograd and autocast."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        self.hidden = hidden
+        self.weight = weight.to(hidden.dtype)
+        self.bias = None if bias is None else bias.to(hidden.dtype)
+        self.precise = torch.promote_types(hidden.dtype, torch.float32)
+
+    def logits(self, rows: slice) -> Tensor:
+        """Logits of these rows, (rows, V), a tensor of its own in at least float32."""
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            return functional.linear(self.hidden[rows], self.weight, self.bias).to(self.precise)
+
+    def accumulate(
+        self, rows: slice, by_logits: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None, by_bias: Tensor | None
+    ) -> None:
+        """Carry the gradient by logits (rows, V) on to whichever of hidden, weight and bias want one."""
+        if by_bias is not None:
+            by_bias += by_logits.sum(0)
+        by_logits = by_logits.to(self.hidden.dtype)
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            if by_hidden is not None:
+                by_hidden[rows] = by_logits @ self.weight
+            if by_weight is not None:
+                by_weight += by_logits.T @ self.hidden[rows]
+
+
+def _chunks(length: int, chunk_size: int) -> list[slice]:
+    return [slice(start, start + chunk_size) for start in range(0, length, chunk_size)]
+
+
+class LogpsHead(nn.Linear):
+    """An LM head that also gives log-probs: `head(hidden)` are logits, `head(hidden, labels)` is `token_logps`."""
+
+    @classmethod
+    def sharing(cls, head: nn.Linear) -> LogpsHead:
+        """A LogpsHead with the very parameters of `head`, which may be tied or partitioned."""
+        with_bias = head.bias is not None
+        new = cls(head.in_features, head.out_features, bias=with_bias, device="meta")
+        new.weight, new.bias = head.weight, head.bias
+        return new
+
+    def forward(self, hidden: Tensor, labels: Tensor | None = None, chunk_size: int = CHUNK_SIZE) -> Tensor:
+        """Logits (..., V), or with labels (...) their log-probs (...) by `token_logps`."""
+        if labels is None:
+            return super().forward(hidden)
+        return token_logps(hidden, self.weight, labels, self.bias, chunk_size=chunk_size)
+
+
+def install_logps_head(language_model: PreTrainedModel) -> None:
+    """Replace the model's LM head by a `LogpsHead` on the same parameters; do it before any engine wraps the model.
+
+    State-dict keys, tying and generation stay as they were.
+
+    Args:
+        language_model: a causal language model with `get_output_embeddings` and `set_output_embeddings`.
+
+    Raises:
+        TypeError: its LM head is not a plain linear layer, such as one with LoRA.
+    """
+    head = language_model.get_output_embeddings()
+    if isinstance(head, LogpsHead):
+        return
+    if type(head) is not nn.Linear:
+        raise TypeError(f"the LM head is a {type(head).__name__}: log-probs need a plain torch.nn.Linear there")
+    language_model.set_output_embeddings(LogpsHead.sharing(head))
+
+
+@dataclass(frozen=True)
+class SequenceLogps:
+    """Log-probs of B answers."""
+
+    logps: Tensor  # (B,) float64, summed over tokens with a label
+    lengths: Tensor  # (B,) int64, tokens with a label
+
+
+def sequence_logps(
+    token_logps: Tensor, labels: Tensor, sequence_ids: Tensor | None = None, num_sequences: int | None = None
+) -> SequenceLogps:
+    """Sum token log-probs over each answer, in float64: a float32 sum of 1000 tokens is off by 1e-4, the rewards' size.
+
+    Args:
+        token_logps: (B, S) padded, or (N,) packed.
+        labels: same shape; IGNORE_INDEX marks positions that do not count.
+        sequence_ids: (N,) int64 in [0, num_sequences), the answer of each packed position; None for (B, S).
+        num_sequences: B of a packed row.
+
+    Raises:
+        ValueError: shapes that differ, or only one of sequence_ids and num_sequences.
+    """
+    if token_logps.shape != labels.shape:
+        raise ValueError(f"token_logps {tuple(token_logps.shape)} and labels {tuple(labels.shape)} differ in shape")
+    if (sequence_ids is None) != (num_sequences is None):
+        raise ValueError(f"packed rows need both sequence_ids and num_sequences, got {sequence_ids}, {num_sequences}")
+    counted = labels != IGNORE_INDEX
+    logps = token_logps.double().masked_fill(~counted, 0.0)
+    if sequence_ids is None or num_sequences is None:
+        return SequenceLogps(logps.sum(-1), counted.sum(-1))
+    sums = logps.new_zeros(num_sequences).index_add(0, sequence_ids, logps)
+    lengths = counted.new_zeros(num_sequences, dtype=torch.int64).index_add(0, sequence_ids, counted.long())
+    return SequenceLogps(sums, lengths)
