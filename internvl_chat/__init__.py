@@ -1,0 +1,1 @@
+"""InternVL preference optimization: models, data and training. Knows nothing of slurm, lmdeploy or where files live."""

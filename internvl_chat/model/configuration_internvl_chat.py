@@ -1,0 +1,119 @@
+"""Configuration of a whole InternVL chat model, read and written in the layout of the published checkpoints."""
+
+from copy import deepcopy
+
+from transformers import CONFIG_MAPPING
+from transformers.configuration_utils import PreTrainedConfig
+
+from .configuration_intern_vit import InternVisionConfig
+from .configuration_internlm2 import InternLM2Config
+
+# Lets `AutoModel.from_pretrained(folder, trust_remote_code=True)` find the files that travel with a checkpoint.
+AUTO_MAP = {
+    "AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
+    "AutoModel": "modeling_internvl_chat.InternVLChatModel",
+    "AutoModelForCausalLM": "modeling_internvl_chat.InternVLChatModel",
+}
+
+
+def _language_config(fields: dict) -> PreTrainedConfig:
+    """Return the configuration object of the language model that `fields` describe."""
+    fields = deepcopy(fields)
+    # What the machine of the checkpoint's author used says nothing about ours; flash there would fail on a CPU.
+    fields.pop("attn_implementation", None)
+    fields.pop("_attn_implementation", None)
+    model_type = fields.get("model_type")
+    if model_type == InternLM2Config.model_type:
+        return InternLM2Config(**fields)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"llm_config has model_type {model_type!r}, which neither this package nor transformers knows; "
+            "InternVL uses 'internlm2', 'qwen2', 'qwen3', 'llama', ..."
+        )
+    return CONFIG_MAPPING[model_type](**fields)
+
+
+def _publish(fields: dict) -> dict:
+    """Rename in place, at all levels, what transformers 5 renamed: other tools read the published names."""
+    if "dtype" in fields:
+        fields["torch_dtype"] = fields.pop("dtype")
+    rope = fields.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        del fields["rope_parameters"]
+        scaling = {"type" if name == "rope_type" else name: rope[name] for name in sorted(rope) if name != "type"}
+        fields["rope_theta"] = scaling.pop("rope_theta")
+        fields["rope_scaling"] = None if scaling["type"] == "default" else scaling
+    for value in fields.values():
+        if isinstance(value, dict):
+            _publish(value)
+    return fields
+
+
+class InternVLChatConfig(PreTrainedConfig):
+    """InternViT + pixel shuffle + MLP + language model.
+
+    Attributes:
+        vision_config: of InternViT; defaults when absent.
+        llm_config: of the language model, chosen by its `model_type`; a small InternLM2 default when absent.
+        template: name of the chat template, see `conversation.py`.
+        select_layer: which hidden state of InternViT feeds the MLP: -1 the last, -2 the one before, ...
+        force_image_size: side of a tile in pixels; that of `vision_config` when None.
+        downsample_ratio: pixel shuffle factor in (0, 1]: a tile has (image / patch * ratio) ** 2 image tokens.
+        ps_version: "v2", or "v1", whose pixel shuffle leaves the picture transposed.
+        dynamic_image_size: tile pictures by their aspect ratio.
+        use_thumbnail: add the whole picture as a last tile when there are several.
+        min_dynamic_patch: fewest tiles of a picture.
+        max_dynamic_patch: most tiles of a picture, without the thumbnail.
+        pad2square: pad pictures to squares instead of stretching them.
+        use_backbone_lora: LoRA rank that the checkpoint was made with in the vision model; 0 none.
+        use_llm_lora: likewise in the language model.
+        auto_map: where the classes stand for `trust_remote_code`.
+
+    Raises:
+        ValueError: the language model type, pixel shuffle version or ratio is unknown.
+    """
+
+    model_type = "internvl_chat"
+    sub_configs = {"vision_config": InternVisionConfig, "llm_config": PreTrainedConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    llm_config: dict | PreTrainedConfig | None = None
+    template: str | None = None
+    select_layer: int = -1
+    force_image_size: int | None = None
+    downsample_ratio: float = 0.5
+    ps_version: str = "v1"
+    dynamic_image_size: bool = False
+    use_thumbnail: bool = False
+    min_dynamic_patch: int = 1
+    max_dynamic_patch: int = 6
+    pad2square: bool = False
+    use_backbone_lora: int = 0
+    use_llm_lora: int = 0
+    auto_map: dict | None = None
+
+    def __post_init__(self, **kwargs: object) -> None:
+        if self.ps_version not in ("v1", "v2"):
+            raise ValueError(f"ps_version is {self.ps_version!r}; known: 'v1', 'v2'")
+        if not 0 < self.downsample_ratio <= 1:
+            raise ValueError(f"downsample_ratio is {self.downsample_ratio}; it must be in (0, 1]")
+        if not isinstance(self.vision_config, PreTrainedConfig):
+            self.vision_config = InternVisionConfig(**(self.vision_config or {}))
+        if not isinstance(self.llm_config, PreTrainedConfig):
+            self.llm_config = _language_config(self.llm_config or {"model_type": InternLM2Config.model_type})
+        self.auto_map = self.auto_map or dict(AUTO_MAP)
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_image_token(self) -> int:
+        """P, image tokens of one tile."""
+        side = (self.force_image_size or self.vision_config.image_size) // self.vision_config.patch_size
+        return int(side**2 * self.downsample_ratio**2)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """Return `llm_config`; transformers asks for it when it resizes embeddings and makes caches."""
+        return self.llm_config
+
+    def to_diff_dict(self) -> dict:
+        """Return the fields that go into config.json, under their published names."""
+        return _publish(super().to_diff_dict())

@@ -1,0 +1,126 @@
+"""Chat templates of the InternVL families, as data, with the one `render` that training and chat share.
+
+All of them have the same shape, `<system>{sep}` and then `{role prefix}{text}{sep}` per turn; only the strings differ.
+The system messages are those of the released models: a model asked under another one is another model.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+_SYSTEM_2_5 = (
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+)
+_SYSTEM_2 = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+
+
+class Segment(NamedTuple):
+    """A piece of a rendered conversation; `supervised` says whether the model learns to write it."""
+
+    text: str
+    supervised: bool
+
+
+@dataclass(frozen=True)
+class Template:
+    """Strings of one chat format.
+
+    Attributes:
+        name: as in `config.template`.
+        system_prefix: opens the system turn.
+        system_message: default text of the system turn.
+        user_prefix: opens a user turn.
+        assistant_prefix: opens an assistant turn.
+        end_token: closes every turn; the assistant learns to write it, and generation stops at it.
+        separator: what follows `end_token`; nobody learns to write it.
+    """
+
+    name: str
+    system_prefix: str
+    system_message: str
+    user_prefix: str
+    assistant_prefix: str
+    end_token: str
+    separator: str = ""
+
+    def render(self, turns: list[tuple[str, str | None]], system_message: str | None = None) -> list[Segment]:
+        """Return the conversation as segments whose texts, joined, are the whole prompt.
+
+        An assistant turn becomes three segments: its prefix, the supervised answer with its end token, the separator.
+
+        Args:
+            turns: (role, text) with role "user" or "assistant". A last assistant turn with text None asks for an
+                answer: only its prefix is rendered.
+            system_message: replaces the template's own.
+
+        Raises:
+            ValueError: a role is unknown, or a text is missing elsewhere than in the last assistant turn.
+        """
+        system = self.system_message if system_message is None else system_message
+        close = self.end_token + self.separator
+        segments = [Segment(self.system_prefix + system + close, False)]
+        for index, (role, text) in enumerate(turns):
+            if role not in ("user", "assistant"):
+                raise ValueError(f"turn {index} has role {role!r}; a role is 'user' or 'assistant'")
+            is_open = role == "assistant" and index == len(turns) - 1
+            if text is None and not is_open:
+                raise ValueError(f"turn {index} ({role}) has no text; only a last assistant turn may be open")
+            if role == "user":
+                segments.append(Segment(f"{self.user_prefix}{text}{close}", False))
+                continue
+            segments.append(Segment(self.assistant_prefix, False))
+            if text is not None:
+                segments.append(Segment(text + self.end_token, True))
+                segments.append(Segment(self.separator, False))
+        return [segment for segment in segments if segment.text]
+
+    def prompt(self, turns: list[tuple[str, str | None]], system_message: str | None = None) -> str:
+        """Return `render` as one string; see there for the arguments."""
+        return "".join(segment.text for segment in self.render(turns, system_message))
+
+
+TEMPLATES = {
+    "internvl2_5": Template(
+        name="internvl2_5",
+        system_prefix="<|im_start|>system\n",
+        system_message=_SYSTEM_2_5,
+        user_prefix="<|im_start|>user\n",
+        assistant_prefix="<|im_start|>assistant\n",
+        end_token="<|im_end|>",
+        separator="\n",
+    ),
+    "Hermes-2": Template(
+        name="Hermes-2",
+        system_prefix="<|im_start|>system\n",
+        system_message=_SYSTEM_2,
+        user_prefix="<|im_start|>user\n",
+        assistant_prefix="<|im_start|>assistant\n",
+        end_token="<|im_end|>",
+    ),
+    "internlm2-chat": Template(
+        name="internlm2-chat",
+        system_prefix="<|im_start|>system\n",
+        system_message=_SYSTEM_2,
+        user_prefix="<|im_start|>user\n",
+        assistant_prefix="<|im_start|>assistant\n",
+        end_token="<|im_end|>",
+    ),
+    "phi3-chat": Template(
+        name="phi3-chat",
+        system_prefix="<|system|>\n",
+        system_message=_SYSTEM_2,
+        user_prefix="<|user|>\n",
+        assistant_prefix="<|assistant|>\n",
+        end_token="<|end|>",
+    ),
+}
+
+
+def get_template(name: str) -> Template:
+    """Return the template called `name`.
+
+    Raises:
+        ValueError: there is none; names those there are.
+    """
+    if name not in TEMPLATES:
+        raise ValueError(f"unknown chat template {name!r}; known: {', '.join(sorted(TEMPLATES))}")
+    return TEMPLATES[name]
