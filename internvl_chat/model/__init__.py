@@ -7,4 +7,11 @@ from .configuration_internvl_chat import InternVLChatConfig
 from .loading import load_config, load_model, load_tokenizer, remote_code_files
 from .modeling_internvl_chat import InternVLChatModel
 
-__all__ = ["InternVLChatConfig", "InternVLChatModel", "load_config", "load_model", "load_tokenizer", "remote_code_files"]
+__all__ = [
+    "InternVLChatConfig",
+    "InternVLChatModel",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "remote_code_files",
+]

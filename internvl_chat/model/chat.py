@@ -153,7 +153,7 @@ class ChatMixin:
         for turns, question, answer in zip(histories, questions, answers, strict=False):
             turns.append((question, answer))
             if verbose:
-                print(question, answer, sep="\n")
+                print(question, answer, sep="\n")  # noqa: T201 -- asked for
         return (answers, histories) if return_history else answers
 
     def _image_strings(

@@ -117,7 +117,7 @@ def load_tokenizer(path: str | os.PathLike, *, model_max_length: int | None = No
 
 
 def _is_local(path: str | os.PathLike) -> bool:
-    """Say whether `path` is meant as a folder; a hub name is two words and one slash, and no folder of that name is here."""
+    """Say whether `path` is meant as a folder: a hub name is two words with a slash between, and no folder here."""
     parts = os.fspath(path).split("/")
     return os.path.exists(path) or len(parts) != 2 or not all(part.strip(".") for part in parts)
 
@@ -157,7 +157,9 @@ def _check_shards(path: str | os.PathLike) -> None:
 
 def _check_report(path: str | os.PathLike, report: dict) -> None:
     """Raise ValueError if any weight did not find its place: the model would be partly random."""
-    mismatched = [f"{key} {tuple(file)} in the file, {tuple(model)} here" for key, file, model in report["mismatched_keys"]]
+    mismatched = [
+        f"{key} {tuple(file)} in the file, {tuple(model)} here" for key, file, model in report["mismatched_keys"]
+    ]
     wrong = {
         "missing": sorted(report["missing_keys"]),
         "unexpected": sorted(report["unexpected_keys"]),

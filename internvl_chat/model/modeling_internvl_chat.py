@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
 from .chat import ChatMixin
@@ -72,8 +72,10 @@ class InternVLChatModel(ChatMixin, PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         image_flags: torch.Tensor | None = None,
+        *,
+        skip_logits: bool = False,
         **kwargs: object,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | BaseModelOutputWithPast:
         """Score every next token.
 
         Args:
@@ -82,16 +84,18 @@ class InternVLChatModel(ChatMixin, PreTrainedModel, GenerationMixin):
             attention_mask: (B, S), 1 for tokens and 0 for padding.
             position_ids: (B, S).
             image_flags: (T,), as of `embed`.
+            skip_logits: stop before the output layer; who needs few positions applies it there alone.
             kwargs: of the language model: `labels` (B, S) adds a loss; `use_cache`, `past_key_values`, ...; unknown
                 ones reach the attention function.
 
         Returns:
-            `logits` (B, S, V), and `loss` with labels.
+            `logits` (B, S, V), and `loss` with labels; with `skip_logits`, `last_hidden_state` (B, S, D).
 
         Raises:
             ValueError: as of `embed`.
         """
-        return self.language_model(
+        language_model = self.language_model.model if skip_logits else self.language_model
+        return language_model(
             inputs_embeds=self.embed(pixel_values, input_ids, image_flags),
             attention_mask=attention_mask,
             position_ids=position_ids,
