@@ -1,5 +1,6 @@
 """Asking an InternVL model: `chat`, `batch_chat` and `generate`, with the signatures known from the hub."""
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,7 +52,7 @@ class ChatMixin:
             attention_mask: (B, S), 0 for padding.
             visual_features: (T, P, D) from `extract_feature`, instead of `pixel_values`.
             generation_config: replaces the model's own.
-            generate_kwargs: as of `GenerationMixin.generate` of transformers.
+            generate_kwargs: settings that differ from it, and whatever else transformers' `generate` takes.
 
         Returns:
             (B, new tokens) ids, without the prompt.
@@ -61,11 +62,13 @@ class ChatMixin:
         """
         if visual_features is None and pixel_values is not None:
             visual_features = self.extract_feature(pixel_values)
+        settings = deepcopy(generation_config or self.generation_config)
+        model_kwargs = settings.update(**generate_kwargs)
         return self.language_model.generate(
             inputs_embeds=self.insert_features(input_ids, visual_features),
             attention_mask=attention_mask,
-            generation_config=generation_config or self.generation_config,
-            **generate_kwargs,
+            generation_config=settings,
+            **model_kwargs,
         )
 
     def chat(

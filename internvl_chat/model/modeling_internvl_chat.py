@@ -187,7 +187,8 @@ class InternVLChatModel(ChatMixin, PreTrainedModel, GenerationMixin):
 
 def _language_model(config: InternVLChatConfig) -> PreTrainedModel:
     """Build the language model; it shares the configuration object, so both stay in step."""
-    if isinstance(config.llm_config, InternLM2Config):
+    # By name, not by class: as remote code, transformers loads a module for the config and again for the model.
+    if config.llm_config.model_type == InternLM2Config.model_type:
         return InternLM2ForCausalLM(config.llm_config)
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(config.llm_config)](config.llm_config)
 
