@@ -11,7 +11,6 @@ call per chunk would gather per chunk, and ranks with unlike numbers of labels w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -164,36 +163,24 @@ def install_logps_head(language_model: PreTrainedModel) -> None:
     language_model.set_output_embeddings(LogpsHead.sharing(head))
 
 
-@dataclass(frozen=True)
-class SequenceLogps:
-    """Log-probs of B answers."""
-
-    logps: Tensor  # (B,) float64, summed over tokens with a label
-    lengths: Tensor  # (B,) int64, tokens with a label
-
-
-def sequence_logps(
-    token_logps: Tensor, labels: Tensor, sequence_ids: Tensor | None = None, num_sequences: int | None = None
-) -> SequenceLogps:
-    """Sum token log-probs over each answer, in float64: a float32 sum of 1000 tokens is off by 1e-4, the rewards' size.
+def sequence_logps(token_logps: Tensor, sequence_ids: Tensor | None = None, num_sequences: int | None = None) -> Tensor:
+    """Sum token log-probs over each answer, in float64: a float32 sum over 1000 tokens is off by up to 1e-3 nats.
 
     Args:
-        token_logps: (B, S) padded, or (N,) packed.
-        labels: same shape; IGNORE_INDEX marks positions that do not count.
+        token_logps: (B, S) padded, or (N,) packed; 0 where there is no label, as `token_logps` gives them.
         sequence_ids: (N,) int64 in [0, num_sequences), the answer of each packed position; None for (B, S).
         num_sequences: B of a packed row.
 
+    Returns:
+        (B,) float64: log pi(y | x) in nats.
+
     Raises:
-        ValueError: shapes that differ, or only one of sequence_ids and num_sequences.
+        ValueError: only one of sequence_ids and num_sequences, or ids of another shape.
     """
-    if token_logps.shape != labels.shape:
-        raise ValueError(f"token_logps {tuple(token_logps.shape)} and labels {tuple(labels.shape)} differ in shape")
     if (sequence_ids is None) != (num_sequences is None):
         raise ValueError(f"packed rows need both sequence_ids and num_sequences, got {sequence_ids}, {num_sequences}")
-    counted = labels != IGNORE_INDEX
-    logps = token_logps.double().masked_fill(~counted, 0.0)
     if sequence_ids is None or num_sequences is None:
-        return SequenceLogps(logps.sum(-1), counted.sum(-1))
-    sums = logps.new_zeros(num_sequences).index_add(0, sequence_ids, logps)
-    lengths = counted.new_zeros(num_sequences, dtype=torch.int64).index_add(0, sequence_ids, counted.long())
-    return SequenceLogps(sums, lengths)
+        return token_logps.double().sum(-1)
+    if sequence_ids.shape != token_logps.shape:
+        raise ValueError(f"{tuple(sequence_ids.shape)} sequence_ids for {tuple(token_logps.shape)} token_logps")
+    return token_logps.new_zeros(num_sequences, dtype=torch.float64).index_add(0, sequence_ids, token_logps.double())
