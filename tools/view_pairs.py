@@ -1,0 +1,203 @@
+"""Look at preference pairs: one HTML page with images, question, and both answers with their difference marked.
+
+    python tools/view_pairs.py --meta pairs/meta.json --out pairs.html
+    python tools/view_pairs.py --pairs MMPR/annotations/x.jsonl --root MMPR/images/x --out pairs.html --number 50
+
+The page is one file without a single external request, so it can be mailed or opened behind a firewall; images are
+downscaled and embedded. The sample is seeded and drawn per data set. Rows that cannot be read are counted, images
+that cannot be opened say why in their place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import jinja2
+
+from internvl_chat.images import ImageError, load_image, resolve_image
+from internvl_chat.meta import DatasetSpec, read_meta
+from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+TOKEN = re.compile(r"\s+|[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]|\w+|[^\w\s]")
+
+Segments = list[tuple[str, bool]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An embedded image: a data URI, or the problem that kept it from being opened."""
+
+    path: str
+    uri: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class PairView:
+    """What the page shows of one pair; segments are (text, whether the other answer lacks it)."""
+
+    dataset: str
+    line: int
+    verdict: str
+    gold: str
+    pictures: list[Picture]
+    question: str
+    chosen: Segments
+    rejected: Segments
+    chosen_length: int
+    rejected_length: int
+    chosen_rule: str
+    rejected_rule: str
+
+
+@dataclass(frozen=True)
+class SourceView:
+    """One data set of the page: pairs shown, rows in the file."""
+
+    name: str
+    shown: int
+    total: int
+
+
+def mark_differences(first: str, second: str) -> tuple[Segments, Segments]:
+    """Split two texts into (text, differs) segments by words, or characters of scripts without spaces."""
+    one, two = TOKEN.findall(first), TOKEN.findall(second)
+    left: Segments = []
+    right: Segments = []
+    for kind, a, b, c, d in SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
+        left += [("".join(one[a:b]), kind != "equal")] if b > a else []
+        right += [("".join(two[c:d]), kind != "equal")] if d > c else []
+    return left, right
+
+
+def sample_rows(path: Path, number: int, seed: str) -> tuple[list[tuple[int, bytes]], int]:
+    """Up to `number` (line number, line) of a file in file order, each line equally likely; and the number of lines."""
+    chance, kept, total = random.Random(seed), [], 0
+    with open(path, "rb") as file:
+        for total, line in enumerate(file, 1):
+            if len(kept) < number:
+                kept.append((total, line))
+            elif (place := chance.randrange(total)) < number:
+                kept[place] = (total, line)
+    return sorted(kept), total
+
+
+def embed(root: str, path: str, max_side: int) -> Picture:
+    """The image as training sees it (alpha dropped), at most `max_side` pixels a side, as JPEG."""
+    try:
+        image = load_image(resolve_image(root, path))
+    except ImageError as error:
+        return Picture(path, problem=str(error))
+    image.thumbnail((max_side, max_side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return Picture(path, uri="data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+
+
+def guess_verdict(dataset: str, row: PreferencePair) -> str:
+    """Why the rejected answer was rejected: as the row says, else by the documented names of the pair files."""
+    if "format" in dataset:
+        return row.extra.get("rejected_verdict", "format_error")
+    return row.extra.get("rejected_verdict", "wrong" if "correctness" in dataset else "not recorded")
+
+
+def view_pair(spec: DatasetSpec, line: int, row: PreferencePair, max_side: int) -> PairView:
+    """Lay out one pair."""
+    chosen, rejected = mark_differences(row.chosen, row.rejected or "")
+    return PairView(
+        dataset=spec.name,
+        line=line,
+        verdict=guess_verdict(spec.name, row),
+        gold=str(row.extra.get("answer_gt", "")),
+        pictures=[embed(spec.root, path, max_side) for path in row.image],
+        question=row.question,
+        chosen=chosen,
+        rejected=rejected,
+        chosen_length=len(row.chosen),
+        rejected_length=len(row.rejected or ""),
+        chosen_rule=row.extra.get("chosen_rule", ""),
+        rejected_rule=row.extra.get("rejected_rule", ""),
+    )
+
+
+def collect(specs: Sequence[DatasetSpec], *, number: int, seed: int, max_side: int) -> Iterator[PairView | SourceView]:
+    """The views of `number` pairs per data set, then the data set's own line; prints the rows that cannot be read."""
+    for spec in specs:
+        rows, total = sample_rows(Path(spec.annotation), number, f"{seed} {spec.name}")
+        shown = 0
+        for line, text in rows:
+            where = Source(spec.annotation, line)
+            try:
+                row = PreferencePair.from_row(parse_row(text, *where), where, allow_no_rejected=True)
+            except RecordError as error:
+                print(f"left out: {error}")
+                continue
+            yield view_pair(spec, line, row, max_side)
+            shown += 1
+        yield SourceView(spec.name, shown, total)
+
+
+def render(views: Sequence[PairView | SourceView], title: str) -> str:
+    """The page; every text is escaped."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    pairs = [view for view in views if isinstance(view, PairView)]
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        pairs=pairs,
+        sources=[view for view in views if isinstance(view, SourceView)],
+        datasets=list(dict.fromkeys(pair.dataset for pair in pairs)),
+        verdicts=sorted({pair.verdict for pair in pairs}),
+    )
+
+
+def find_specs(meta: Path | None, files: Sequence[Path], root: str) -> list[DatasetSpec]:
+    """The data sets of pair files and of a meta.json, its paths tried from here, then from its folder."""
+    specs = [DatasetSpec(path.stem, root, str(path)) for path in files]
+    for spec in read_meta(meta) if meta else []:
+        annotation = next((p for p in (Path(spec.annotation), meta.parent / spec.annotation) if p.exists()), None)
+        if annotation is None:
+            raise FileNotFoundError(f"{meta}: {spec.name}: no {spec.annotation}, nor {meta.parent / spec.annotation}")
+        base = next((p for p in (Path(spec.root), meta.parent / spec.root) if p.is_dir()), Path(spec.root))
+        specs.append(DatasetSpec(spec.name, str(base), str(annotation)))
+    return specs
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--meta", type=Path, help="meta.json whose data sets are shown")
+    parser.add_argument("--pairs", type=Path, nargs="+", default=[], help="pair files (JSONL), instead of or besides")
+    parser.add_argument("--root", default="", help="folder of the images of --pairs")
+    parser.add_argument("--out", type=Path, default=Path("pairs.html"), help="the page (default: %(default)s)")
+    parser.add_argument("--title", default="Preference pairs", help="heading of the page (default: %(default)s)")
+    parser.add_argument("--number", type=int, default=20, help="pairs per data set (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed shows other pairs (default: %(default)s)")
+    parser.add_argument("--max-side", type=int, default=512, help="pixels of an embedded image (default: %(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.meta is None and not args.pairs:
+        parser.error("give --meta or --pairs")
+    specs = find_specs(args.meta, args.pairs, args.root)
+    views = list(collect(specs, number=args.number, seed=args.seed, max_side=args.max_side))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(render(views, args.title), encoding="utf-8")
+    shown = sum(isinstance(view, PairView) for view in views)
+    print(f"{args.out}: {shown} pairs, {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
