@@ -1,0 +1,27 @@
+# make quickstart   from a fresh clone to an MPO-trained tiny model, on a CPU
+# make test         the whole test suite
+# make checks       lint, types, import of every module
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install quickstart test checks
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: name a Python of at least 3.10, make PYTHON=python3" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+quickstart: install
+	PYTHON=$(BIN)/python bash shell/quickstart.sh
+
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+checks: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py

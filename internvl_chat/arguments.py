@@ -1,0 +1,191 @@
+"""Flags of `internvl_chat.train_mpo`: which model, which data, how to train.
+
+Every flag of the published launchers is here under its name. Names that transformers dropped since (`warmup_ratio`,
+`evaluation_strategy`, `group_by_length`, `overwrite_output_dir`, `grad_checkpoint`, `use_liger`) keep their meaning or
+say why they have none any more. Each group checks and completes itself once; later code trusts it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from internvl_chat.losses import LossMixture, parse_loss_type
+
+logger = logging.getLogger(__name__)
+
+DEEPSPEED_FOLDER = Path(__file__).resolve().parents[1] / "shell" / "deepspeed"
+
+
+def described(default: Any, sentence: str) -> Any:
+    """A dataclass field whose sentence `--help` prints."""
+    return field(default=default, metadata={"help": sentence})
+
+
+@dataclass
+class ModelArguments:
+    """Which checkpoint, and which of its parts are trained."""
+
+    model_name_or_path: str = described("", "Checkpoint in the published InternVL2.5 layout: a folder or a hub name.")
+    attn_implementation: str = described("sdpa", "sdpa, eager or flash_attention_2, by transformers' names.")
+    freeze_llm: bool = described(False, "Do not train the language model.")
+    freeze_backbone: bool = described(False, "Do not train the vision tower.")
+    freeze_mlp: bool = described(False, "Do not train the projector between them.")
+    unfreeze_vit_layers: int = described(0, "With --freeze_backbone: train that many last layers of the vision tower.")
+    vision_select_layer: int = described(-1, "Layer of the vision tower whose output the projector reads.")
+    drop_path_rate: float = described(0.0, "Stochastic depth of the vision tower, 0 to 1; the reference has none.")
+    ps_version: str = described("v2", "Pixel shuffle of the checkpoint: v2, or v1 for the oldest models.")
+    use_backbone_lora: int = described(0, "Rank of adapters in the vision tower; only 0 (none) for now.")
+    use_llm_lora: int = described(0, "Rank of adapters in the language model; only 0 (none) for now.")
+
+    def __post_init__(self) -> None:
+        """Check what needs no file.
+
+        Raises:
+            ValueError: a missing checkpoint, or a value out of its range.
+        """
+        if not self.model_name_or_path:
+            raise ValueError("--model_name_or_path is empty: name a checkpoint folder such as ckpt/InternVL2_5-8B")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"--drop_path_rate {self.drop_path_rate} is not in [0, 1)")
+        if self.use_backbone_lora or self.use_llm_lora:
+            ranks = f"--use_backbone_lora {self.use_backbone_lora} --use_llm_lora {self.use_llm_lora}"
+            raise ValueError(f"{ranks}: training of adapters is not there yet; set both to 0 for full training")
+
+
+@dataclass
+class DataArguments:
+    """Which rows, and how pictures and conversations become tokens."""
+
+    meta_path: str = described("", "meta.json of the training mixture.")
+    eval_meta_path: str | None = described(None, "meta.json of pairs to evaluate on during training.")
+    conv_style: str = described("internvl2_5", "Chat template.")
+    max_seq_length: int = described(8192, "Most tokens of prompt and one answer; tiles are planned to fit.")
+    force_image_size: int = described(448, "Side of a tile in pixels.")
+    down_sample_ratio: float = described(0.5, "Pixel shuffle ratio; 0.5 makes one token of four patches.")
+    pad2square: bool = described(False, "Without --dynamic_image_size: pad pictures to squares instead of squeezing.")
+    dynamic_image_size: bool = described(True, "Cut a picture into up to --max_dynamic_patch tiles.")
+    use_thumbnail: bool = described(True, "Add the whole picture as a last tile when there are several.")
+    min_dynamic_patch: int = described(1, "Fewest tiles of a picture.")
+    max_dynamic_patch: int = described(12, "Most tiles of a row's pictures together; meta.json may say otherwise.")
+    normalize_type: str = described("imagenet", "Pixel normalisation: imagenet, clip or siglip.")
+    use_data_resampling: bool = described(False, "Accepted; the original never used it. Set repeat_time instead.")
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: a missing meta file, or a value out of its range.
+        """
+        if not self.meta_path:
+            raise ValueError("--meta_path is empty: name a meta.json, see data/README.md")
+        if not 1 <= self.min_dynamic_patch <= self.max_dynamic_patch:
+            limits = f"--min_dynamic_patch {self.min_dynamic_patch} --max_dynamic_patch {self.max_dynamic_patch}"
+            raise ValueError(f"{limits}: must be 1 <= min <= max")
+        if self.use_data_resampling:
+            logger.warning("--use_data_resampling has no effect: the mixture follows repeat_time of %s", self.meta_path)
+
+
+@dataclass
+class MPOConfig(TrainingArguments):
+    """How to train: transformers' TrainingArguments and the preference losses (arXiv 2411.10442, section 3)."""
+
+    loss_type: str = described("sigmoid,bco_pair", "Preference losses joined by commas; `sft` for fine-tuning.")
+    sigmoid_loss_weight: float | None = described(None, "Weight of the sigmoid loss in a mixture, 0.8 unless given.")
+    bco_pair_loss_weight: float | None = described(None, "Weight of the BCO loss in a mixture, 0.2 unless given.")
+    loss_weights: str | None = described(None, "Weights of all losses of --loss_type in its order, joined by commas.")
+    rpo_alpha: float | None = described(None, "Weight of the NLL of chosen answers; 1 in a mixture, else 0.")
+    nll_mode: str = described("token", "NLL mean over the micro-batch's chosen `token`s, or per `pair` first (paper).")
+    beta: float = described(0.1, "Strength of the tie to the reference, > 0.")
+    label_smoothing: float = described(0.0, "Share of pairs whose order is taken as wrong, in [0, 0.5).")
+    reference: str = described("model", "Where reference log-probs come from: `model`, a frozen second model.")
+    sync_ref_model: bool = described(False, "TR-DPO: move the reference towards the policy (arXiv 2404.09656).")
+    ref_model_mixup_alpha: float = described(0.6, "TR-DPO: share of the policy in the new reference.")
+    ref_model_sync_steps: int = described(512, "TR-DPO: steps between two moves.")
+
+    evaluation_strategy: str | None = described(None, "Older name of --eval_strategy.")
+    warmup_ratio: float | None = described(None, "Share of all steps with a rising learning rate.")
+    group_by_length: bool = described(False, "Batches of rows of like length.")
+    grad_checkpoint: bool | None = described(None, "Older name of --gradient_checkpointing.")
+    overwrite_output_dir: bool = described(False, "Start anew although --output_dir holds checkpoints.")
+    use_liger: bool = described(False, "Accepted; log-probs are computed in chunks without Liger already.")
+
+    remove_unused_columns: bool = described(False, "Rows carry what the collator needs: keep it False.")
+    logging_nan_inf_filter: bool = described(False, "A loss that is not finite stops the run instead of showing as 0.")
+    dataloader_pin_memory: bool = described(True, "Pinned host memory, where there is a GPU.")
+
+    def __post_init__(self) -> None:
+        """Give older names their meaning, check the losses, and take the CPU where there is no GPU.
+
+        Raises:
+            ValueError: an unknown loss, weights that do not match, or a value out of its range.
+        """
+        self._apply_older_names()
+        if not torch.cuda.is_available():
+            self.use_cpu = True
+            self.dataloader_pin_memory = False
+            if "RANK" in os.environ:  # set by torchrun, or by distributed.initialize
+                self.ddp_backend = self.ddp_backend or "gloo"
+        if isinstance(self.deepspeed, str):
+            self.deepspeed = resolve_deepspeed_config(self.deepspeed)
+        if self.beta <= 0:
+            raise ValueError(f"--beta {self.beta} must be above 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"--label_smoothing {self.label_smoothing} is not in [0, 0.5)")
+        if self.reference != "model":
+            raise ValueError(f"--reference {self.reference} is unknown: `model` is the one there is")
+        self.loss_mixture()
+        super().__post_init__()
+
+    def _apply_older_names(self) -> None:
+        """Move values given under older names to today's, and empty the older ones so that they are not stale."""
+        if self.evaluation_strategy is not None:
+            self.eval_strategy, self.evaluation_strategy = self.evaluation_strategy, None
+        if self.warmup_ratio is not None:
+            self.warmup_steps, self.warmup_ratio = self.warmup_ratio, None  # a number below 1 is a share of all steps
+        if self.grad_checkpoint is not None:
+            self.gradient_checkpointing, self.grad_checkpoint = self.grad_checkpoint, None
+        if self.group_by_length:
+            self.train_sampling_strategy = "group_by_length"
+        if self.use_liger:
+            logger.warning("--use_liger has no effect: the full logits that Liger avoids are never built here")
+
+    def loss_mixture(self) -> LossMixture:
+        """The losses with their weights.
+
+        Raises:
+            ValueError: an unknown loss, or weights that do not match.
+        """
+        names = [name.strip().removesuffix("+") for name in self.loss_type.split(",")]
+        if self.loss_weights is not None:
+            values = [float(value) for value in self.loss_weights.split(",")]
+            if len(names) != len(values):
+                raise ValueError(f"--loss_weights {self.loss_weights} does not match --loss_type {self.loss_type}")
+            return parse_loss_type(self.loss_type, dict(zip(names, values, strict=True)), self.rpo_alpha)
+        if names == ["sft"]:
+            return parse_loss_type(self.loss_type)
+        # A launcher gives the weights of its mixture; they rest when a later --loss_type names other losses.
+        weights = {"sigmoid": self.sigmoid_loss_weight, "bco_pair": self.bco_pair_loss_weight}
+        given = {name: weight for name, weight in weights.items() if weight is not None and name in names}
+        return parse_loss_type(self.loss_type, given, self.rpo_alpha)
+
+
+def resolve_deepspeed_config(name: str) -> str:
+    """Path of a DeepSpeed configuration: as given, or ours of that name in `shell/deepspeed/`.
+
+    Raises:
+        FileNotFoundError: it is in neither place.
+    """
+    if Path(name).is_file():
+        return name
+    ours = DEEPSPEED_FOLDER / Path(name).name
+    if not ours.is_file():
+        known = ", ".join(sorted(path.name for path in DEEPSPEED_FOLDER.glob("*.json")))
+        raise FileNotFoundError(f"--deepspeed {name}: no such file, and {DEEPSPEED_FOLDER} has only {known}")
+    return str(ours)

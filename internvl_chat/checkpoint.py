@@ -1,0 +1,102 @@
+"""Checkpoints that other tools load, and the state that a run resumes from.
+
+An exported folder is the source folder with new weights: tokenizer, remote code, preprocessor and generation
+settings are copied as they are, and config.json keeps every field that we did not change. That is what lmdeploy,
+vLLM, VLMEvalKit and `trust_remote_code` expect of the published InternVL2.5 layout.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from internvl_chat.model import InternVLChatModel, remote_code_files
+
+CONFIG_NAME = "config.json"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
+COPIED_SUFFIXES = (".json", ".model", ".txt", ".py", ".jinja", ".md")
+RUN_STATE = ("trainer_state.json", "preference_state.json", "training_args.bin", "all_results.json", "train_results.json")
+# Fields of config.json that a run may set; the rest stays as the source had it.
+RUN_FIELDS = (
+    "template",
+    "select_layer",
+    "ps_version",
+    "downsample_ratio",
+    "force_image_size",
+    "dynamic_image_size",
+    "use_thumbnail",
+    "pad2square",
+    "min_dynamic_patch",
+    "max_dynamic_patch",
+)
+
+
+def local_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint: as given, or where the hub's files were downloaded to.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a name that the hub knows (or it cannot be reached).
+    """
+    path = Path(name)
+    if path.is_dir() or path.parent.is_dir() and path.parent != Path() or len(path.parts) != 2:
+        return path  # a missing folder is reported by who loads it
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.pth", "*.pt"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+        cure = f"download it first: hf download {name} --local-dir ckpt/{path.name}"
+        raise FileNotFoundError(f"{name}: no such folder, and the hub did not bring it ({error}); {cure}") from error
+
+
+def export_checkpoint(
+    model: InternVLChatModel,
+    source: str | Path,
+    folder: str | Path,
+    *,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write the model to `folder` in the layout and dtype of the checkpoint it came from.
+
+    Args:
+        model: the policy, unwrapped.
+        source: local folder it was loaded from.
+        folder: made when absent.
+        state_dict: whole weights where `model` holds only shards of them (ZeRO-3).
+        dtype: stored dtype; None keeps that of the weights.
+    """
+    source, folder = Path(source), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = dict(model.state_dict() if state_dict is None else state_dict)
+    if dtype is not None:
+        weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    model.save_pretrained(folder, state_dict=weights)
+    copy_companions(source, folder)
+    write_config(source, folder, model.config.to_dict())
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy what travels with the weights; ours is the remote code where the source names some but brought none."""
+    for path in sorted(source.iterdir()):
+        is_weight = path.name.endswith(WEIGHT_SUFFIXES)
+        if path.is_file() and path.suffix in COPIED_SUFFIXES and not is_weight and path.name not in RUN_STATE:
+            shutil.copyfile(path, folder / path.name)
+    if not any(source.glob("modeling_*.py")):
+        for path in remote_code_files():
+            shutil.copyfile(path, folder / path.name)
+
+
+def write_config(source: Path, folder: Path, current: Mapping[str, Any]) -> None:
+    """Write config.json: the source's, with the fields that this run sets."""
+    config = json.loads((source / CONFIG_NAME).read_text())
+    config.update({name: current[name] for name in RUN_FIELDS if name in current})
+    config["auto_map"] = config.get("auto_map") or current["auto_map"]
+    # Another tile size resizes the position embedding, so the weights tell their own size.
+    config["vision_config"]["image_size"] = current["vision_config"]["image_size"]
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")

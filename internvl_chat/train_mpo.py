@@ -1,0 +1,190 @@
+"""MPO training: parse, load, data, train, export.
+
+    python -m internvl_chat.train_mpo --model_name_or_path ckpt/InternVL2_5-8B --meta_path MMPR-v1.1/meta.json \
+        --output_dir work_dirs/internvl2_5_8b_mpo --bf16 True --deepspeed zero_stage1_config.json
+    torchrun --nproc_per_node 8 -m internvl_chat.train_mpo run.yaml
+
+All flags of the published launchers, or one JSON or YAML file of them. Without `--overwrite_output_dir True` a run whose
+output folder holds checkpoints goes on from the last one.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+import yaml
+from transformers import HfArgumentParser, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+
+from internvl_chat import distributed
+from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
+from internvl_chat.checkpoint import local_checkpoint
+from internvl_chat.dataset import MixtureDataset
+from internvl_chat.model import (
+    InternVLChatConfig,
+    InternVLChatModel,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from internvl_chat.trainer import MultimodalDPOTrainer
+
+logger = logging.getLogger(__name__)
+
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a training.
+
+    Args:
+        argv: flags without the program's name, or the path of one JSON or YAML file; None for the command line.
+
+    Raises:
+        ValueError, FileNotFoundError: a flag, the checkpoint or the mixture is not usable; said before the first step.
+        FloatingPointError: the loss is not finite; names the rows.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    distributed.initialize(use_deepspeed=wants_deepspeed(argv))
+    model_args, data_args, mpo_args = parse_arguments(argv)
+    set_up_logging(mpo_args)
+    source = local_checkpoint(model_args.model_name_or_path)
+    config = run_config(source, model_args, data_args)
+    tokenizer = load_tokenizer(source, model_max_length=data_args.max_seq_length)
+    # The data first: a wrong path in meta.json should not cost the loading of 78B parameters.
+    train_dataset = build_dataset(data_args.meta_path, tokenizer, data_args, mpo_args, config.num_image_token)
+    eval_dataset = None
+    if data_args.eval_meta_path:
+        eval_dataset = build_dataset(data_args.eval_meta_path, tokenizer, data_args, mpo_args, config.num_image_token)
+    policy = load(source, config, model_args, mpo_args)
+    freeze(policy, model_args)
+    reference = load(source, config, model_args, mpo_args) if mpo_args.loss_mixture().needs_reference else None
+    trainer = MultimodalDPOTrainer(
+        policy,
+        reference,
+        mpo_args,
+        processing_class=tokenizer,
+        source=source,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+    )
+    result = trainer.train(resume_from_checkpoint=find_resume_point(mpo_args))
+    trainer.save_model()
+    trainer.save_metrics("train", {**result.metrics, "skipped_rows": trainer.skipped.total})
+    trainer.save_state()
+    if eval_dataset is not None:
+        trainer.save_metrics("eval", trainer.evaluate())
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, MPOConfig]:
+    """Read flags, or the one JSON or YAML file that holds them.
+
+    Raises:
+        ValueError: an unknown key in the file, or a value out of its range.
+    """
+    parser = HfArgumentParser((ModelArguments, DataArguments, MPOConfig))
+    if len(argv) == 1 and Path(argv[0]).suffix == ".json":
+        return parser.parse_json_file(argv[0])
+    if len(argv) == 1 and Path(argv[0]).suffix in CONFIG_SUFFIXES:
+        return parser.parse_yaml_file(argv[0])
+    return parser.parse_args_into_dataclasses(list(argv))
+
+
+def wants_deepspeed(argv: Sequence[str]) -> bool:
+    """Whether the flags or the configuration file name a DeepSpeed configuration; asked before they are parsed."""
+    if len(argv) == 1 and Path(argv[0]).suffix in CONFIG_SUFFIXES:
+        return bool(yaml.safe_load(Path(argv[0]).read_text()).get("deepspeed"))
+    return any(word == "--deepspeed" or word.startswith("--deepspeed=") for word in argv)
+
+
+def set_up_logging(args: MPOConfig) -> None:
+    """Log to the console; ranks other than the first only warnings."""
+    level = logging.INFO if args.process_index == 0 else logging.WARNING
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S", level=level)
+    transformers.utils.logging.set_verbosity(logging.WARNING)
+
+
+def build_dataset(
+    meta_path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: DataArguments,
+    mpo_args: MPOConfig,
+    num_image_token: int,
+) -> MixtureDataset:
+    """The rows of a meta.json as samples."""
+    return MixtureDataset(
+        meta_path,
+        tokenizer,
+        template=data_args.conv_style,
+        num_image_token=num_image_token,
+        image_size=data_args.force_image_size,
+        max_seq_length=data_args.max_seq_length,
+        min_dynamic_patch=data_args.min_dynamic_patch,
+        max_dynamic_patch=data_args.max_dynamic_patch,
+        dynamic_image_size=data_args.dynamic_image_size,
+        use_thumbnail=data_args.use_thumbnail,
+        pad2square=data_args.pad2square,
+        with_rejected=bool(mpo_args.loss_mixture().names),
+        seed=mpo_args.seed,
+    )
+
+
+def run_config(source: Path, model_args: ModelArguments, data_args: DataArguments) -> InternVLChatConfig:
+    """The checkpoint's configuration with what the flags set."""
+    config = load_config(source)
+    config.template = data_args.conv_style
+    config.select_layer = model_args.vision_select_layer
+    config.ps_version = model_args.ps_version
+    config.downsample_ratio = data_args.down_sample_ratio
+    config.force_image_size = data_args.force_image_size
+    config.dynamic_image_size = data_args.dynamic_image_size
+    config.use_thumbnail = data_args.use_thumbnail
+    config.pad2square = data_args.pad2square
+    config.min_dynamic_patch = data_args.min_dynamic_patch
+    config.max_dynamic_patch = data_args.max_dynamic_patch
+    config.vision_config.drop_path_rate = model_args.drop_path_rate
+    return config
+
+
+def load(source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig) -> InternVLChatModel:
+    """The checkpoint in the number format of the training.
+
+    bfloat16 only where the optimizer keeps float32 weights of its own (DeepSpeed): steps of 1e-6 vanish in bfloat16.
+    """
+    half = torch.bfloat16 if mpo_args.bf16 else torch.float16 if mpo_args.fp16 else torch.float32
+    dtype = half if mpo_args.deepspeed else torch.float32
+    return load_model(source, config=config, dtype=dtype, attn_implementation=model_args.attn_implementation)
+
+
+def freeze(model: InternVLChatModel, args: ModelArguments) -> None:
+    """Take the gradients from the parts that the flags freeze."""
+    if args.freeze_backbone:
+        model.vision_model.requires_grad_(False)
+        if args.unfreeze_vit_layers:
+            for layer in model.vision_model.encoder.layers[-args.unfreeze_vit_layers :]:
+                layer.requires_grad_(True)
+    if args.freeze_llm:
+        model.language_model.requires_grad_(False)
+    if args.freeze_mlp:
+        model.mlp1.requires_grad_(False)
+
+
+def find_resume_point(args: MPOConfig) -> str | None:
+    """The checkpoint to go on from: as named, else the last one in the output folder unless that is overwritten."""
+    if args.resume_from_checkpoint:
+        return args.resume_from_checkpoint
+    if args.overwrite_output_dir or not Path(args.output_dir).is_dir():
+        return None
+    last = get_last_checkpoint(args.output_dir)
+    if last is not None:
+        logger.info("going on from %s; --overwrite_output_dir True would start anew", last)
+    return last
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Fixtures that several test files share: golden figures and the golden checkpoints."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from internvl_chat.model import load_config, load_model, load_tokenizer
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden_folder():
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Figures of tiny-qwen2, see tests/golden/README.md."""
+    spec = importlib.util.spec_from_file_location("load_golden", GOLDEN / "load_golden.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Golden("tiny-qwen2")
+
+
+@pytest.fixture
+def golden_batch(golden):
+    """Function from a batch name to the collated tensors."""
+
+    def collated(name):
+        batch = {key: torch.from_numpy(np.asarray(value)) for key, value in golden.batch(name).items()}
+        tokens = {key: value.long() for key, value in batch.items() if key.endswith(("input_ids", "labels", "flags"))}
+        return {**batch, **tokens, "row_ids": golden.loss["batches"][name]["ids"], "skipped": []}
+
+    return collated
+
+
+@pytest.fixture(scope="session")
+def tokenizer(golden):
+    return load_tokenizer(golden.ckpt)
+
+
+@pytest.fixture
+def policy(golden):
+    """Without drop path, as the golden figures were computed."""
+    config = load_config(golden.ckpt_policy)
+    config.vision_config.drop_path_rate = 0.0
+    return load_model(golden.ckpt_policy, config=config)
+
+
+@pytest.fixture
+def reference(golden):
+    return load_model(golden.ckpt)

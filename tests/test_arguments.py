@@ -1,0 +1,140 @@
+"""Flags: the published command line, older names, and what is refused."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, resolve_deepspeed_config
+from internvl_chat.train_mpo import find_resume_point, parse_arguments, wants_deepspeed
+
+# The argument line of the original 2.5-8B launcher, word for word but for paths and the numbers its shell fills in.
+ORIGINAL = """
+--model_name_or_path "ckpt/InternVL2_5-8B" --conv_style "internvl2_5" --output_dir {output_dir}
+--meta_path "MMPR-v1.1/meta.json" --overwrite_output_dir True --force_image_size 448 --down_sample_ratio 0.5
+--drop_path_rate 0.1 --pad2square False --freeze_llm False --freeze_mlp False --freeze_backbone False
+--vision_select_layer -1 --use_data_resampling False --dataloader_num_workers 8 --bf16 True --num_train_epochs 1
+--per_device_train_batch_size 1 --gradient_accumulation_steps 1 --evaluation_strategy "no" --save_strategy "steps"
+--save_steps 100 --save_total_limit 100 --learning_rate 1e-6 --weight_decay 0.05 --warmup_ratio 0.03
+--lr_scheduler_type "cosine" --logging_steps 1 --max_seq_length 8192 --do_train True --grad_checkpoint True
+--group_by_length False --dynamic_image_size True --use_thumbnail True --ps_version "v2"
+--deepspeed "zero_stage1_config.json" --report_to "tensorboard" --loss_type sigmoid,bco_pair
+--sigmoid_loss_weight 0.8 --bco_pair_loss_weight 0.2 --rpo_alpha 1 --use_liger True
+"""
+
+
+def config(tmp_path, **settings):
+    return MPOConfig(output_dir=str(tmp_path), report_to="none", **settings)
+
+
+def test_the_original_command_line_parses_word_for_word(tmp_path, monkeypatch, caplog):
+    words = shlex.split(ORIGINAL.format(output_dir=tmp_path))
+    assert wants_deepspeed(words)
+    monkeypatch.setattr(MPOConfig, "__post_init__", MPOConfig._apply_older_names)  # DeepSpeed itself is tested apart
+    model_args, data_args, mpo_args = parse_arguments(words)
+    assert model_args.drop_path_rate == 0.1
+    assert data_args.max_seq_length == 8192
+    assert mpo_args.eval_strategy == "no"
+    assert mpo_args.warmup_steps == 0.03
+    assert mpo_args.gradient_checkpointing is True
+    assert mpo_args.overwrite_output_dir is True
+    assert mpo_args.loss_mixture().names == ("sigmoid", "bco_pair")
+    assert mpo_args.loss_mixture().weights == (0.8, 0.2)
+    assert mpo_args.loss_mixture().nll_weight == 1
+    assert "--use_liger has no effect" in caplog.text
+
+
+def test_warmup_ratio_is_a_share_of_all_steps(tmp_path):
+    assert config(tmp_path, warmup_ratio=0.03).get_warmup_steps(1000) == 30
+
+
+def test_older_names_do_not_stay_behind(tmp_path):
+    args = config(tmp_path, evaluation_strategy="steps", eval_steps=5, group_by_length=True, grad_checkpoint=False)
+    assert args.eval_strategy == "steps"
+    assert args.evaluation_strategy is None
+    assert args.train_sampling_strategy == "group_by_length"
+    assert args.gradient_checkpointing is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "names", "weights", "nll"),
+    [
+        ({}, ("sigmoid", "bco_pair"), (0.8, 0.2), 1.0),
+        ({"loss_type": "sigmoid"}, ("sigmoid",), (1.0,), 0.0),
+        ({"loss_type": "sigmoid+"}, ("sigmoid",), (1.0,), 1.0),
+        ({"loss_type": "hinge,ipo", "loss_weights": "0.5,2"}, ("hinge", "ipo"), (0.5, 2.0), 0.0),
+        ({"loss_type": "sft", "sigmoid_loss_weight": 0.8, "rpo_alpha": 1}, (), (), 1.0),
+        ({"loss_type": "ipo", "bco_pair_loss_weight": 0.2, "rpo_alpha": 0.3}, ("ipo",), (1.0,), 0.3),
+    ],
+)
+def test_losses_and_weights(tmp_path, settings, names, weights, nll):
+    mixture = config(tmp_path, **settings).loss_mixture()
+    assert (mixture.names, mixture.weights, mixture.nll_weight) == (names, weights, nll)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss_type": "dpoo"}, "unknown loss"),
+        ({"loss_type": "hinge,ipo", "loss_weights": "1"}, "does not match"),
+        ({"beta": 0.0}, "--beta 0.0"),
+        ({"label_smoothing": 0.5}, "--label_smoothing 0.5"),
+        ({"reference": "cash"}, "--reference cash is unknown"),
+    ],
+)
+def test_bad_training_values_are_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **settings)
+
+
+def test_bad_model_and_data_values_are_refused():
+    with pytest.raises(ValueError, match="--model_name_or_path is empty"):
+        ModelArguments()
+    with pytest.raises(ValueError, match="--drop_path_rate 1.5"):
+        ModelArguments(model_name_or_path="x", drop_path_rate=1.5)
+    with pytest.raises(ValueError, match="--use_llm_lora 16"):
+        ModelArguments(model_name_or_path="x", use_llm_lora=16)
+    with pytest.raises(ValueError, match="--meta_path is empty"):
+        DataArguments()
+    with pytest.raises(ValueError, match="--max_dynamic_patch 2: must be 1 <= min <= max"):
+        DataArguments(meta_path="x", min_dynamic_patch=3, max_dynamic_patch=2)
+
+
+def test_a_bare_deepspeed_name_means_ours_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path(resolve_deepspeed_config("zero_stage1_config.json"))
+    assert json.loads(path.read_text())["zero_optimization"]["stage"] == 1
+    Path("own.json").write_text("{}")
+    assert resolve_deepspeed_config("own.json") == "own.json"
+    with pytest.raises(FileNotFoundError, match="zero_stage9.json: no such file, .*zero_stage1_config.json"):
+        resolve_deepspeed_config("zero_stage9.json")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_one_file_holds_all_flags(tmp_path, suffix):
+    settings = {
+        "model_name_or_path": "ckpt/x",
+        "meta_path": "meta.json",
+        "output_dir": str(tmp_path),
+        "warmup_ratio": 0.1,
+        "rpo_alpha": 0.5,
+        "report_to": "none",
+    }
+    path = tmp_path / f"run{suffix}"
+    path.write_text(json.dumps(settings) if suffix == ".json" else yaml.safe_dump(settings))
+    assert not wants_deepspeed([str(path)])
+    model_args, _, mpo_args = parse_arguments([str(path)])
+    assert model_args.model_name_or_path == "ckpt/x"
+    assert mpo_args.warmup_steps == 0.1
+    assert mpo_args.loss_mixture().nll_weight == 0.5
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_unless_overwritten(tmp_path):
+    for step in (2, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert find_resume_point(config(tmp_path)) == str(tmp_path / "checkpoint-10")
+    assert find_resume_point(config(tmp_path, resume_from_checkpoint="other")) == "other"
+    assert find_resume_point(config(tmp_path, overwrite_output_dir=True)) is None
+    assert find_resume_point(config(tmp_path / "new")) is None

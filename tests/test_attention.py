@@ -1,0 +1,91 @@
+"""Packed attention against masked attention over whole rows, and its layout by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from internvl_chat.attention import Segment, build_layout, group_segments, shared_prefix_attention
+
+SEGMENTS = [
+    Segment(0, 5),
+    Segment(5, 3, 0, 5),
+    Segment(8, 7, 0, 5),
+    Segment(15, 40),
+    Segment(55, 2, 15, 40),
+    Segment(57, 9, 15, 40),
+    Segment(66, 1),
+    Segment(67, 4, 66, 1),
+    Segment(71, 6),  # a prompt of one token has no prefix: its branch stands alone
+]
+NUM_TOKENS = 77
+
+
+def visible(segments, num_tokens):
+    """(N, N) bool: the definition of the layout, position by position."""
+    mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
+    for s in segments:
+        for i in range(s.length):
+            mask[s.start + i, s.prefix_start : s.prefix_start + s.prefix_length] = True
+            mask[s.start + i, s.start : s.start + i + 1] = True
+    return mask
+
+
+def states(heads, num_tokens=NUM_TOKENS, dim=8):
+    return torch.randn(1, heads, num_tokens, dim, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_equals_masked_attention_with_gradients(kv_heads):
+    torch.manual_seed(0)
+    query, key, value = states(4), states(kv_heads), states(kv_heads)
+    layout = build_layout(SEGMENTS)
+    ours, weights = shared_prefix_attention(torch.nn.Module(), query, key, value, None, scaling=0.3, shared_prefix=layout)
+    assert weights is None
+    repeats = 4 // kv_heads
+    oracle = F.scaled_dot_product_attention(
+        query,
+        key.repeat_interleave(repeats, 1),
+        value.repeat_interleave(repeats, 1),
+        attn_mask=visible(SEGMENTS, NUM_TOKENS),
+        scale=0.3,
+    ).transpose(1, 2)
+    torch.testing.assert_close(ours, oracle, rtol=1e-10, atol=1e-12)
+    direction = torch.randn_like(ours)
+    grads = torch.autograd.grad((ours * direction).sum(), (query, key, value))
+    expected = torch.autograd.grad((oracle * direction).sum(), (query, key, value))
+    for grad, other in zip(grads, expected, strict=True):
+        torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-11)
+
+
+def test_without_a_layout_it_raises_and_names_the_cure():
+    query = states(2)
+    with pytest.raises(ValueError, match="needs shared_prefix=; use sdpa"):
+        shared_prefix_attention(torch.nn.Module(), query, query, query, None)
+
+
+def test_groups_cover_every_segment_once_and_keep_padding_low():
+    groups = group_segments(SEGMENTS)
+    assert sorted((s for group in groups for s in group), key=lambda s: s.start) == SEGMENTS
+    for group in groups:
+        padded = len(group) * max(s.length for s in group) * max(s.num_keys for s in group)
+        assert padded <= 1.25 * sum(s.cost for s in group)
+        assert len({s.prefix_length > 0 for s in group}) == 1
+
+
+def test_equal_segments_run_in_one_call():
+    segments = [Segment(10 * k, 10) for k in range(8)]
+    layout = build_layout(segments)
+    assert [group.size for group in layout.groups] == [8]
+    assert layout.groups[0].mask is None
+    assert torch.equal(layout.restore, torch.arange(80))
+
+
+def test_layout_of_one_prompt_by_hand():
+    # prompt prefix 0 1, chosen 2 3, rejected 4
+    layout = build_layout([Segment(0, 2), Segment(2, 2, 0, 2), Segment(4, 1, 0, 2)])
+    prefix, rejected, chosen = layout.groups
+    assert prefix.queries.tolist() == [0, 1] and prefix.mask is None
+    assert rejected.queries.tolist() == [4] and rejected.keys.tolist() == [0, 1, 4]
+    assert chosen.keys.tolist() == [0, 1, 2, 3]
+    assert chosen.mask[0, 0].tolist() == [[True, True, True, False], [True, True, True, True]]
+    assert layout.restore.tolist() == [0, 1, 3, 4, 2]

@@ -1,0 +1,73 @@
+"""Exported folders: the source with new weights."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from internvl_chat.checkpoint import export_checkpoint, local_checkpoint
+from internvl_chat.model import load_model, load_tokenizer
+
+CHECKPOINTS = ("tiny-qwen2", "tiny-qwen2-policy", "tiny-internlm2", "tiny-internlm2-policy")
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_an_untrained_export_equals_its_source(golden_folder, tmp_path, name):
+    source = golden_folder / "ckpt" / name
+    export_checkpoint(load_model(source), source, tmp_path)
+    before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        assert tensor.dtype == after[key].dtype and torch.equal(tensor, after[key]), key
+    text = "Answer: 12 km/h 中国 <|im_end|>\n  <IMG_CONTEXT>!"
+    assert load_tokenizer(tmp_path)(text).input_ids == load_tokenizer(source)(text).input_ids
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+
+
+def test_companions_travel_and_run_state_does_not(golden, policy, tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(golden.ckpt_policy, source)
+    (source / "modeling_internvl_chat.py").write_text("# theirs")
+    (source / "trainer_state.json").write_text("{}")
+    export_checkpoint(policy, source, folder)
+    assert (folder / "modeling_internvl_chat.py").read_text() == "# theirs"
+    assert not (folder / "configuration_internvl_chat.py").exists()  # never a mix of their code and ours
+    assert not (folder / "trainer_state.json").exists()
+    assert (folder / "preprocessor_config.json").exists()
+
+
+def test_our_code_travels_where_the_source_brought_none(golden, policy, tmp_path):
+    export_checkpoint(policy, golden.ckpt_policy, tmp_path)
+    named = json.loads((tmp_path / "config.json").read_text())["auto_map"].values()
+    for target in named:
+        assert (tmp_path / f"{target.split('.')[0]}.py").is_file()
+
+
+def test_stored_dtype_and_given_weights(golden, policy, tmp_path):
+    weights = {name: torch.zeros_like(tensor) for name, tensor in policy.state_dict().items()}
+    export_checkpoint(policy, golden.ckpt_policy, tmp_path, state_dict=weights, dtype=torch.bfloat16)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert all(tensor.dtype == torch.bfloat16 and not tensor.any() for tensor in stored.values())
+
+
+def test_a_run_sets_only_its_own_fields(golden, policy, tmp_path):
+    policy.config.max_dynamic_patch = 3
+    policy.config.llm_config.rope_theta = -1  # not a field that a run sets
+    export_checkpoint(policy, golden.ckpt_policy, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["max_dynamic_patch"] == 3
+    assert config["llm_config"]["rope_theta"] == 1000000.0
+
+
+def test_folders_stay_folders(tmp_path):
+    (tmp_path / "there").mkdir()
+    assert local_checkpoint(str(tmp_path / "there")) == tmp_path / "there"
+    assert local_checkpoint(str(tmp_path / "missing")) == tmp_path / "missing"
+
+
+def test_a_hub_name_that_cannot_be_reached_says_how_to_download(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match="hf download OpenGVLab/InternVL0 --local-dir ckpt/InternVL0"):
+        local_checkpoint("OpenGVLab/InternVL0")

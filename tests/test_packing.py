@@ -1,0 +1,127 @@
+"""Packed rows by hand, and a packed forward against one sequence at a time through stock transformers."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from internvl_chat.attention import ATTENTION_NAME, register_attention
+from internvl_chat.model.constants import IGNORE_INDEX
+from internvl_chat.packing import pack
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MODELS = {
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=8)),
+    "llama": (LlamaForCausalLM, LlamaConfig(**SIZES)),
+}
+
+
+def batch_of(pairs):
+    """Collated batch of (prompt, chosen, rejected) token lists; an unsupervised 9 ends each row, as a newline does."""
+    batch = {}
+    for side, index in (("chosen", 1), ("rejected", 2)):
+        rows = [pair[0] + pair[index] + [9] for pair in pairs]
+        marks = [[IGNORE_INDEX] * len(pair[0]) + pair[index] + [IGNORE_INDEX] for pair in pairs]
+        width = max(map(len, rows))
+        batch[f"{side}_input_ids"] = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        batch[f"{side}_labels"] = torch.tensor([row + [IGNORE_INDEX] * (width - len(row)) for row in marks])
+    return batch
+
+
+def test_one_pair_by_hand():
+    row = pack(batch_of([([5, 6, 7], [1, 2], [3, 4, 8])]))
+    assert row.input_ids.tolist() == [[5, 6, 7, 1, 7, 3, 4]]
+    assert row.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4]]
+    assert row.labels.tolist() == [-100, -100, 1, 2, 3, 4, 8]
+    assert row.answer_ids.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert row.lengths.tolist() == [2, 3]
+    assert row.num_prompts == 1
+
+
+def test_chosen_answers_come_before_rejected_ones():
+    row = pack(batch_of([([5, 6], [1], [2]), ([7], [3, 4], [8])]))
+    # the one-token prompt 7 has no prefix; its branches start at position 0
+    assert row.input_ids.tolist() == [[5, 6, 6, 7, 3, 7]]
+    assert row.position_ids.tolist() == [[0, 1, 1, 0, 1, 0]]
+    assert row.answer_ids.tolist() == [0, 0, 2, 1, 1, 3]
+    assert row.lengths.tolist() == [1, 2, 1, 1]
+
+
+def test_fine_tuning_has_chosen_answers_alone():
+    batch = {name: value for name, value in batch_of([([5, 6], [1, 2], [3])]).items() if name.startswith("chosen")}
+    row = pack(batch)
+    assert row.input_ids.tolist() == [[5, 6, 1]]
+    assert row.lengths.tolist() == [2]
+
+
+def test_unlike_prompts_are_refused():
+    batch = batch_of([([5, 6], [1], [2])])
+    batch["rejected_input_ids"][0, 0] = 8
+    with pytest.raises(ValueError, match="pair 0 .* same prompt"):
+        pack(batch)
+
+
+def test_a_row_without_supervised_tokens_is_refused():
+    batch = batch_of([([5, 6], [1], [2])])
+    batch["chosen_labels"][:] = IGNORE_INDEX
+    with pytest.raises(ValueError, match="0 supervised"):
+        pack(batch)
+
+
+def test_a_gap_in_the_supervised_part_is_refused():
+    batch = batch_of([([5, 6], [1, 2, 3], [2])])
+    batch["chosen_labels"][0, 3] = IGNORE_INDEX
+    with pytest.raises(ValueError, match="one span"):
+        pack(batch)
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_hidden_states_and_gradients_equal_those_of_single_sequences(family, checkpointing):
+    register_attention()
+    torch.manual_seed(0)
+    model_class, config = MODELS[family]
+    pairs = [([5, 6, 7, 1], [1, 2], [3, 4, 8]), (list(range(10, 30)), [3, 4, 31, 32], [8]), ([40, 41], [2], [2, 44])]
+    row = pack(batch_of(pairs))
+    model = model_class(deepcopy(config)).train()
+    tokens = [torch.tensor([pair[0] + pair[side]]) for side in (1, 2) for pair in pairs]
+    plain = []
+    for ids, length in zip(tokens, row.lengths.tolist(), strict=True):
+        logps = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        plain.append(logps[-length:].sum())
+    plain = torch.stack(plain)
+    weights = torch.arange(1.0, 7.0)
+    (plain * weights).sum().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.set_attn_implementation(ATTENTION_NAME)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    logits = model(
+        input_ids=row.input_ids, position_ids=row.position_ids, shared_prefix=row.layout, use_cache=False
+    ).logits[0]
+    chosen = row.labels != IGNORE_INDEX
+    logps = logits[chosen].log_softmax(-1).gather(-1, row.labels[chosen][:, None])[:, 0]
+    packed = torch.zeros(6).index_add(0, row.answer_ids[chosen], logps)
+    torch.testing.assert_close(packed, plain, rtol=1e-6, atol=1e-5)
+    (packed * weights).sum().backward()
+    for name, parameter in model.named_parameters():
+        error = (parameter.grad - expected[name]).norm() / expected[name].norm()
+        assert error < 1e-5, f"{name}: relative error {error:.2e}"
+
+
+def test_moving_keeps_every_tensor():
+    row = pack(batch_of([([5, 6, 7], [1, 2], [3, 4, 8])]))
+    moved = row.to("meta")
+    assert moved.input_ids.device.type == "meta"
+    assert moved.layout.groups[0].queries.device.type == "meta"
+    assert moved.num_prompts == 1

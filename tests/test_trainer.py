@@ -1,0 +1,199 @@
+"""The trainer against the golden figures of the original stack, and what it does when rows or losses go wrong."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from internvl_chat.arguments import MPOConfig
+from internvl_chat.dataset import SkippedRow
+from internvl_chat.trainer import MultimodalDPOTrainer
+
+BATCHES = ("b1", "b2", "b3", "b4", "b5")
+
+
+@pytest.fixture
+def make_trainer(golden, tokenizer, tmp_path):
+    def make(policy, reference, **settings):
+        args = MPOConfig(output_dir=str(tmp_path), report_to="none", disable_tqdm=True, **settings)
+        source = golden.ckpt_policy
+        return MultimodalDPOTrainer(policy, reference, args, processing_class=tokenizer, source=source)
+
+    return make
+
+
+def keyless(name, tensor):
+    """Without the key third of a ViT qkv.bias, whose true gradient is zero."""
+    if not name.endswith("attn.qkv.bias"):
+        return tensor
+    query, _, value = tensor.chunk(3)
+    return torch.cat([query, value])
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_loss_and_its_parts_equal_the_golden_ones(golden, golden_batch, make_trainer, policy, reference, name):
+    trainer = make_trainer(policy, reference)
+    trainer.model.train()
+    loss, result = trainer.compute_loss(trainer.model, golden_batch(name), return_outputs=True)
+    expected = golden.loss["batches"][name]
+    assert loss.item() == pytest.approx(expected["loss"], abs=2e-5)
+    assert result.nll.item() == pytest.approx(expected["policy_nll_loss"], abs=2e-5)
+    assert trainer.running_mean.mean.item() == pytest.approx(expected["running"]["mean"], abs=2e-5)
+    for kind in ("sigmoid", "bco_pair"):
+        assert result.losses[kind].tolist() == pytest.approx(expected["components"][kind]["losses"], abs=3e-5)
+    metrics = trainer.sums["train"].read(trainer.accelerator)
+    for key in ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "nll_loss"):
+        assert metrics[key] == pytest.approx(expected["metrics"][key], abs=3e-5), key
+    for key in ("logps/chosen", "logps/rejected"):
+        assert metrics[key] == pytest.approx(expected["metrics"][key], abs=3e-4), key
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_norms_equal_the_golden_ones(golden, golden_batch, make_trainer, policy, reference, name, checkpointing):
+    trainer = make_trainer(policy, reference)
+    trainer.model.train()
+    if checkpointing:
+        trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    trainer.compute_loss(trainer.model, golden_batch(name)).backward()
+    total = math.sqrt(sum(p.grad.double().square().sum().item() for p in policy.parameters()))
+    assert total == pytest.approx(golden.loss["batches"][name]["grad_total_norm"], rel=1e-4)
+    for key, parameter in policy.named_parameters():
+        assert parameter.grad.norm().item() == pytest.approx(golden.grads[name][key]["norm"], rel=1e-4, abs=1e-6), key
+
+
+def test_every_gradient_of_a_batch_equals_the_golden_one(golden_folder, golden_batch, make_trainer, policy, reference):
+    trainer = make_trainer(policy, reference)
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, golden_batch("b2")).backward()
+    expected = load_file(golden_folder / "out" / "grad_b2_tiny-qwen2.safetensors")
+    assert set(expected) == {name for name, _ in policy.named_parameters()}
+    for name, parameter in policy.named_parameters():
+        ours, theirs = keyless(name, parameter.grad), keyless(name, expected[name])
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm() + 1e-7, name
+
+
+def test_delta_follows_the_golden_sequence(golden, golden_batch, make_trainer, policy, reference):
+    trainer = make_trainer(policy, reference)
+    trainer.model.train()
+    for step in golden.loss["running_sequence_no_update"]:
+        loss = trainer.compute_loss(trainer.model, golden_batch(step["batch"]))
+        assert loss.item() == pytest.approx(step["loss"], abs=2e-5)
+        assert trainer.running_mean.mean.item() == pytest.approx(step["running"]["mean"], abs=2e-5)
+
+
+@pytest.mark.parametrize("variant", ["hf_groups_noclip", "hf_groups_clip1", "all_decay_clip1"])
+def test_four_steps_equal_the_golden_training(golden, golden_batch, make_trainer, policy, reference, variant):
+    trainer = make_trainer(policy, reference)
+    expected = golden.train[variant]
+    exempt = set(expected.get("no_decay_params", []))
+    groups = [
+        {"params": [p for n, p in policy.named_parameters() if n not in exempt], "weight_decay": 0.05},
+        {"params": [p for n, p in policy.named_parameters() if n in exempt], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-4, eps=1e-8)
+    trainer.model.train()
+    for step in expected["steps"]:
+        loss = trainer.compute_loss(trainer.model, golden_batch(step["batch"]))
+        assert loss.item() == pytest.approx(step["loss"], abs=1e-4)
+        loss.backward()
+        clip = expected["optimizer"]["clip"] or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), clip)
+        assert norm.item() == pytest.approx(step["grad_norm"], rel=1e-4)
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in policy.named_parameters():
+        if not name.endswith("attn.qkv.bias"):
+            assert parameter.norm().item() == pytest.approx(expected["weights_after"][name]["norm"], rel=1e-5), name
+
+
+def test_weight_decay_spares_what_the_original_spared_and_the_other_norms(golden, make_trainer, policy, reference):
+    """The original, on an older transformers, decayed RMS norms; today's Trainer spares every norm."""
+    trainer = make_trainer(policy, reference, weight_decay=0.05)
+    exempt = {name for name, _ in policy.named_parameters()} - set(trainer.get_decay_parameter_names(policy))
+    spared_before = set(golden.train["hf_groups_clip1"]["no_decay_params"])
+    assert spared_before <= exempt
+    assert all("norm" in name for name in exempt - spared_before)
+
+
+def test_reference_never_trains_and_has_no_drop_path(golden_batch, make_trainer, policy, reference):
+    before = {name: p.clone() for name, p in reference.named_parameters()}
+    trainer = make_trainer(policy, reference)
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, golden_batch("b1")).backward()
+    assert not trainer.reference.unwrapped.training
+    for name, parameter in reference.named_parameters():
+        assert parameter.grad is None and not parameter.requires_grad
+        assert torch.equal(parameter, before[name])
+
+
+def test_losses_divide_by_the_pairs_of_the_whole_step(golden_batch, make_trainer, policy, reference):
+    """Micro-batches of 1 and 3 pairs weigh 1/4 and 3/4, not 1/2 each."""
+    trainer = make_trainer(policy, reference, loss_type="sigmoid")
+    trainer.model.train()
+    small, large = golden_batch("b1"), golden_batch("b3")
+    count = trainer._get_num_items_in_batch([small, large], torch.device("cpu"))
+    assert count.item() == 4
+    whole = [trainer.compute_loss(trainer.model, batch).item() for batch in (small, large)]
+    shares = [trainer.compute_loss(trainer.model, b, num_items_in_batch=count).item() for b in (small, large)]
+    assert shares == pytest.approx([whole[0] / 4, whole[1] * 3 / 4], rel=1e-6)
+
+
+def test_evaluation_leaves_the_delta_alone(golden_batch, make_trainer, policy, reference):
+    trainer = make_trainer(policy, reference)
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, golden_batch("b1"))
+    before = trainer.running_mean.state_dict()
+    trainer.model.eval()
+    trainer.prediction_step(trainer.model, golden_batch("b2"), prediction_loss_only=True)
+    assert trainer.running_mean.state_dict() == before
+    assert trainer.sums["eval"].num_pairs == 2
+
+
+def test_a_loss_that_is_not_finite_names_the_rows(golden_batch, make_trainer, policy, reference):
+    trainer = make_trainer(policy, reference)
+    trainer.model.train()
+    with torch.no_grad():
+        policy.language_model.lm_head.weight[5, 5] = math.nan
+    with pytest.raises(FloatingPointError, match=r"rows \['en-4', 'en-3'\]"):
+        trainer.compute_loss(trainer.model, golden_batch("b2"))
+
+
+def test_a_batch_of_skipped_rows_gives_zero_gradients_and_a_line_each(make_trainer, policy, reference, tmp_path):
+    trainer = make_trainer(policy, reference)
+    trainer.model.train()
+    skip = SkippedRow(row_id="set:3", file="pairs.jsonl", line=3, reason="image is torn")
+    loss = trainer.compute_loss(trainer.model, {"skipped": [skip]}, num_items_in_batch=torch.tensor(1))
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in policy.parameters())
+    assert trainer.running_mean.count.item() == 0
+    assert trainer.skipped.flush(trainer.accelerator) == 1
+    line = json.loads((tmp_path / "skipped.jsonl").read_text())
+    assert line == {"row_id": "set:3", "file": "pairs.jsonl", "line": 3, "reason": "image is torn"}
+
+
+def test_a_preference_loss_without_reference_is_refused(make_trainer, policy):
+    with pytest.raises(ValueError, match="compares with a reference"):
+        make_trainer(policy, None)
+
+
+def test_fine_tuning_is_the_nll_of_chosen_answers(golden, golden_batch, make_trainer, policy):
+    trainer = make_trainer(policy, None, loss_type="sft")
+    batch = {name: value for name, value in golden_batch("b3").items() if not name.startswith("rejected")}
+    loss = trainer.compute_loss(trainer.model.train(), batch)
+    assert loss.item() == pytest.approx(golden.loss["batches"]["b3"]["policy_nll_loss"], abs=2e-5)
+
+
+def test_delta_is_saved_and_read_again(golden_batch, make_trainer, policy, reference, tmp_path):
+    trainer = make_trainer(policy, reference, save_strategy="steps")
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, golden_batch("b1"))
+    trainer.create_optimizer_and_scheduler(1)
+    trainer._save_checkpoint(trainer.model, None)
+    state = json.loads((tmp_path / "checkpoint-0" / "preference_state.json").read_text())
+    assert state == {"running_mean": trainer.running_mean.state_dict()}
+    with pytest.raises(FileNotFoundError, match="no BCO delta"):
+        trainer.train(resume_from_checkpoint=str(tmp_path))
