@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tools.reasoning_data_pipeline.durable import open_for_append, whole_lines, write_atomically
-from tools.reasoning_data_pipeline.store import SampleStore, StoreMismatchError, sample_seed
+from tools.reasoning_data_pipeline.store import SampleStore, StoreMismatchError, read_origin, sample_seed
 from tools.reasoning_data_pipeline.worker import Worker
 
 KEYS = [f"prompt {i}" for i in range(20)]
@@ -130,6 +130,13 @@ def test_a_resume_with_other_parameters_is_refused_by_name(tmp_path):
         open_store(output, keys=KEYS[1:])
     with pytest.raises(StoreMismatchError, match="num_samples 3 -> 4"):
         open_store(output, num_samples=4)
+
+
+def test_the_origin_is_kept_but_not_compared(tmp_path):
+    output = tmp_path / "data.jsonl"
+    open_store(output, origin={"image_root": "/a"}).close()
+    open_store(output, origin={"image_root": "/b"}).close()
+    assert read_origin(output) == {"image_root": "/a"} and read_origin(tmp_path / "other.jsonl") == {}
 
 
 def test_overwrite_drops_an_older_launch_but_not_a_sibling(tmp_path):

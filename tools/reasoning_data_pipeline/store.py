@@ -20,11 +20,9 @@ With several ranks pass `worker=Worker.from_environment()`.
 from __future__ import annotations
 
 import logging
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -34,6 +32,7 @@ import orjson
 import xxhash
 
 from tools.reasoning_data_pipeline.durable import json_line, json_text, open_for_append, whole_lines, write_atomically
+from tools.reasoning_data_pipeline.shards import Found, locate, rows_in_order
 from tools.reasoning_data_pipeline.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -67,6 +66,12 @@ def sample_seed(run_seed: int, key: str, sample: int = 0) -> int:
     return xxhash.xxh3_64_intdigest(f"{run_seed}\0{key}\0{sample}".encode()) >> 1
 
 
+def read_origin(output: Path) -> dict[str, Any]:
+    """What the run that wrote `output` gave as its origin; {} for a file that no store wrote."""
+    manifest = output.with_suffix(".parts") / "manifest.json"
+    return orjson.loads(manifest.read_bytes())["origin"] if manifest.exists() else {}
+
+
 class SampleStore:
     """The answers to a list of prompts, `num_samples` each; the module's docstring shows the files.
 
@@ -75,6 +80,7 @@ class SampleStore:
         keys: one distinct string per prompt, in the order of the merged file.
         num_samples: answers per prompt, >= 1.
         parameters: JSON values that decide what the answers are; a resume with others is refused.
+        origin: JSON values that later stages may want and that a resume may change (`read_origin` finds them again).
         worker: which share is ours.
         overwrite: throw away what earlier launches wrote (not what another worker of this launch wrote).
 
@@ -91,6 +97,7 @@ class SampleStore:
         keys: Sequence[str],
         num_samples: int,
         parameters: Mapping[str, Any],
+        origin: Mapping[str, Any] | None = None,
         worker: Worker | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -105,7 +112,7 @@ class SampleStore:
             raise ValueError(f"{self.output}: the key {doubled!r} stands for more than one prompt")
         self._done = np.zeros((len(keys), num_samples), dtype=bool)
         self._shard: BinaryIO | None = None
-        self._generation = self._enter_run(orjson.loads(orjson.dumps(dict(parameters))), overwrite)
+        self._generation = self._enter_run(orjson.loads(orjson.dumps(dict(parameters))), origin or {}, overwrite)
         if not self.finished:
             self._resume()
 
@@ -159,7 +166,7 @@ class SampleStore:
     ) -> None:
         self.close()
 
-    def _enter_run(self, parameters: dict[str, Any], overwrite: bool) -> str:
+    def _enter_run(self, parameters: dict[str, Any], origin: Mapping[str, Any], overwrite: bool) -> str:
         """Join the run that the manifest describes, or begin one; returns the generation in the shards' names."""
         digest = xxhash.xxh3_64_hexdigest("\0".join(self.keys).encode())
         mine = {**parameters, "num_samples": self.num_samples, "prompts": f"{len(self.keys)} prompts ({digest})"}
@@ -172,7 +179,8 @@ class SampleStore:
         if known is None:
             if self.finished:
                 raise StoreMismatchError(f"{self.output} exists without {manifest}: move it away, or use --overwrite")
-            write_atomically(manifest, [json_text({"generation": generation, "parameters": mine})])
+            begun = {"generation": generation, "parameters": mine, "origin": dict(origin)}
+            write_atomically(manifest, [json_text(begun)])
             known = orjson.loads(manifest.read_bytes())  # a worker that started with us may have been the last to write
         if differences := _differences(known["parameters"], mine):
             raise StoreMismatchError(
@@ -227,69 +235,23 @@ class SampleStore:
     def _merge(self) -> bool:
         """Merge if the shards hold everything: another worker may have merged and be removing them under our hands."""
         try:
-            found = _locate(self._shards(), self._done.shape)
+            found = locate(self._shards(), self._done.shape)
             if found.complete:
                 self._write_merged(found)
         except FileNotFoundError:
             return False
         return found.complete
 
-    def _write_merged(self, found: _Found) -> None:
+    def _write_merged(self, found: Found) -> None:
         """Write rejects, summary and the merged file, in this order; then remove the shards."""
         rejects = [found.rejects[prompt] for prompt in sorted(found.rejects)]
         skipped = dict(sorted(found.skipped.items()))
         summary = RunSummary(len(self.keys), len(found.slots), len(rejects), skipped, found.duplicates)
         write_atomically(self.parts / "rejects.jsonl", map(json_line, rejects))
         write_atomically(self.parts / "summary.json", [json_text(asdict(summary))])
-        write_atomically(self.output, _rows_in_order(found))
+        write_atomically(self.output, rows_in_order(found))
         for shard in found.shards:
             shard.unlink(missing_ok=True)
-
-
-@dataclass
-class _Found:
-    """What the shards hold; row i is sample `slots[i]` (prompt * num_samples + sample), at `places[2i : 2i + 2]`."""
-
-    shards: list[Path]
-    slots: array = field(default_factory=lambda: array("q"))
-    places: array = field(default_factory=lambda: array("q"))  # shard number, byte offset, shard number, ...
-    skipped: Counter[str] = field(default_factory=Counter)
-    rejects: dict[int, Any] = field(default_factory=dict)
-    duplicates: int = 0
-    complete: bool = False
-
-
-def _locate(shards: list[Path], shape: tuple[int, ...]) -> _Found:
-    """Find every sample once; 24 bytes a row, so that a run of millions merges in little memory."""
-    seen, found = np.zeros(shape, dtype=bool), _Found(shards)
-    for number, path in enumerate(shards):
-        for offset, record in whole_lines(path):
-            prompt, sample = record["k"], record.get("s")
-            if sample is None:
-                found.rejects.setdefault(prompt, record["reject"])
-                continue
-            if seen[prompt, sample]:
-                found.duplicates += 1
-            elif "skip" in record:
-                found.skipped[record["skip"]] += 1
-            else:
-                found.slots.append(prompt * shape[1] + sample)
-                found.places.extend((number, offset))
-            seen[prompt, sample] = True
-    seen[list(found.rejects)] = True
-    found.complete = bool(seen.all())
-    return found
-
-
-def _rows_in_order(found: _Found) -> Iterator[bytes]:
-    """The lines of the merged file: prompt order, then sample order."""
-    order = np.argsort(np.frombuffer(found.slots, dtype=np.int64)) if found.slots else []
-    with ExitStack() as stack:
-        files = [stack.enter_context(open(path, "rb")) for path in found.shards]
-        for row in order:
-            file = files[found.places[2 * row]]
-            file.seek(found.places[2 * row + 1])
-            yield json_line(orjson.loads(file.readline())["row"])
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
