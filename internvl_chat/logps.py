@@ -30,7 +30,7 @@ def token_logps(
     """log softmax(hidden weight^T + bias)[label] per position, exact, with gradients for hidden, weight and bias.
 
     The product runs in the type of `hidden`, under autocast in its type; the log-softmax in float32, or float64 where
-    `hidden` is that. Chunks of the weight's gradient are summed in at least float32.
+    `hidden` is that. Where there are several chunks, their weight gradients are summed in float32.
 
     Args:
         hidden: (..., D), the decoder's output at positions that predict `labels`: already shifted.
@@ -67,11 +67,11 @@ class _ChunkedLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk_size: int
     ) -> Tensor:
-        head = _Head(hidden, weight, bias)
-        logps = hidden.new_empty(len(hidden), dtype=head.precise)
+        head = _cast(weight, bias, hidden.dtype)
+        logps = hidden.new_empty(len(hidden), dtype=_precise(hidden))
         normalizers = torch.empty_like(logps)
         for rows in _chunks(len(hidden), chunk_size):
-            logits = head.logits(rows)
+            logits = functional.linear(hidden[rows], *head).to(logps.dtype)
             normalizers[rows] = logits.logsumexp(-1)
             logps[rows] = logits.gather(-1, labels[rows, None]).squeeze(-1) - normalizers[rows]
         ctx.chunk_size = chunk_size
@@ -82,44 +82,34 @@ class _ChunkedLogps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, labels, normalizers = ctx.saved_tensors
-        head = _Head(hidden, weight, bias)
-        wanted = [(hidden, hidden.dtype), (weight, head.precise), (bias, head.precise)]
-        needs = ctx.needs_input_grad
-        grads = [torch.zeros_like(x, dtype=kind) if needs[i] else None for i, (x, kind) in enumerate(wanted)]
+        head = _cast(weight, bias, hidden.dtype)
+        # A single chunk needs no float32 sum, which for the weight would be the largest tensor here.
+        sums = _precise(hidden) if len(hidden) > ctx.chunk_size else hidden.dtype
+        by_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        by_weight = torch.zeros_like(weight, dtype=sums) if ctx.needs_input_grad[1] else None
+        by_bias = torch.zeros_like(bias, dtype=sums) if ctx.needs_input_grad[2] else None
         for rows in _chunks(len(hidden), ctx.chunk_size):
-            # d logp / d z = onehot(label) - softmax(z)
-            by_logits = head.logits(rows).sub_(normalizers[rows, None]).exp_().mul_(-grad[rows, None])
+            # d logp / d z = onehot(label) - softmax(z), the softmax from the logits, computed again
+            by_logits = functional.linear(hidden[rows], *head).to(grad.dtype)
+            by_logits.sub_(normalizers[rows, None]).exp_().mul_(-grad[rows, None])
             by_logits.scatter_add_(-1, labels[rows, None], grad[rows, None])
-            head.accumulate(rows, by_logits, *grads)
-        return (*(g if g is None else g.to(x.dtype) for g, (x, _) in zip(grads, wanted, strict=True)), None, None)
-
-
-class _Head:
-    """The LM head over rows of hidden states, outside autograd and autocast."""
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        self.hidden = hidden
-        self.weight = weight.to(hidden.dtype)
-        self.bias = None if bias is None else bias.to(hidden.dtype)
-        self.precise = torch.promote_types(hidden.dtype, torch.float32)
-
-    def logits(self, rows: slice) -> Tensor:
-        """Logits of these rows, (rows, V), a tensor of its own in at least float32."""
-        with torch.autocast(self.hidden.device.type, enabled=False):
-            return functional.linear(self.hidden[rows], self.weight, self.bias).to(self.precise)
-
-    def accumulate(
-        self, rows: slice, by_logits: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None, by_bias: Tensor | None
-    ) -> None:
-        """Carry the gradient by logits (rows, V) on to whichever of hidden, weight and bias want one."""
-        if by_bias is not None:
-            by_bias += by_logits.sum(0)
-        by_logits = by_logits.to(self.hidden.dtype)
-        with torch.autocast(self.hidden.device.type, enabled=False):
+            by_logits = by_logits.to(hidden.dtype)
             if by_hidden is not None:
-                by_hidden[rows] = by_logits @ self.weight
+                by_hidden[rows] = by_logits @ head[0]
             if by_weight is not None:
-                by_weight += by_logits.T @ self.hidden[rows]
+                by_weight += by_logits.T @ hidden[rows]
+            if by_bias is not None:
+                by_bias += by_logits.sum(0)
+        return by_hidden, *_cast(by_weight, by_bias, weight.dtype), None, None
+
+
+def _cast(weight: Any, bias: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Weight and bias in another type, None staying None."""
+    return weight if weight is None else weight.to(dtype), bias if bias is None else bias.to(dtype)
+
+
+def _precise(hidden: Tensor) -> torch.dtype:
+    return torch.promote_types(hidden.dtype, torch.float32)
 
 
 def _chunks(length: int, chunk_size: int) -> list[slice]:

@@ -99,9 +99,10 @@ def test_no_graph_without_gradients():
         assert not token_logps(hidden, weight, labels).requires_grad
 
 
-def test_bfloat16_product_and_float32_log_softmax():
+@pytest.mark.parametrize("chunk_size", [16, 64])
+def test_bfloat16_product_and_float32_log_softmax(chunk_size):
     hidden, weight, labels, _ = case(40, 32, 64, dtype=torch.bfloat16)
-    ours, oracle = token_logps(hidden, weight, labels, chunk_size=16), full_logps(hidden, weight, labels)
+    ours, oracle = token_logps(hidden, weight, labels, chunk_size=chunk_size), full_logps(hidden, weight, labels)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, oracle, rtol=1e-6, atol=1e-6)
     for got, expected in zip(gradients(ours, hidden, weight), gradients(oracle, hidden, weight), strict=True):
