@@ -116,6 +116,7 @@ class MPOConfig(TrainingArguments):
     overwrite_output_dir: bool = described(False, "Start anew although --output_dir holds checkpoints.")
     use_liger: bool = described(False, "Accepted; log-probs are computed in chunks without Liger already.")
 
+    deepspeed: dict | str | None = described(None, "DeepSpeed configuration, or the name of one of shell/deepspeed.")
     remove_unused_columns: bool = described(False, "Rows carry what the collator needs: keep it False.")
     logging_nan_inf_filter: bool = described(False, "A loss that is not finite stops the run instead of showing as 0.")
     dataloader_pin_memory: bool = described(True, "Pinned host memory, where there is a GPU.")
@@ -130,8 +131,8 @@ class MPOConfig(TrainingArguments):
         if not torch.cuda.is_available():
             self.use_cpu = True
             self.dataloader_pin_memory = False
-            if "RANK" in os.environ:  # set by torchrun, or by distributed.initialize
-                self.ddp_backend = self.ddp_backend or "gloo"
+            if "RANK" in os.environ and self.ddp_backend is None:  # of torchrun, or of distributed.initialize
+                self.ddp_backend = "gloo"
         if isinstance(self.deepspeed, str):
             self.deepspeed = resolve_deepspeed_config(self.deepspeed)
         if self.beta <= 0:

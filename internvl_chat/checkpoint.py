@@ -22,7 +22,13 @@ from internvl_chat.model import InternVLChatModel, remote_code_files
 CONFIG_NAME = "config.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
 COPIED_SUFFIXES = (".json", ".model", ".txt", ".py", ".jinja", ".md")
-RUN_STATE = ("trainer_state.json", "preference_state.json", "training_args.bin", "all_results.json", "train_results.json")
+RUN_STATE = (
+    "trainer_state.json",
+    "preference_state.json",
+    "training_args.bin",
+    "all_results.json",
+    "train_results.json",
+)
 # Fields of config.json that a run may set; the rest stays as the source had it.
 RUN_FIELDS = (
     "template",

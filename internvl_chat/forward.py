@@ -79,14 +79,14 @@ def pair_logps(model: torch.nn.Module, batch: Mapping[str, Any]) -> PairLogps:
 
 def language_model_head(model: torch.nn.Module) -> LogpsHead:
     """The LM head of a model that DDP or DeepSpeed may have wrapped."""
-    inner = model
+    inner: Any = model
     while not isinstance(inner, InternVLChatModel):
         inner = inner.module
     return inner.language_model.get_output_embeddings()
 
 
 def idle_batch(model: InternVLChatModel, device: torch.device) -> dict[str, Any]:
-    """The smallest batch that runs every module: one blank tile, one supervised token. For ranks without a usable row."""
+    """The smallest batch that runs every module, for a rank without a usable row: a blank tile, a supervised token."""
     size = model.config.force_image_size or model.config.vision_config.image_size
     tokens = [model.img_context_token_id] * model.num_image_token + [0, 0]
     batch = {

@@ -84,10 +84,10 @@ def pack(batch: Mapping[str, Any]) -> PackedPairs:
         ValueError: the two prompts of a pair differ, or a row has no supervised token.
     """
     sides = [side for side in ("chosen", "rejected") if f"{side}_input_ids" in batch]
-    rows = [
-        [split_row(*pair) for pair in zip(batch[f"{side}_input_ids"].numpy(), batch[f"{side}_labels"].numpy(), strict=True)]
-        for side in sides
-    ]
+    rows = []
+    for side in sides:
+        ids, labels = batch[f"{side}_input_ids"].numpy(), batch[f"{side}_labels"].numpy()
+        rows.append([split_row(*row) for row in zip(ids, labels, strict=True)])
     packer = _Packer(num_prompts=len(rows[0]))
     for index, answers in enumerate(zip(*rows, strict=True)):
         prompt = answers[0].prompt
@@ -127,8 +127,8 @@ class _Packer:
 
     def finish(self) -> PackedPairs:
         """The packed row."""
-        columns = (torch.from_numpy(np.concatenate(column).astype(np.int64)) for column in zip(*self.pieces, strict=True))
-        input_ids, position_ids, labels, answer_ids = columns
+        columns = [np.concatenate(column).astype(np.int64) for column in zip(*self.pieces, strict=True)]
+        input_ids, position_ids, labels, answer_ids = map(torch.from_numpy, columns)
         return PackedPairs(
             input_ids=input_ids[None],
             position_ids=position_ids[None],

@@ -4,8 +4,8 @@
         --output_dir work_dirs/internvl2_5_8b_mpo --bf16 True --deepspeed zero_stage1_config.json
     torchrun --nproc_per_node 8 -m internvl_chat.train_mpo run.yaml
 
-All flags of the published launchers, or one JSON or YAML file of them. Without `--overwrite_output_dir True` a run whose
-output folder holds checkpoints goes on from the last one.
+All flags of the published launchers, or one JSON or YAML file of them. A run whose output folder holds checkpoints goes
+on from the last one, unless `--overwrite_output_dir True` says otherwise.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -147,11 +148,14 @@ def run_config(source: Path, model_args: ModelArguments, data_args: DataArgument
     config.pad2square = data_args.pad2square
     config.min_dynamic_patch = data_args.min_dynamic_patch
     config.max_dynamic_patch = data_args.max_dynamic_patch
-    config.vision_config.drop_path_rate = model_args.drop_path_rate
+    vision_config: Any = config.vision_config
+    vision_config.drop_path_rate = model_args.drop_path_rate
     return config
 
 
-def load(source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig) -> InternVLChatModel:
+def load(
+    source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig
+) -> InternVLChatModel:
     """The checkpoint in the number format of the training.
 
     bfloat16 only where the optimizer keeps float32 weights of its own (DeepSpeed): steps of 1e-6 vanish in bfloat16.

@@ -39,7 +39,9 @@ def test_equals_masked_attention_with_gradients(kv_heads):
     torch.manual_seed(0)
     query, key, value = states(4), states(kv_heads), states(kv_heads)
     layout = build_layout(SEGMENTS)
-    ours, weights = shared_prefix_attention(torch.nn.Module(), query, key, value, None, scaling=0.3, shared_prefix=layout)
+    ours, weights = shared_prefix_attention(
+        torch.nn.Module(), query, key, value, None, scaling=0.3, shared_prefix=layout
+    )
     assert weights is None
     repeats = 4 // kv_heads
     oracle = F.scaled_dot_product_attention(

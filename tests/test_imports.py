@@ -23,7 +23,9 @@ WITHOUT_TORCH = ["internvl_chat.records", "internvl_chat.meta"]
 
 
 def modules(folder):
-    return sorted(path for path in folder.rglob("*.py") if path.name != "__init__.py" and "__pycache__" not in path.parts)
+    return sorted(
+        path for path in folder.rglob("*.py") if path.name != "__init__.py" and "__pycache__" not in path.parts
+    )
 
 
 def imported(path):
@@ -59,12 +61,18 @@ def test_model_files_can_travel_with_a_checkpoint(path):
 
 @pytest.mark.parametrize("path", modules(PACKAGE), ids=lambda p: p.stem)
 def test_the_library_knows_no_tools_and_no_engine(path):
-    heavy = {"tools", "lmdeploy"} | ({"deepspeed"} if path.stem not in ("distributed", "trainer", "reference") else set())
+    heavy = {"tools", "lmdeploy"} | (
+        {"deepspeed"} if path.stem not in ("distributed", "trainer", "reference") else set()
+    )
     assert not [name for name in imported(path) if name.split(".")[0] in heavy]
 
 
 def test_every_module_imports_and_leaves_no_trace():
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for f in ("internvl_chat", "tools") for p in modules(ROOT / f)]
+    names = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts)
+        for f in ("internvl_chat", "tools")
+        for p in modules(ROOT / f)
+    ]
     code = (
         "import importlib, os, sys\n"
         "import torch, transformers, accelerate, trl, timm\n"

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from internvl_chat.dataset import SkippedRow
 from safetensors.torch import load_file
 
 from internvl_chat.arguments import MPOConfig
-from internvl_chat.dataset import SkippedRow
 from internvl_chat.trainer import MultimodalDPOTrainer
 
 BATCHES = ("b1", "b2", "b3", "b4", "b5")
@@ -52,7 +52,9 @@ def test_loss_and_its_parts_equal_the_golden_ones(golden, golden_batch, make_tra
 
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradient_norms_equal_the_golden_ones(golden, golden_batch, make_trainer, policy, reference, name, checkpointing):
+def test_gradient_norms_equal_the_golden_ones(
+    golden, golden_batch, make_trainer, policy, reference, name, checkpointing
+):
     trainer = make_trainer(policy, reference)
     trainer.model.train()
     if checkpointing:
