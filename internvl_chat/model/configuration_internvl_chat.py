@@ -116,4 +116,7 @@ class InternVLChatConfig(PreTrainedConfig):
 
     def to_diff_dict(self) -> dict:
         """Return the fields that go into config.json, under their published names."""
-        return _publish(super().to_diff_dict())
+        fields = super().to_diff_dict()
+        for name in self.sub_configs:  # those of a model built here, not loaded, are still empty
+            fields[name]["dtype"] = fields[name].get("dtype") or fields.get("dtype")
+        return _publish(fields)

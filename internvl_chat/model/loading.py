@@ -6,6 +6,7 @@ are read; pickled weights can run code.
 
 import json
 import os
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from .modeling_internvl_chat import InternVLChatModel
 from .tokenization_internlm2 import InternLM2Tokenizer
 
 _NAMES_SHOWN = 5  # of a list of wrong keys
+_INTERNLM_TOKENIZERS = ("InternLM2Tokenizer", "InternLM3Tokenizer")  # they encode alike
 
 
 def load_config(path: str | os.PathLike) -> InternVLChatConfig:
@@ -66,7 +68,7 @@ def load_model(
         FileNotFoundError: the folder, config.json, tokenizer or weights are not there, or only as pickle.
         ValueError: another architecture, keys or shapes that do not match, or a broken file.
     """
-    config = config or load_config(path)
+    config = deepcopy(config) if config is not None else load_config(path)
     _check_folder(path, "*.safetensors")
     _check_shards(path)
     if dtype is None:
@@ -92,7 +94,7 @@ def load_model(
 
 
 def load_tokenizer(path: str | os.PathLike, *, model_max_length: int | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint: InternLM2's by our class, others by transformers' own.
+    """Load the tokenizer of a checkpoint: those of InternLM by our class, others by transformers' own.
 
     Args:
         path: folder, or hub name.
@@ -181,12 +183,12 @@ def _shown(names: list[str]) -> str:
 def _tokenizer_class(path: str | os.PathLike) -> type:
     """Return the class that reads the tokenizer of a checkpoint."""
     name = get_tokenizer_config(os.fspath(path)).get("tokenizer_class") or ""
-    if name.removesuffix("Fast") == InternLM2Tokenizer.__name__:
+    if name.removesuffix("Fast") in _INTERNLM_TOKENIZERS:
         return InternLM2Tokenizer
     if not hasattr(transformers, name):
         raise ValueError(
             f"{path}: tokenizer_class {name!r} is not part of transformers and would need remote code, "
-            "which is not run; known are InternLM2Tokenizer and those of transformers"
+            f"which is not run; known are {', '.join(_INTERNLM_TOKENIZERS)} and those of transformers"
         )
     return getattr(transformers, name)
 
