@@ -105,8 +105,8 @@ def _images(row: Mapping[str, Any], where: Source) -> tuple[tuple[str, ...], Ima
     if isinstance(value, str):
         return (value,), "str"
     if not isinstance(value, list):
-        kind = type(value).__name__
-        raise RecordError(*where, f"field 'image' must be a string, a list of strings or null, not {kind}: {shown(value)}")
+        problem = f"not {type(value).__name__}: {shown(value)}"
+        raise RecordError(*where, f"field 'image' must be a string, a list of strings or null, {problem}")
     for path in value:
         if not isinstance(path, str) or not path:
             raise RecordError(*where, f"field 'image' must list non-empty strings, not {shown(path)}")
@@ -208,7 +208,8 @@ def _answer(row: Mapping[str, Any], where: Source, allow_none: bool) -> Any:
 class SampledResponse(_Record):
     """One sampled answer: the prompt's fields plus `response`.
 
-    `question` is as asked, `question_orig` as in the prompt row; `prompt_version` names the prompt style (en, zh, en_v2, zh_v2, en_r1, zh_r1, ...).
+    `question` is as asked, `question_orig` as in the prompt row; `prompt_version` names the prompt style (en, zh,
+    en_v2, zh_v2, en_r1, zh_r1, ...).
     """
 
     KEYS: ClassVar[frozenset[str]] = Prompt.KEYS | {"question_orig", "response", "prompt_version"}

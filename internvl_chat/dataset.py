@@ -1,0 +1,169 @@
+"""meta.json to training samples: every row read, checked, tokenized and cut into tiles, or skipped with a reason.
+
+    dataset = MixtureDataset("meta.json", tokenizer, template="internvl2_5", num_image_token=256)
+    dataset[0]  # {"chosen_input_ids": ..., "pixel_values": ..., "row_id": "chartqa:17", ...} or SkippedRow(...)
+
+A row that cannot be used is never replaced by another: it comes out as a `SkippedRow`, which the collator passes on.
+Tiles are planned before images are decoded, so that prompt and longest answer fit `max_seq_length`; nothing is cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from internvl_chat.images import (
+    ImageError,
+    Tiling,
+    blank_tile,
+    decode_rgb,
+    degrade_jpeg,
+    open_image,
+    resolve_image,
+)
+from internvl_chat.mixture import Mixture, Place
+from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
+from internvl_chat.tokenization import RowTokenizer, TokenizedRow
+
+BYTES_PER_TOKEN = 4  # of a row's JSON: a rough figure, only to put rows of like length together
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A row that was left out: where it stands, `row_id` ("<data set>:<line>") and why."""
+
+    file: str
+    line: int
+    row_id: str
+    reason: str
+
+
+class MixtureDataset(Dataset):
+    """The samples of a mixture, one epoch, in the order of `Mixture`.
+
+    `dataset[place]` is a dict, S tokens and T tiles being those of the row:
+        chosen_input_ids, chosen_labels: (S,) int64; labels are IGNORE_INDEX but for the answer and its end token.
+        rejected_input_ids, rejected_labels: likewise; absent without `with_rejected`.
+        pixel_values: (T, 3, image_size, image_size) uint8; image_flags: (T,) int64, 0 for the blank tile of a text row.
+        row_id: "<data set>:<line>"; prompt_length: tokens that the two answers share.
+    or a `SkippedRow`.
+    """
+
+    def __init__(
+        self,
+        meta_path: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template: str,
+        num_image_token: int,
+        image_size: int = 448,
+        max_seq_length: int = 8192,
+        min_dynamic_patch: int = 1,
+        max_dynamic_patch: int = 12,
+        dynamic_image_size: bool = True,
+        use_thumbnail: bool = True,
+        pad2square: bool = False,
+        with_rejected: bool = True,
+        allow_file_symlinks: bool = False,
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        """Open the mixture; rows are read when asked for.
+
+        Args:
+            meta_path: meta.json of the mixture.
+            tokenizer: of the checkpoint.
+            template: name of the chat template.
+            num_image_token: tokens of one tile.
+            image_size: side of a tile in pixels.
+            max_seq_length: most tokens of a prompt and one answer.
+            min_dynamic_patch: fewest tiles of an image, thumbnail not counted.
+            max_dynamic_patch: most tiles of a row, thumbnails not counted, its images share them; meta.json overrides.
+            dynamic_image_size: False gives one tile per image.
+            use_thumbnail: add the whole image where it has several tiles.
+            pad2square: with dynamic_image_size False: pad images to squares instead of squeezing them.
+            with_rejected: rows must have a rejected answer; False for supervised fine-tuning, which leaves it out.
+            allow_file_symlinks: see `resolve_image`.
+            seed: of a fractional repeat_time's sample and of data_augment.
+            cache_dir: of the line indexes; see `internvl_chat.jsonl`.
+
+        Raises:
+            FileNotFoundError, ValueError: meta.json, a path in it, or the template is not usable.
+        """
+        self.rows = RowTokenizer(tokenizer, template, num_image_token)
+        self.mixture = Mixture.from_meta(meta_path, seed=seed, cache_dir=cache_dir)
+        self.tiling = Tiling(
+            image_size, min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail, pad2square
+        )
+        self.max_seq_length = max_seq_length
+        self.with_rejected = with_rejected
+        self.allow_file_symlinks = allow_file_symlinks
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def lengths(self) -> np.ndarray:
+        """A rough length of each sample in tokens of text, (len(self),) int64: to put rows of like length together."""
+        return self.mixture.row_bytes().astype(np.int64) // BYTES_PER_TOKEN
+
+    def __getitem__(self, place: int) -> dict[str, Any] | SkippedRow:
+        found = self.mixture.locate(place)
+        where = Source(found.data.rows.path, found.data.rows.line_number(found.row))
+        row_id = f"{found.data.spec.name}:{where.line}"
+        try:
+            return {**self._sample(found, where), "row_id": row_id}
+        except RecordError as error:
+            return SkippedRow(error.file, error.line, row_id, error.reason)
+        except ImageError as error:
+            return SkippedRow(where.file, where.line, row_id, str(error))
+
+    def _sample(self, found: Place, where: Source) -> dict[str, Any]:
+        """The sample of a row without its id; RecordError or ImageError where it cannot be used."""
+        line, _ = found.data.rows[found.row]
+        pair = PreferencePair.from_row(parse_row(line, *where), where, allow_no_rejected=not self.with_rejected)
+        answers = {"chosen": pair.chosen}
+        if self.with_rejected and pair.rejected is not None:
+            answers["rejected"] = pair.rejected
+        text = self.rows.tokenize(pair.question, list(answers.values()), len(pair.image), where)
+        tiles, tile_counts = self._cut_images(pair, text, found, where)
+        prompt = text.prompt_ids(tile_counts)
+        sample: dict[str, Any] = {
+            "pixel_values": torch.from_numpy(tiles),
+            "image_flags": torch.full((len(tiles),), int(bool(pair.image)), dtype=torch.int64),
+            "prompt_length": len(prompt),
+        }
+        for number, side in enumerate(answers):
+            ids, labels = text.input_ids_and_labels(prompt, number)
+            sample[f"{side}_input_ids"], sample[f"{side}_labels"] = torch.tensor(ids), torch.tensor(labels)
+        return sample
+
+    def _cut_images(
+        self, pair: PreferencePair, text: TokenizedRow, found: Place, where: Source
+    ) -> tuple[np.ndarray, list[int]]:
+        """The tiles (T, 3, S, S) of a row's images, how many each has; one blank tile and [] where there are none."""
+        root, tiling = found.data.root, self.tiling
+        paths = [resolve_image(root, path, allow_file_symlinks=self.allow_file_symlinks) for path in pair.image]
+        opened = [open_image(path) for path in paths]
+        room = (self.max_seq_length - text.length(0)) // text.image.per_tile
+        if room < len(opened):
+            least = text.length(len(opened))
+            reason = f"needs at least {least} tokens with {len(opened)} tiles, max_seq_length is {self.max_seq_length}"
+            raise RecordError(*where, reason)
+        if not opened:
+            return blank_tile(tiling.image_size), []
+        grids = tiling.plan(
+            [image.size for image in opened], max_num=found.data.spec.max_dynamic_patch, most_tiles=room
+        )
+        rng = np.random.default_rng([self.seed, found.data.number, found.row, found.copy])
+        tiles = []
+        for image, grid in zip(opened, grids, strict=True):
+            rgb = decode_rgb(image)
+            tiles.append(tiling.cut(degrade_jpeg(rgb, rng) if found.data.spec.data_augment else rgb, grid))
+        return np.concatenate(tiles), [len(part) for part in tiles]
