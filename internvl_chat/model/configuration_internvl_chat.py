@@ -1,6 +1,7 @@
 """Configuration of a whole InternVL chat model, read and written in the layout of the published checkpoints."""
 
 from copy import deepcopy
+from typing import Any
 
 from transformers import CONFIG_MAPPING
 from transformers.configuration_utils import PreTrainedConfig
@@ -53,8 +54,8 @@ class InternVLChatConfig(PreTrainedConfig):
     """InternViT + pixel shuffle + MLP + language model.
 
     Attributes:
-        vision_config: of InternViT; defaults when absent.
-        llm_config: of the language model, chosen by its `model_type`; a small InternLM2 default when absent.
+        vision_config: of InternViT; an object, or its fields; defaults when None.
+        llm_config: of the language model, an object, or its fields with `model_type`; InternLM2 when None.
         template: name of the chat template, see `conversation.py`.
         select_layer: which hidden state of InternViT feeds the MLP: -1 the last, -2 the one before, ...
         force_image_size: side of a tile in pixels; that of `vision_config` when None.
@@ -76,8 +77,8 @@ class InternVLChatConfig(PreTrainedConfig):
     model_type = "internvl_chat"
     sub_configs = {"vision_config": InternVisionConfig, "llm_config": PreTrainedConfig}
 
-    vision_config: dict | PreTrainedConfig | None = None
-    llm_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    llm_config: Any = None
     template: str | None = None
     select_layer: int = -1
     force_image_size: int | None = None

@@ -117,12 +117,12 @@ TEMPLATES = {
 }
 
 
-def get_template(name: str) -> Template:
+def get_template(name: str | None) -> Template:
     """Return the template called `name`.
 
     Raises:
         ValueError: there is none; names those there are.
     """
-    if name not in TEMPLATES:
+    if name is None or name not in TEMPLATES:
         raise ValueError(f"unknown chat template {name!r}; known: {', '.join(sorted(TEMPLATES))}")
     return TEMPLATES[name]

@@ -180,7 +180,7 @@ def _shown(names: list[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
-def _tokenizer_class(path: str | os.PathLike) -> type:
+def _tokenizer_class(path: str | os.PathLike) -> type[PreTrainedTokenizerBase]:
     """Return the class that reads the tokenizer of a checkpoint."""
     name = get_tokenizer_config(os.fspath(path)).get("tokenizer_class") or ""
     if name.removesuffix("Fast") in _INTERNLM_TOKENIZERS:

@@ -37,8 +37,9 @@ class InternLM2Attention(nn.Module):
         self.config = config
         self.layer_idx = layer_idx
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        fused = (config.num_attention_heads + 2 * config.num_key_value_heads) * self.head_dim
+        key_value_heads = config.num_key_value_heads or config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // key_value_heads
+        fused = (config.num_attention_heads + 2 * key_value_heads) * self.head_dim
         self.wqkv = nn.Linear(config.hidden_size, fused, bias=config.bias)
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
@@ -198,7 +199,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = InternLM2Model(config)
         self.vocab_size = config.vocab_size
-        self.output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.output: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

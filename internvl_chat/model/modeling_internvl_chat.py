@@ -1,200 +1,234 @@
-"""InternVL: tiles -> InternViT -> pixel shuffle -> MLP -> image tokens among the text of a language model.
+"""InternVL as published: the network of `modeling_internvl.py`, and asking it.
 
-The forward pass in four sentences. Every tile becomes P image tokens (`extract_feature`). Those of the tiles whose flag
-is 1 replace, in order, the embeddings of the `<IMG_CONTEXT>` tokens (`embed`). The language model runs over the result.
-A tile with flag 0 touches the graph without changing a value: rows without images then have the same backward pass.
-
-Shapes: B rows, S tokens, T tiles, P image tokens per tile, D width, V vocabulary.
+`chat`, `batch_chat` and `generate` have the signatures known from the hub. `chat` is a batch of one.
 """
 
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
 import torch
-from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import PreTrainedModel
+from transformers import GenerationConfig
 
-from .chat import ChatMixin
-from .configuration_internlm2 import InternLM2Config
 from .configuration_internvl_chat import InternVLChatConfig
+from .constants import IMAGE_PLACEHOLDER, IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
 from .conversation import Template, get_template
-from .modeling_intern_vit import InternVisionModel
-from .modeling_internlm2 import InternLM2ForCausalLM
-from .normalization import normalize_tiles
+from .modeling_internvl import InternVLNetwork
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+History = list[tuple[str, str]]  # (question, answer), oldest first
 
 
-class InternVLChatModel(ChatMixin, PreTrainedModel, GenerationMixin):
-    """The whole model, with the parameter names of the published checkpoints.
+def expand_placeholders(text: str, images: list[str]) -> str:
+    """Replace the image placeholders of `text` in order, taking their replacements from the front of `images`.
+
+    Raises:
+        ValueError: there are more placeholders than images.
+    """
+    parts = text.split(IMAGE_PLACEHOLDER)
+    if len(parts) - 1 > len(images):
+        raise ValueError(
+            f"{len(parts) - 1} {IMAGE_PLACEHOLDER} placeholders but {len(images)} images left; "
+            f"num_patches_list must name the tiles of every image: {text!r}"
+        )
+    taken = [images.pop(0) for _ in parts[1:]]
+    return parts[0] + "".join(image + part for image, part in zip(taken, parts[1:], strict=True))
+
+
+def _with_placeholder(conversation: History) -> History:
+    """Return the conversation with an `<image>` in front of its first question, if it is the only one and has none."""
+    [(question, answer), *later] = conversation
+    if later or IMAGE_PLACEHOLDER in question:
+        return conversation
+    return [(f"{IMAGE_PLACEHOLDER}\n{question}", answer)]
+
+
+class InternVLChatModel(InternVLNetwork):
+    """The whole model.
 
     Attributes:
-        num_image_token: P.
-        img_context_token_id: id of `<IMG_CONTEXT>`; set by `load_model` and by `chat`.
         system_message: replaces that of the chat template when not None.
     """
-
-    config_class = InternVLChatConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["InternVisionEncoderLayer", "InternLM2DecoderLayer"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_attention_backend = True
 
     def __init__(self, config: InternVLChatConfig) -> None:
         super().__init__(config)
         get_template(config.template)  # an unknown one is known now, not at the first question
-        self.num_image_token = config.num_image_token
-        self.img_context_token_id: int | None = None
         self.system_message: str | None = None
-        self.vision_model = InternVisionModel(config.vision_config)
-        self.language_model = _language_model(config)
-        self.mlp1 = _projector(config)
-        self.post_init()
 
     @property
     def conv_template(self) -> Template:
         """The chat template that the configuration names."""
         return get_template(self.config.template)
 
-    def get_output_embeddings(self) -> nn.Module:
-        """Return the output layer (V, D) of the language model."""
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the output layer of the language model."""
-        self.language_model.set_output_embeddings(new_embeddings)
-
-    def forward(
+    @torch.no_grad()
+    def generate(
         self,
         pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        image_flags: torch.Tensor | None = None,
+        visual_features: torch.Tensor | None = None,
         *,
-        skip_logits: bool = False,
-        **kwargs: object,
-    ) -> CausalLMOutputWithPast | BaseModelOutputWithPast:
-        """Score every next token.
+        generation_config: GenerationConfig | None = None,
+        **generate_kwargs: object,
+    ) -> torch.Tensor:
+        """Continue prompts.
 
         Args:
-            pixel_values: (T, 3, H, W) tiles of all rows in order, as of `extract_feature`.
-            input_ids: (B, S).
-            attention_mask: (B, S), 1 for tokens and 0 for padding.
-            position_ids: (B, S).
-            image_flags: (T,), as of `embed`.
-            skip_logits: stop before the output layer; who needs few positions applies it there alone.
-            kwargs: of the language model: `labels` (B, S) adds a loss; `use_cache`, `past_key_values`, ...; unknown
-                ones reach the attention function.
+            pixel_values: (T, 3, H, W) tiles of all rows, in the order of their tokens; None without images.
+            input_ids: (B, S), padded on the left.
+            attention_mask: (B, S), 0 for padding.
+            visual_features: (T, P, D) from `extract_feature`, instead of `pixel_values`.
+            generation_config: replaces the model's own.
+            generate_kwargs: settings that differ from it, and whatever else transformers' `generate` takes.
 
         Returns:
-            `logits` (B, S, V), and `loss` with labels; with `skip_logits`, `last_hidden_state` (B, S, D).
+            (B, new tokens) ids, without the prompt.
 
         Raises:
-            ValueError: as of `embed`.
+            ValueError: there are no `input_ids`, or as of `embed`.
         """
-        language_model = self.language_model.model if skip_logits else self.language_model
-        return language_model(
-            inputs_embeds=self.embed(pixel_values, input_ids, image_flags),
+        if input_ids is None:
+            raise ValueError(f"generate needs input_ids, got {input_ids}")
+        if visual_features is None and pixel_values is not None:
+            visual_features = self.extract_feature(pixel_values)
+        settings = deepcopy(generation_config or self.generation_config)
+        model_kwargs = settings.update(**generate_kwargs)
+        return self.language_model.generate(
+            inputs_embeds=self.insert_features(input_ids, visual_features),
             attention_mask=attention_mask,
-            position_ids=position_ids,
-            **kwargs,
+            generation_config=settings,
+            **model_kwargs,
         )
 
-    def embed(
-        self, pixel_values: torch.Tensor | None, input_ids: torch.Tensor, image_flags: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the embeddings of the tokens, image features in place of `<IMG_CONTEXT>`.
+    def chat(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        pixel_values: torch.Tensor | None,
+        question: str,
+        generation_config: dict,
+        history: History | None = None,
+        return_history: bool = False,
+        num_patches_list: list[int] | None = None,
+        *,
+        verbose: bool = False,
+        **image_tokens: str,
+    ) -> str | tuple[str, History]:
+        """Answer one question, which may continue a conversation.
 
         Args:
-            pixel_values: (T, 3, H, W) as of `extract_feature`; None when there is no image.
-            input_ids: (B, S).
-            image_flags: (T,) or (T, 1); 1 for tiles of images, 0 for a stand-in tile of a row without image. All 1
-                when absent.
+            tokenizer: of the checkpoint.
+            pixel_values: (T, 3, H, W) tiles of all images of the conversation, in order; None without images.
+            question: with one `<image>` per image; the first question gets one in front if it has none.
+            generation_config: keywords of `GenerationMixin.generate`, such as `max_new_tokens` and `do_sample`.
+            history: earlier questions and answers; `pixel_values` then holds their images too.
+            return_history: return the conversation with this answer, ready for the next question.
+            num_patches_list: tiles of each image; all tiles are one image when absent.
+            verbose: print prompt and answer.
+            image_tokens: IMG_START_TOKEN, IMG_END_TOKEN and IMG_CONTEXT_TOKEN, if not the usual.
 
         Returns:
-            (B, S, D).
+            The answer, with `return_history` also the conversation.
 
         Raises:
-            ValueError: the image tokens of the tiles and of the text differ in number, or their id is unset.
+            ValueError: images, tiles and placeholders do not agree.
         """
-        if pixel_values is None:
-            return self.insert_features(input_ids, None)
-        features = self.extract_feature(pixel_values)
-        if image_flags is not None:
-            # Selecting keeps the graph even when nothing is selected: stand-in tiles get a gradient of exactly zero.
-            features = features[image_flags.reshape(-1).to(features.device).bool()]
-        return self.insert_features(input_ids, features)
+        if num_patches_list is None and pixel_values is not None:
+            num_patches_list = [len(pixel_values)]
+        images = self._image_strings(tokenizer, pixel_values, num_patches_list, **image_tokens)
+        conversations = [[*(history or []), (question, "")]]
+        [conversation] = self._answered(tokenizer, pixel_values, conversations, images, generation_config)
+        question, answer = conversation[-1]
+        if verbose:
+            print(question, answer, sep="\n")  # noqa: T201 -- asked for
+        return (answer, conversation) if return_history else answer
 
-    def insert_features(self, input_ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
-        """Return the embeddings of `input_ids` (B, S) with `features` (T, P, D) in place of `<IMG_CONTEXT>`.
-
-        Raises:
-            ValueError: as of `embed`.
-        """
-        inputs_embeds = self.language_model.get_input_embeddings()(input_ids)  # (B, S, D)
-        if features is None:
-            return inputs_embeds
-        if self.img_context_token_id is None:
-            raise ValueError(
-                "img_context_token_id is None: load with load_model, or set it to "
-                "tokenizer.convert_tokens_to_ids('<IMG_CONTEXT>')"
-            )
-        is_image = input_ids == self.img_context_token_id  # (B, S)
-        wanted, given = int(is_image.sum()), features.shape[0] * features.shape[1]
-        if wanted != given:
-            raise ValueError(
-                f"the text has {wanted} image tokens but the tiles give {given} ({features.shape[0]} tiles of "
-                f"{features.shape[1]}): an image was cut, left out or tiled differently from its text; "
-                "check num_image_token and that max_seq_length cuts no image"
-            )
-        return inputs_embeds.masked_scatter(is_image.unsqueeze(-1), features.to(inputs_embeds.dtype))
-
-    def extract_feature(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Turn tiles into image tokens.
+    def batch_chat(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        pixel_values: torch.Tensor | None,
+        questions: list[str],
+        generation_config: dict,
+        num_patches_list: list[int] | None = None,
+        history: list[History | None] | None = None,
+        return_history: bool = False,
+        *,
+        verbose: bool = False,
+        **image_tokens: str,
+    ) -> list[str] | tuple[list[str], list[History]]:
+        """Answer several questions in one batch, padded on the left.
 
         Args:
-            pixel_values: (T, 3, H, W), float and normalised, or uint8, which is then normalised here (ImageNet).
+            questions: one per conversation; each gets an `<image>` in front if it has none and there are images.
+            num_patches_list: tiles of each image, over all conversations in order.
+            history: one conversation so far, or None, per question.
 
-        Returns:
-            (T, P, D) in the width of the language model.
+        The other arguments, the results and the errors are those of `chat`, a list per question instead of one.
         """
-        if pixel_values.dtype == torch.uint8:
-            pixel_values = normalize_tiles(pixel_values)
-        features = self._vision_features(pixel_values)[:, 1:]  # without the class token
-        side = int(features.shape[1] ** 0.5)
-        features = self.pixel_shuffle(features.unflatten(1, (side, side)), self.config.downsample_ratio)
-        return self.mlp1(features.flatten(1, 2))
+        histories = history or [None] * len(questions)
+        conversations = [[*(turns or []), (question, "")] for turns, question in zip(histories, questions, strict=True)]
+        images = self._image_strings(tokenizer, pixel_values, num_patches_list, **image_tokens)
+        conversations = self._answered(tokenizer, pixel_values, conversations, images, generation_config)
+        if verbose:
+            print(*("\n".join(turns[-1]) for turns in conversations), sep="\n")  # noqa: T201 -- asked for
+        answers = [turns[-1][1] for turns in conversations]
+        return (answers, conversations) if return_history else answers
 
-    def _vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Return the chosen hidden state (T, N, D of InternViT)."""
-        if self.config.select_layer == -1:
-            return self.vision_model(pixel_values).last_hidden_state
-        return self.vision_model(pixel_values, output_hidden_states=True).hidden_states[self.config.select_layer]
+    def _image_strings(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        pixel_values: torch.Tensor | None,
+        num_patches_list: list[int] | None,
+        *,
+        IMG_START_TOKEN: str = IMG_START_TOKEN,
+        IMG_END_TOKEN: str = IMG_END_TOKEN,
+        IMG_CONTEXT_TOKEN: str = IMG_CONTEXT_TOKEN,
+    ) -> list[str]:
+        """Return what stands in the prompt for each image, and learn the id of the context token."""
+        tiles = 0 if pixel_values is None else len(pixel_values)
+        num_patches_list = num_patches_list or []
+        if sum(num_patches_list) != tiles:
+            raise ValueError(f"num_patches_list {num_patches_list} does not sum up to the {tiles} tiles given")
+        self.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
+        return [
+            IMG_START_TOKEN + IMG_CONTEXT_TOKEN * (self.num_image_token * patches) + IMG_END_TOKEN
+            for patches in num_patches_list
+        ]
 
-    def pixel_shuffle(self, x: torch.Tensor, scale_factor: float = 0.5) -> torch.Tensor:
-        """Move neighbouring patches into channels: (T, h, w, C) -> (T, h * s, w * s, C / s ** 2).
+    def _answered(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        pixel_values: torch.Tensor | None,
+        conversations: list[History],
+        images: list[str],
+        generation_config: dict,
+    ) -> list[History]:
+        """Return the conversations with their last answer, empty before, filled in."""
+        if pixel_values is not None:
+            conversations = [_with_placeholder(turns) for turns in conversations]
+        prompts = [self._prompt(turns, images) for turns in conversations]
+        if images:
+            raise ValueError(f"{len(images)} images more than {IMAGE_PLACEHOLDER} placeholders in {conversations!r}")
+        end_token = self.conv_template.end_token
+        settings = {
+            "eos_token_id": tokenizer.convert_tokens_to_ids(end_token),
+            "pad_token_id": tokenizer.pad_token_id,
+            **generation_config,
+        }
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(self.device)
+        tiles = None if pixel_values is None else pixel_values.to(self.device)
+        output = self.generate(tiles, inputs["input_ids"], inputs["attention_mask"], **settings)
+        answers = [
+            text.split(end_token)[0].strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)
+        ]
+        # More answers than questions come of num_return_sequences; the first of each is taken.
+        answers = answers[:: max(1, len(answers) // len(conversations))]
+        return [[*turns[:-1], (turns[-1][0], answer)] for turns, answer in zip(conversations, answers, strict=True)]
 
-        "v1" leaves height and width swapped, which models of that version were trained with.
-        """
-        tiles, height, width, channels = x.shape
-        x = x.reshape(tiles, height, int(width * scale_factor), int(channels / scale_factor))
-        x = x.permute(0, 2, 1, 3)  # (T, w * s, h, C / s)
-        x = x.reshape(tiles, int(width * scale_factor), int(height * scale_factor), int(channels / scale_factor**2))
-        return x if self.config.ps_version == "v1" else x.permute(0, 2, 1, 3)
-
-
-def _language_model(config: InternVLChatConfig) -> PreTrainedModel:
-    """Build the language model; it shares the configuration object, so both stay in step."""
-    # By name, not by class: as remote code, transformers loads a module for the config and again for the model.
-    if config.llm_config.model_type == InternLM2Config.model_type:
-        return InternLM2ForCausalLM(config.llm_config)
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config.llm_config)](config.llm_config)
-
-
-def _projector(config: InternVLChatConfig) -> nn.Sequential:
-    """Build `mlp1`, from shuffled InternViT features to the width of the language model."""
-    shuffled = config.vision_config.hidden_size * int(1 / config.downsample_ratio) ** 2
-    width = config.llm_config.hidden_size
-    return nn.Sequential(nn.LayerNorm(shuffled), nn.Linear(shuffled, width), nn.GELU(), nn.Linear(width, width))
+    def _prompt(self, conversation: History, images: list[str]) -> str:
+        """Return the conversation up to its last answer, the images that it needs taken off `images`."""
+        turns: list[tuple[str, str | None]] = []
+        for question, answer in conversation:
+            turns += [("user", expand_placeholders(question, images)), ("assistant", answer)]
+        turns[-1] = ("assistant", None)
+        return self.conv_template.prompt(turns, self.system_message)

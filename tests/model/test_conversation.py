@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from internvl_chat.model.conversation import TEMPLATES, Segment, get_template
 from internvl_chat.model.constants import IGNORE_INDEX
+from internvl_chat.model.conversation import TEMPLATES, Segment, get_template
 
 
 def test_one_turn_literally():
@@ -60,9 +60,7 @@ def test_bad_turns(turns, message):
 
 @pytest.fixture(scope="module")
 def rows(golden_folder):
-    lines = [
-        line for name in ("mmpr_en", "mmpr_zh") for line in (golden_folder / "data" / f"{name}.jsonl").open("rb")
-    ]
+    lines = [line for name in ("mmpr_en", "mmpr_zh") for line in (golden_folder / "data" / f"{name}.jsonl").open("rb")]
     return {row["id"]: row for row in map(json.loads, lines)}
 
 

@@ -18,8 +18,7 @@ def test_bits_are_those_of_the_golden_pixels(qwen2):
 def test_by_hand():
     tiles = torch.tensor([0, 255, 128], dtype=torch.uint8).view(1, 3, 1, 1)
     expected = [
-        (value / 255 - mean) / std
-        for value, mean, std in zip((0, 255, 128), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+        (value / 255 - mean) / std for value, mean, std in zip((0, 255, 128), IMAGENET_MEAN, IMAGENET_STD, strict=True)
     ]
     assert normalize_tiles(tiles).flatten().tolist() == pytest.approx(expected, rel=1e-6)
     assert normalize_tiles(tiles, "siglip").flatten().tolist() == pytest.approx([-1, 1, 2 * 128 / 255 - 1], abs=1e-6)
