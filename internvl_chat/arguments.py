@@ -151,7 +151,12 @@ class MPOConfig(TrainingArguments):
         if self.warmup_ratio is not None:
             self.warmup_steps, self.warmup_ratio = self.warmup_ratio, None  # a number below 1 is a share of all steps
         if self.grad_checkpoint is not None:
-            self.gradient_checkpointing, self.grad_checkpoint = self.grad_checkpoint, None
+            # transformers renames it from 5.18 on
+            today = (
+                "activation_checkpointing" if hasattr(self, "activation_checkpointing") else "gradient_checkpointing"
+            )
+            setattr(self, today, self.grad_checkpoint)
+            self.grad_checkpoint = None
         if self.group_by_length:
             self.train_sampling_strategy = "group_by_length"
         if self.use_liger:

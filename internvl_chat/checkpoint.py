@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import safe_open
 
 from internvl_chat.model import InternVLChatModel, remote_code_files
 
 CONFIG_NAME = "config.json"
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
 COPIED_SUFFIXES = (".json", ".model", ".txt", ".py", ".jinja", ".md")
 RUN_STATE = (
@@ -66,7 +68,6 @@ def export_checkpoint(
     folder: str | Path,
     *,
     state_dict: Mapping[str, torch.Tensor] | None = None,
-    dtype: torch.dtype | None = None,
 ) -> None:
     """Write the model to `folder` in the layout and dtype of the checkpoint it came from.
 
@@ -75,16 +76,23 @@ def export_checkpoint(
         source: local folder it was loaded from.
         folder: made when absent.
         state_dict: whole weights where `model` holds only shards of them (ZeRO-3).
-        dtype: stored dtype; None keeps that of the weights.
     """
     source, folder = Path(source), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = dict(model.state_dict() if state_dict is None else state_dict)
-    if dtype is not None:
-        weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    model.save_pretrained(folder, state_dict=weights)
+    weights = model.state_dict() if state_dict is None else state_dict
+    dtypes = stored_dtypes(source)
+    model.save_pretrained(folder, state_dict={k: w.to(dtypes.get(k, w.dtype)) for k, w in weights.items()})
     copy_companions(source, folder)
     write_config(source, folder, model.config.to_dict())
+
+
+def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
+    """Number format of each weight in the safetensors files of a checkpoint; reads only their headers."""
+    dtypes = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            dtypes |= {key: FLOATS[file.get_slice(key).get_dtype()] for key in file.keys()}  # noqa: SIM118
+    return dtypes
 
 
 def copy_companions(source: Path, folder: Path) -> None:

@@ -53,7 +53,7 @@ class MetricSums:
         self.num_tokens += num_tokens
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means per pair over all ranks and the throughput since the last reading; then start anew.
+        """Means per pair over all ranks and, in training, the throughput since the last reading; then start anew.
 
         A collective: every rank calls it, also one that saw no pair (it has no names of its own to bring).
         """

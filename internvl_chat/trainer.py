@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_parameter_names
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from trl.trainer.callbacks import SyncRefModelCallback
 
@@ -161,6 +161,14 @@ class MultimodalDPOTrainer(Trainer):
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count, reduction="sum")
         return count.clamp(min=1)
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Names of the parameters with weight decay: all but biases and LayerNorms, as the original trained.
+
+        Today's transformers also spares RMS norms, by their names.
+        """
+        names = get_parameter_names(model, [torch.nn.LayerNorm])
+        return [name for name in names if not name.endswith("bias")]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """As in transformers, with the dataset's own estimate of lengths for `group_by_length`."""

@@ -58,3 +58,9 @@ def policy(golden):
 @pytest.fixture
 def reference(golden):
     return load_model(golden.ckpt)
+
+
+@pytest.fixture(scope="session")
+def original_command():
+    """The argument line of the original 2.5-8B launcher, word for word but for the folder of its output."""
+    return (Path(__file__).parent / "original_command.txt").read_text()

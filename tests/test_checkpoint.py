@@ -45,11 +45,15 @@ def test_our_code_travels_where_the_source_brought_none(golden, policy, tmp_path
         assert (tmp_path / f"{target.split('.')[0]}.py").is_file()
 
 
-def test_stored_dtype_and_given_weights(golden, policy, tmp_path):
-    weights = {name: torch.zeros_like(tensor) for name, tensor in policy.state_dict().items()}
-    export_checkpoint(policy, golden.ckpt_policy, tmp_path, state_dict=weights, dtype=torch.bfloat16)
-    stored = load_file(tmp_path / "model.safetensors")
-    assert all(tensor.dtype == torch.bfloat16 and not tensor.any() for tensor in stored.values())
+def test_given_weights_are_written_in_the_dtype_of_the_source(golden, policy, tmp_path):
+    weights = {name: torch.zeros_like(tensor).bfloat16() for name, tensor in policy.state_dict().items()}
+    export_checkpoint(policy, golden.ckpt_policy, tmp_path / "float32", state_dict=weights)
+    stored = load_file(tmp_path / "float32" / "model.safetensors")
+    assert all(tensor.dtype == torch.float32 and not tensor.any() for tensor in stored.values())
+    policy.bfloat16().save_pretrained(tmp_path / "half")
+    export_checkpoint(policy.float(), tmp_path / "half", tmp_path / "bfloat16")
+    stored = load_file(tmp_path / "bfloat16" / "model.safetensors")
+    assert all(tensor.dtype == torch.bfloat16 for tensor in stored.values())
 
 
 def test_a_run_sets_only_its_own_fields(golden, policy, tmp_path):

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from internvl_chat.dataset import SkippedRow
 from safetensors.torch import load_file
 
 from internvl_chat.arguments import MPOConfig
+from internvl_chat.dataset import MixtureDataset, SkippedRow
 from internvl_chat.trainer import MultimodalDPOTrainer
 
 BATCHES = ("b1", "b2", "b3", "b4", "b5")
@@ -16,10 +16,16 @@ BATCHES = ("b1", "b2", "b3", "b4", "b5")
 
 @pytest.fixture
 def make_trainer(golden, tokenizer, tmp_path):
-    def make(policy, reference, **settings):
+    def make(policy, reference, train_dataset=None, **settings):
         args = MPOConfig(output_dir=str(tmp_path), report_to="none", disable_tqdm=True, **settings)
-        source = golden.ckpt_policy
-        return MultimodalDPOTrainer(policy, reference, args, processing_class=tokenizer, source=source)
+        return MultimodalDPOTrainer(
+            policy,
+            reference,
+            args,
+            processing_class=tokenizer,
+            source=golden.ckpt_policy,
+            train_dataset=train_dataset,
+        )
 
     return make
 
@@ -111,13 +117,44 @@ def test_four_steps_equal_the_golden_training(golden, golden_batch, make_trainer
             assert parameter.norm().item() == pytest.approx(expected["weights_after"][name]["norm"], rel=1e-5), name
 
 
-def test_weight_decay_spares_what_the_original_spared_and_the_other_norms(golden, make_trainer, policy, reference):
-    """The original, on an older transformers, decayed RMS norms; today's Trainer spares every norm."""
+def test_trainer_loop_equals_the_golden_one(golden, golden_folder, make_trainer, policy, reference, tokenizer):
+    """Data, sampler, accumulation, clipping, optimizer and log together: four steps of Trainer.train()."""
+    expected = golden.hfloop
+    dataset = MixtureDataset(
+        golden_folder / "data" / "meta.json", tokenizer, template="internvl2_5", num_image_token=4, image_size=56
+    )
+    trainer = make_trainer(
+        policy,
+        reference,
+        train_dataset=dataset,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=4,
+        learning_rate=1e-4,
+        weight_decay=0.05,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        logging_steps=1,
+        save_strategy="no",
+        train_sampling_strategy="sequential",
+    )
+    trainer.train()
+    for ours, theirs in zip(trainer.state.log_history[:4], expected["log_history"], strict=False):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+        for key in ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "nll_loss"):
+            assert ours[key] == pytest.approx(theirs[key], abs=2e-4), key
+        for key in ("logps/chosen", "logps/rejected"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-3), key
+    assert trainer.running_mean.mean.item() == pytest.approx(expected["micro_batches"][-1]["running"]["mean"], abs=1e-4)
+    for name, parameter in policy.named_parameters():
+        if not name.endswith("attn.qkv.bias"):
+            assert parameter.norm().item() == pytest.approx(expected["weights_after"][name]["norm"], rel=5e-6), name
+
+
+def test_weight_decay_spares_what_the_original_spared(golden, make_trainer, policy, reference):
     trainer = make_trainer(policy, reference, weight_decay=0.05)
-    exempt = {name for name, _ in policy.named_parameters()} - set(trainer.get_decay_parameter_names(policy))
-    spared_before = set(golden.train["hf_groups_clip1"]["no_decay_params"])
-    assert spared_before <= exempt
-    assert all("norm" in name for name in exempt - spared_before)
+    spared = {name for name, _ in policy.named_parameters()} - set(trainer.get_decay_parameter_names(policy))
+    assert spared == set(golden.train["hf_groups_clip1"]["no_decay_params"])
 
 
 def test_reference_never_trains_and_has_no_drop_path(golden_batch, make_trainer, policy, reference):

@@ -1,0 +1,71 @@
+"""Means per pair, by hand."""
+
+import time
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from internvl_chat.forward import PairLogps
+from internvl_chat.losses import PreferenceLoss
+from internvl_chat.metrics import MetricSums, gather_objects, pair_metrics
+
+
+@pytest.fixture
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def policy(rejected=True):
+    chosen, lengths = torch.tensor([-4.0, -6.0]), torch.tensor([2, 3])
+    if not rejected:
+        return PairLogps(chosen, None, lengths, None)
+    return PairLogps(chosen, torch.tensor([-5.0, -1.0]), lengths, torch.tensor([4, 1]))
+
+
+def loss():
+    return PreferenceLoss(
+        total=torch.tensor(3.0, requires_grad=True),
+        losses={"sigmoid": torch.tensor([0.5, 1.5])},
+        nll=torch.tensor(2.0),
+        chosen_rewards=torch.tensor([0.3, -0.1]),
+        rejected_rewards=torch.tensor([0.1, 0.2]),
+    )
+
+
+def test_sums_of_a_batch_by_hand():
+    sums = {name: value.item() for name, value in pair_metrics(policy(), loss()).items()}
+    assert sums == pytest.approx(
+        {
+            "nll_loss": 4.0,
+            "losses/sigmoid": 2.0,
+            "logps/chosen": -10.0,
+            "logps/rejected": -6.0,
+            "lengths/chosen": 5.0,
+            "lengths/rejected": 5.0,
+            "rewards/chosen": 0.2,
+            "rewards/rejected": 0.3,
+            "rewards/margins": -0.1,
+            "rewards/accuracies": 1.0,
+        }
+    )
+
+
+def test_fine_tuning_reports_nothing_of_a_preference():
+    assert not [name for name in pair_metrics(policy(rejected=False), loss()) if "reward" in name or "rejected" in name]
+
+
+def test_reading_gives_means_per_pair_and_starts_anew(accelerator):
+    sums = MetricSums()
+    sums.add({"x": torch.tensor(4.0).double()}, num_pairs=1, num_tokens=10)
+    sums.add({"x": torch.tensor(2.0).double(), "y": torch.tensor(6.0).double()}, num_pairs=2, num_tokens=20)
+    time.sleep(0.01)
+    means = sums.read(accelerator)
+    assert means["x"] == 2.0
+    assert means["y"] == 2.0
+    assert means["tokens_per_second"] == pytest.approx(10 * means["pairs_per_second"])
+    assert sums.read(accelerator) == {}
+
+
+def test_objects_of_a_single_process(accelerator):
+    assert gather_objects(accelerator, {"a": 1}) == [{"a": 1}]

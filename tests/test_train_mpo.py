@@ -1,0 +1,166 @@
+"""The entry point on the golden data: a run, its folder, its resume, and what it says to bad input."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from internvl_chat.model import load_model, load_tokenizer
+from internvl_chat.train_mpo import main
+
+
+@pytest.fixture
+def data(golden_folder, tmp_path, monkeypatch):
+    """A copy of the golden data, so that bad rows can be put in; line indexes stay out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return shutil.copytree(golden_folder / "data", tmp_path / "data")
+
+
+@pytest.fixture
+def flags(golden, data, tmp_path):
+    def make(**changes):
+        settings = {
+            "model_name_or_path": golden.ckpt,
+            "meta_path": data / "meta.json",
+            "output_dir": tmp_path / "run",
+            "force_image_size": 56,
+            "max_seq_length": 512,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 1e-3,
+            "max_steps": 4,
+            "save_steps": 2,
+            "logging_steps": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "dataloader_num_workers": 0,
+            **changes,
+        }
+        return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+    return make
+
+
+def log_of(folder):
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
+
+
+def test_a_run_trains_evaluates_and_leaves_a_checkpoint_that_loads(flags, data, tmp_path):
+    main(flags(eval_meta_path=data / "meta.json", evaluation_strategy="steps", eval_steps=4))
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-2"):
+        load_model(folder)
+        assert load_tokenizer(folder).encode("abc")
+    evaluation = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+    assert evaluation["eval_rewards/accuracies"] > 0.5
+    assert {"eval_losses/sigmoid", "eval_losses/bco_pair", "eval_nll_loss", "eval_delta"} <= evaluation.keys()
+    assert not (tmp_path / "run" / "skipped.jsonl").exists()
+
+
+def test_a_resumed_run_equals_one_that_was_never_stopped(flags, tmp_path):
+    settings = {"drop_path_rate": 0.2, "lr_scheduler_type": "constant"}
+    main(flags(output_dir=tmp_path / "whole", **settings))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    main(flags(output_dir=tmp_path / "resumed", **settings))
+    assert log_of(tmp_path / "resumed") == log_of(tmp_path / "whole")
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    resumed = load_file(tmp_path / "resumed" / "model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_frozen_parts_stay_as_they_were(flags, golden, tmp_path):
+    main(flags(freeze_backbone=True, unfreeze_vit_layers=1, freeze_mlp=True, max_steps=1))
+    before, after = load_file(f"{golden.ckpt}/model.safetensors"), load_file(tmp_path / "run" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("language_model.") for name in changed)
+    vision = {name for name in changed if name.startswith("vision_model.")}
+    assert vision and all(name.startswith("vision_model.encoder.layers.2.") for name in vision)
+    assert not [name for name in changed if name.startswith("mlp1.")]
+
+
+@pytest.mark.parametrize("loss_type", ["sft", "orpo", "sigmoid", "ipo,sppo_hard", "aot+"])
+def test_other_losses_train(flags, tmp_path, loss_type):
+    main(flags(loss_type=loss_type, max_steps=3, save_strategy="no"))
+    losses = log_of(tmp_path / "run")
+    assert losses[3] != losses[1]
+
+
+def test_tr_dpo_moves_the_reference(flags, tmp_path):
+    main(
+        flags(loss_type="sigmoid", sync_ref_model=True, ref_model_sync_steps=1, ref_model_mixup_alpha=1.0, max_steps=3)
+    )
+    # the reference is the policy again after each step, so every loss is that of no margin
+    assert log_of(tmp_path / "run") == pytest.approx(dict.fromkeys((1, 2, 3), 0.6931), abs=2e-4)
+
+
+def test_rows_that_cannot_be_used_are_skipped_and_written_down(flags, data, tmp_path):
+    rows = (data / "mmpr_en.jsonl").read_text().splitlines()
+    good = json.loads(rows[0])
+    bad = [
+        {**good, "image": "missing.png"},
+        {name: value for name, value in good.items() if name != "rejected"},
+        {**good, "question": "<image>\n<image>\nTwo placeholders, one picture."},
+        {**good, "chosen": ""},
+    ]
+    lines = [*rows, *(json.dumps(row) for row in bad), '{"image": "a.png",}']
+    (data / "mmpr_en.jsonl").write_text("\n".join(lines) + "\n")
+    main(flags(max_steps=-1, num_train_epochs=1, save_strategy="no"))
+    skipped = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert sorted({row["line"] for row in skipped}) == [8, 9, 10, 11, 12]
+    assert len(skipped) == 10  # repeat_time is 2
+    reasons = {row["line"]: row["reason"] for row in skipped}
+    assert "missing.png" in reasons[8]
+    assert "'rejected' is missing" in reasons[9]
+    assert "2" in reasons[10] and "1" in reasons[10]
+    assert "trailing comma" in reasons[12]
+    results = json.loads((tmp_path / "run" / "train_results.json").read_text())
+    assert results["skipped_rows"] == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model_name_or_path": "ckpt/none/here"}, FileNotFoundError, "no such checkpoint folder"),
+        ({"meta_path": "none/meta.json"}, FileNotFoundError, "none/meta.json"),
+        ({"conv_style": "internvl9"}, ValueError, "internvl9"),
+        ({"loss_type": "mpo!"}, ValueError, "unknown loss"),
+    ],
+)
+def test_bad_input_ends_before_the_first_step(flags, changes, error, message):
+    with pytest.raises(error, match=message):
+        main(flags(**changes))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"annotation": "absent.jsonl"}, "absent.jsonl"),
+        ({"repeat_time": -1}, "repeat_time"),
+    ],
+)
+def test_a_bad_meta_entry_is_named(flags, data, entry, message):
+    meta = json.loads((data / "meta.json").read_text())
+    meta["mmpr_en_mix"].update(entry)
+    (data / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises((ValueError, FileNotFoundError), match=f"mmpr_en_mix.*{message}"):
+        main(flags())
+
+
+@pytest.mark.integration
+def test_the_original_command_line_trains_word_for_word(golden, data, tmp_path, original_command):
+    """Under DeepSpeed ZeRO-1 in bfloat16, as published; only paths, the tile size and the checkpoint differ."""
+    line = original_command.format(output_dir=tmp_path / "run")
+    line = line.replace("ckpt/InternVL2_5-8B", golden.ckpt.replace("qwen2", "internlm2"))
+    line = line.replace("MMPR-v1.1/meta.json", str(data / "meta.json")).replace("image_size 448", "image_size 56")
+    command = f"{sys.executable} -m internvl_chat.train_mpo {' '.join(line.split())}"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    losses = log_of(tmp_path / "run")
+    assert len(losses) == 20 and all(0 < loss < 20 for loss in losses.values())
+    source = load_file(f"{golden.ckpt.replace('qwen2', 'internlm2')}/model.safetensors")
+    trained = load_file(tmp_path / "run" / "model.safetensors")
+    assert {name: tensor.dtype for name, tensor in trained.items()} == {name: t.dtype for name, t in source.items()}
+    assert any((tmp_path / "run" / "runs").rglob("events.out.tfevents.*"))
