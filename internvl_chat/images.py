@@ -29,8 +29,17 @@ MAX_PIXELS = 150_000_000  # width x height; an RGB image of this size takes 600 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program (EPS)
 AUGMENT_QUALITIES = (75, 100)  # JPEG qualities of data_augment, both included
 
-# What Pillow raises on broken files, beside OSError.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# What Pillow and its codecs raise on broken files (found by fuzzing, RuntimeError by AVIF).
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 Grid = tuple[int, int]  # (columns, rows)
 
