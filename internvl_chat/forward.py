@@ -12,7 +12,7 @@ from internvl_chat.attention import ATTENTION_NAME, register_attention
 from internvl_chat.logps import LogpsHead, install_logps_head, sequence_logps
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.packing import PackedPairs, pack
+from internvl_chat.packing import PackedPairs, pack_batch
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,23 @@ def use_shared_prefix(model: InternVLChatModel) -> None:
     install_logps_head(model.language_model)
 
 
-def packed(batch: Mapping[str, Any]) -> PackedPairs:
-    """The packed row that the collator made, or one made here of a batch that was only padded."""
+def packed(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with `packed`: as the collator made it, or made here of a batch that was only padded."""
     if "packed" in batch:
-        return batch["packed"]
+        return batch
     device = batch["pixel_values"].device
-    on_cpu = {name: value.cpu() for name, value in batch.items() if name.endswith(("input_ids", "labels"))}
-    return pack(on_cpu).to(device)
+    on_cpu = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    return {name: value.to(device) if hasattr(value, "to") else value for name, value in pack_batch(on_cpu).items()}
 
 
-def pair_logps(model: torch.nn.Module, batch: Mapping[str, Any]) -> PairLogps:
-    """Log-probs of both answers of each pair; vision tower and prompt run once per pair.
+def answer_logps(model: torch.nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+    """Log-probs (A,) of the distinct answers of a packed batch, float64 nats; vision tower and prompts run once.
 
     Args:
         model: the policy or the reference, wrapped or not, switched by `use_shared_prefix`.
-        batch: `packed` (or what it is made of), `pixel_values` (T, 3, H, W) uint8 or normalised, `image_flags` (T,).
+        batch: `packed`, `pixel_values` (T, 3, H, W) uint8 or normalised, `image_flags` (T,).
     """
-    row = packed(batch)
+    row: PackedPairs = batch["packed"]
     hidden = model(
         pixel_values=batch["pixel_values"],
         input_ids=row.input_ids,
@@ -69,12 +69,15 @@ def pair_logps(model: torch.nn.Module, batch: Mapping[str, Any]) -> PairLogps:
         use_cache=False,
     ).last_hidden_state
     logps = language_model_head(model)(hidden[0], row.labels)
-    sums = sequence_logps(logps, row.answer_ids, len(row.lengths))
-    chosen, rejected = sums[: row.num_prompts], sums[row.num_prompts :]
-    chosen_lengths, rejected_lengths = row.lengths[: row.num_prompts], row.lengths[row.num_prompts :]
-    if not len(rejected):
-        return PairLogps(chosen, None, chosen_lengths, None)
-    return PairLogps(chosen, rejected, chosen_lengths, rejected_lengths)
+    return sequence_logps(logps, row.answer_ids, len(row.lengths))
+
+
+def pair_logps(logps: torch.Tensor, row: PackedPairs) -> PairLogps:
+    """Deal the log-probs (A,) of a packed row's answers out to its pairs."""
+    sides, lengths = logps[row.pair_answers], row.lengths[row.pair_answers]  # (2, B), or (1, B) in fine-tuning
+    if len(sides) == 1:
+        return PairLogps(sides[0], None, lengths[0], None)
+    return PairLogps(sides[0], sides[1], lengths[0], lengths[1])
 
 
 def language_model_head(model: torch.nn.Module) -> LogpsHead:
@@ -93,8 +96,6 @@ def idle_batch(model: InternVLChatModel, device: torch.device) -> dict[str, Any]
         "chosen_input_ids": torch.tensor([tokens]),
         "chosen_labels": torch.tensor([[IGNORE_INDEX] * (len(tokens) - 1) + [0]]),
     }
-    return {
-        "packed": pack(batch).to(device),
-        "pixel_values": torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device),
-        "image_flags": torch.ones(1, dtype=torch.long, device=device),
-    }
+    batch["pixel_values"] = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    batch["image_flags"] = torch.ones(1, dtype=torch.long)
+    return {name: value.to(device) for name, value in pack_batch(batch).items()}

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from trl.models.utils import prepare_deepspeed
 
-from internvl_chat.forward import PairLogps, pair_logps
+from internvl_chat.forward import PairLogps, answer_logps, pair_logps
 from internvl_chat.model import InternVLChatModel
 
 
@@ -37,5 +37,5 @@ class FrozenReference:
 
     @torch.no_grad()
     def logps(self, batch: dict[str, Any]) -> PairLogps:
-        """Sequence log-probs of both answers of each pair, (B,) each, without a graph."""
-        return pair_logps(self.model, batch)
+        """Sequence log-probs of both answers of each pair of a packed batch, (B,) each, without a graph."""
+        return pair_logps(answer_logps(self.model, batch), batch["packed"])

@@ -20,7 +20,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.checkpoint import export_checkpoint
-from internvl_chat.forward import PairLogps, idle_batch, packed, pair_logps, use_shared_prefix
+from internvl_chat.forward import PairLogps, answer_logps, idle_batch, packed, pair_logps, use_shared_prefix
 from internvl_chat.ledger import SkippedRows
 from internvl_chat.losses import PreferenceLogps, PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
 from internvl_chat.metrics import MetricSums, pair_metrics
@@ -106,7 +106,9 @@ class MultimodalDPOTrainer(Trainer):
         is_idle = "pixel_values" not in inputs
         if is_idle:  # all ranks have to run the same modules
             inputs = idle_batch(self.accelerator.unwrap_model(model), self.args.device)
-        policy = pair_logps(model, inputs)
+        inputs = packed(inputs)
+        row = inputs["packed"]
+        policy = pair_logps(answer_logps(model, inputs), row)
         reference = self.reference.logps(inputs) if self.reference is not None else None
         if is_idle:
             if self.mixture.needs_delta and model.training:
@@ -116,7 +118,7 @@ class MultimodalDPOTrainer(Trainer):
         self._check_finite(result, inputs)
         num_pairs = len(policy.chosen)
         self.sums["train" if model.training else "eval"].add(
-            pair_metrics(policy, result), num_pairs, packed(inputs).input_ids.numel()
+            pair_metrics(policy, result), num_pairs, row.input_ids.numel()
         )
         loss = result.total
         if num_items_in_batch is not None:  # the mean over ranks that follows takes num_processes out again

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from internvl_chat.attention import ATTENTION_NAME, register_attention
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.packing import pack
+from internvl_chat.packing import pack_batch
 
 SIZES = {
     "vocab_size": 50,
@@ -34,7 +34,14 @@ def batch_of(pairs):
         width = max(map(len, rows))
         batch[f"{side}_input_ids"] = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         batch[f"{side}_labels"] = torch.tensor([row + [IGNORE_INDEX] * (width - len(row)) for row in marks])
+    batch["pixel_values"] = torch.arange(len(pairs), dtype=torch.uint8).reshape(-1, 1, 1, 1)
+    batch["image_flags"] = torch.ones(len(pairs), dtype=torch.long)
+    batch["num_tiles"] = torch.ones(len(pairs), dtype=torch.long)
     return batch
+
+
+def pack(batch):
+    return pack_batch(batch)["packed"]
 
 
 def test_one_pair_by_hand():
@@ -44,23 +51,62 @@ def test_one_pair_by_hand():
     assert row.labels.tolist() == [-100, -100, 1, 2, 3, 4, 8]
     assert row.answer_ids.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert row.lengths.tolist() == [2, 3]
-    assert row.num_prompts == 1
+    assert row.pair_answers.tolist() == [[0], [1]]
 
 
-def test_chosen_answers_come_before_rejected_ones():
+def test_each_prompt_comes_with_its_answers():
     row = pack(batch_of([([5, 6], [1], [2]), ([7], [3, 4], [8])]))
     # the one-token prompt 7 has no prefix; its branches start at position 0
     assert row.input_ids.tolist() == [[5, 6, 6, 7, 3, 7]]
     assert row.position_ids.tolist() == [[0, 1, 1, 0, 1, 0]]
-    assert row.answer_ids.tolist() == [0, 0, 2, 1, 1, 3]
-    assert row.lengths.tolist() == [1, 2, 1, 1]
+    assert row.answer_ids.tolist() == [0, 0, 1, 2, 2, 3]
+    assert row.lengths.tolist() == [1, 1, 2, 1]
+    assert row.pair_answers.tolist() == [[0, 2], [1, 3]]
 
 
 def test_fine_tuning_has_chosen_answers_alone():
-    batch = {name: value for name, value in batch_of([([5, 6], [1, 2], [3])]).items() if name.startswith("chosen")}
+    batch = {
+        name: value for name, value in batch_of([([5, 6], [1, 2], [3])]).items() if not name.startswith("rejected")
+    }
     row = pack(batch)
     assert row.input_ids.tolist() == [[5, 6, 1]]
     assert row.lengths.tolist() == [2]
+    assert row.pair_answers.tolist() == [[0]]
+
+
+def test_pairs_of_one_prompt_share_it_and_their_answers():
+    pairs = [([5, 6], [1], [2]), ([5, 6], [1], [3]), ([5, 6], [4], [2])]
+    batch = batch_of(pairs)
+    batch["pixel_values"][:] = 7  # the same picture three times
+    packed = pack_batch(batch)
+    row = packed["packed"]
+    assert row.input_ids.tolist() == [[5, 6, 6, 6, 6]]
+    assert row.labels.tolist() == [-100, 1, 2, 3, 4]
+    assert row.pair_answers.tolist() == [[0, 0, 3], [1, 2, 1]]
+    assert packed["pixel_values"].shape == (1, 1, 1, 1)
+    assert packed["image_flags"].tolist() == [1]
+
+
+def test_another_picture_is_another_prompt():
+    packed = pack_batch(batch_of([([5, 6], [1], [2]), ([5, 6], [1], [2])]))
+    assert packed["packed"].input_ids.tolist() == [[5, 6, 6, 5, 6, 6]]
+    assert packed["pixel_values"].flatten().tolist() == [0, 1]
+    assert len(set(packed["packed"].answer_keys)) == 4
+
+
+def test_rows_of_foreign_collators_are_never_merged():
+    batch = batch_of([([5, 6], [1], [2]), ([5, 6], [1], [2])])
+    batch["pixel_values"][:] = 7
+    del batch["num_tiles"]
+    packed = pack_batch(batch)
+    assert packed["packed"].pair_answers.tolist() == [[0, 2], [1, 3]]
+    assert len(packed["pixel_values"]) == 2
+
+
+def test_keys_tell_prompt_picture_and_answer_and_nothing_else():
+    whole = pack(batch_of([([5, 6], [1], [2]), ([7, 8, 9], [1, 2], [4, 3, 2, 1])]))
+    alone = pack({name: value[:1] for name, value in batch_of([([5, 6], [1], [2])]).items()})
+    assert whole.answer_keys[:2] == alone.answer_keys
 
 
 def test_unlike_prompts_are_refused():
@@ -93,7 +139,7 @@ def test_hidden_states_and_gradients_equal_those_of_single_sequences(family, che
     pairs = [([5, 6, 7, 1], [1, 2], [3, 4, 8]), (list(range(10, 30)), [3, 4, 31, 32], [8]), ([40, 41], [2], [2, 44])]
     row = pack(batch_of(pairs))
     model = model_class(deepcopy(config)).train()
-    tokens = [torch.tensor([pair[0] + pair[side]]) for side in (1, 2) for pair in pairs]
+    tokens = [torch.tensor([pair[0] + pair[side]]) for pair in pairs for side in (1, 2)]
     plain = []
     for ids, length in zip(tokens, row.lengths.tolist(), strict=True):
         logps = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
@@ -124,4 +170,4 @@ def test_moving_keeps_every_tensor():
     moved = row.to("meta")
     assert moved.input_ids.device.type == "meta"
     assert moved.layout.groups[0].queries.device.type == "meta"
-    assert moved.num_prompts == 1
+    assert moved.answer_keys == row.answer_keys
