@@ -17,9 +17,16 @@ AUTO_MAP = {
 }
 
 
-def _language_config(fields: dict) -> PreTrainedConfig:
-    """Return the configuration object of the language model that `fields` describe."""
-    fields = deepcopy(fields)
+def _vision_config(fields: dict | PreTrainedConfig | None) -> PreTrainedConfig:
+    """Return the configuration object of InternViT that `fields` are or describe."""
+    return fields if isinstance(fields, PreTrainedConfig) else InternVisionConfig(**(fields or {}))
+
+
+def _language_config(fields: dict | PreTrainedConfig | None) -> PreTrainedConfig:
+    """Return the configuration object of the language model that `fields` are or describe."""
+    if isinstance(fields, PreTrainedConfig):
+        return fields
+    fields = deepcopy(fields) or {"model_type": InternLM2Config.model_type}
     # What the machine of the checkpoint's author used says nothing about ours; flash there would fail on a CPU.
     fields.pop("attn_implementation", None)
     fields.pop("_attn_implementation", None)
@@ -38,15 +45,13 @@ def _publish(fields: dict) -> dict:
     """Rename in place, at all levels, what transformers 5 renamed: other tools read the published names."""
     if "dtype" in fields:
         fields["torch_dtype"] = fields.pop("dtype")
-    rope = fields.get("rope_parameters")
-    if isinstance(rope, dict) and "rope_theta" in rope:
-        del fields["rope_parameters"]
-        scaling = {"type" if name == "rope_type" else name: rope[name] for name in sorted(rope) if name != "type"}
-        fields["rope_theta"] = scaling.pop("rope_theta")
-        fields["rope_scaling"] = None if scaling["type"] == "default" else scaling
-    for value in fields.values():
-        if isinstance(value, dict):
-            _publish(value)
+    if "rope_theta" in (fields.get("rope_parameters") or {}):
+        rope = {name: value for name, value in fields.pop("rope_parameters").items() if name != "type"}
+        fields["rope_theta"], kind = rope.pop("rope_theta"), rope.pop("rope_type")
+        fields["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    for name in ("vision_config", "llm_config"):
+        if name in fields:
+            _publish(fields[name])
     return fields
 
 
@@ -98,10 +103,8 @@ class InternVLChatConfig(PreTrainedConfig):
             raise ValueError(f"ps_version is {self.ps_version!r}; known: 'v1', 'v2'")
         if not 0 < self.downsample_ratio <= 1:
             raise ValueError(f"downsample_ratio is {self.downsample_ratio}; it must be in (0, 1]")
-        if not isinstance(self.vision_config, PreTrainedConfig):
-            self.vision_config = InternVisionConfig(**(self.vision_config or {}))
-        if not isinstance(self.llm_config, PreTrainedConfig):
-            self.llm_config = _language_config(self.llm_config or {"model_type": InternLM2Config.model_type})
+        self.vision_config = _vision_config(self.vision_config)
+        self.llm_config = _language_config(self.llm_config)
         self.auto_map = self.auto_map or dict(AUTO_MAP)
         super().__post_init__(**kwargs)
 

@@ -58,26 +58,30 @@ class Template:
             ValueError: a role is unknown, or a text is missing elsewhere than in the last assistant turn.
         """
         system = self.system_message if system_message is None else system_message
-        close = self.end_token + self.separator
-        segments = [Segment(self.system_prefix + system + close, False)]
+        segments = [Segment(self.system_prefix + system + self.end_token + self.separator, False)]
         for index, (role, text) in enumerate(turns):
-            if role not in ("user", "assistant"):
-                raise ValueError(f"turn {index} has role {role!r}; a role is 'user' or 'assistant'")
-            is_open = role == "assistant" and index == len(turns) - 1
-            if text is None and not is_open:
-                raise ValueError(f"turn {index} ({role}) has no text; only a last assistant turn may be open")
-            if role == "user":
-                segments.append(Segment(f"{self.user_prefix}{text}{close}", False))
-                continue
-            segments.append(Segment(self.assistant_prefix, False))
-            if text is not None:
-                segments.append(Segment(text + self.end_token, True))
-                segments.append(Segment(self.separator, False))
+            _check_turn(index, role, text, is_last=index == len(turns) - 1)
+            segments += self._turn(role, text)
         return [segment for segment in segments if segment.text]
+
+    def _turn(self, role: str, text: str | None) -> list[Segment]:
+        if role == "user":
+            return [Segment(f"{self.user_prefix}{text}{self.end_token}{self.separator}", False)]
+        prefix = Segment(self.assistant_prefix, False)
+        if text is None:
+            return [prefix]
+        return [prefix, Segment(text + self.end_token, True), Segment(self.separator, False)]
 
     def prompt(self, turns: list[tuple[str, str | None]], system_message: str | None = None) -> str:
         """Return `render` as one string; see there for the arguments."""
         return "".join(segment.text for segment in self.render(turns, system_message))
+
+
+def _check_turn(index: int, role: str, text: str | None, *, is_last: bool) -> None:
+    if role not in ("user", "assistant"):
+        raise ValueError(f"turn {index} has role {role!r}; a role is 'user' or 'assistant'")
+    if text is None and not (is_last and role == "assistant"):
+        raise ValueError(f"turn {index} ({role}) has no text; only a last assistant turn may be open")
 
 
 TEMPLATES = {

@@ -71,18 +71,16 @@ def load_model(
     config = deepcopy(config) if config is not None else load_config(path)
     _check_folder(path, "*.safetensors")
     _check_shards(path)
-    if dtype is None:
-        config.dtype = None  # config.json may say otherwise than the files hold
-    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    config.dtype = dtype  # with None the files decide, whatever config.json says of them
     try:
         model, report = InternVLChatModel.from_pretrained(
             os.fspath(path),
             config=config,
             dtype=dtype or "auto",
+            attn_implementation=attn_implementation,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # so that they come in the report, with the other wrong keys
             output_loading_info=True,
-            **attention,
         )
     except SafetensorError as error:
         raise ValueError(f"{path}: a weight file is broken or cut short ({error}); download it again") from error

@@ -98,6 +98,12 @@ class InternLM2DecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.feed_forward(self.ffn_norm(hidden_states))
 
 
+def _next_positions(inputs_embeds: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
+    """Return (1, S) positions that count on from the cache."""
+    seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+    return torch.arange(seen, seen + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+
+
 class InternLM2PreTrainedModel(PreTrainedModel):
     """What transformers needs to know about both classes below."""
 
@@ -164,8 +170,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(seen, seen + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+            position_ids = _next_positions(inputs_embeds, past_key_values)
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

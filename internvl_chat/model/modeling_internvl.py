@@ -128,7 +128,7 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
             return inputs_embeds
         if self.img_context_token_id is None:
             raise ValueError(
-                "img_context_token_id is None: load with load_model, or set it to "
+                f"img_context_token_id is {self.img_context_token_id}: load with load_model, or set it to "
                 "tokenizer.convert_tokens_to_ids('<IMG_CONTEXT>')"
             )
         is_image = input_ids == self.img_context_token_id  # (B, S)

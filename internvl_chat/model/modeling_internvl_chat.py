@@ -36,6 +36,11 @@ def expand_placeholders(text: str, images: list[str]) -> str:
     return parts[0] + "".join(image + part for image, part in zip(taken, parts[1:], strict=True))
 
 
+def _opened(history: History | None, question: str) -> History:
+    """Return the conversation with a question whose answer is to come."""
+    return [*(history or []), (question, "")]
+
+
 def _with_placeholder(conversation: History) -> History:
     """Return the conversation with an `<image>` in front of its first question, if it is the only one and has none."""
     [(question, answer), *later] = conversation
@@ -136,8 +141,8 @@ class InternVLChatModel(InternVLNetwork):
         if num_patches_list is None and pixel_values is not None:
             num_patches_list = [len(pixel_values)]
         images = self._image_strings(tokenizer, pixel_values, num_patches_list, **image_tokens)
-        conversations = [[*(history or []), (question, "")]]
-        [conversation] = self._answered(tokenizer, pixel_values, conversations, images, generation_config)
+        opened = [_opened(history, question)]
+        [conversation] = self._answered(tokenizer, pixel_values, opened, images, generation_config)
         question, answer = conversation[-1]
         if verbose:
             print(question, answer, sep="\n")  # noqa: T201 -- asked for
@@ -165,10 +170,10 @@ class InternVLChatModel(InternVLNetwork):
 
         The other arguments, the results and the errors are those of `chat`, a list per question instead of one.
         """
-        histories = history or [None] * len(questions)
-        conversations = [[*(turns or []), (question, "")] for turns, question in zip(histories, questions, strict=True)]
         images = self._image_strings(tokenizer, pixel_values, num_patches_list, **image_tokens)
-        conversations = self._answered(tokenizer, pixel_values, conversations, images, generation_config)
+        histories = history or [None] * len(questions)
+        opened = [_opened(turns, question) for turns, question in zip(histories, questions, strict=True)]
+        conversations = self._answered(tokenizer, pixel_values, opened, images, generation_config)
         if verbose:
             print(*("\n".join(turns[-1]) for turns in conversations), sep="\n")  # noqa: T201 -- asked for
         answers = [turns[-1][1] for turns in conversations]
@@ -221,8 +226,7 @@ class InternVLChatModel(InternVLNetwork):
         answers = [
             text.split(end_token)[0].strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)
         ]
-        # More answers than questions come of num_return_sequences; the first of each is taken.
-        answers = answers[:: max(1, len(answers) // len(conversations))]
+        answers = answers[:: len(answers) // len(conversations)]  # the first of num_return_sequences
         return [[*turns[:-1], (turns[-1][0], answer)] for turns, answer in zip(conversations, answers, strict=True)]
 
     def _prompt(self, conversation: History, images: list[str]) -> str:

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING
 
 from internvl_chat.model import load_config, load_model, load_tokenizer
 
@@ -97,6 +98,8 @@ def test_model_max_length(family):
     ],
 )
 def test_other_language_models_come_back_the_same(build_model, qwen2, tmp_path, model_type, extra):
+    if model_type != "internlm2" and model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {model_type}")
     model = build_model(model_type, **extra)
     model.save_pretrained(tmp_path / "once")
     for name in TOKENIZER_FILES:

@@ -136,6 +136,11 @@ def test_an_image_without_placeholder(model, family):
         model.batch_chat(family.tokenizer, tiles, ["<image> ?"], GREEDY, [1, len(tiles) - 1])
 
 
+def test_histories_must_be_as_many_as_questions(model, family):
+    with pytest.raises(ValueError, match="zip"):
+        model.batch_chat(family.tokenizer, None, ["a", "b"], GREEDY, history=[[]])
+
+
 def test_expand_placeholders():
     images = ["X", "Y", "Z"]
     assert expand_placeholders("a<image>b<image>", images) == "aXbY"
