@@ -47,6 +47,18 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
         os.close(folder)
 
 
+def join_files(path: Path, parts: Iterable[Path]) -> None:
+    """Write the contents of several files, one behind the other, into one that is there whole or not at all."""
+
+    def chunks() -> Iterator[bytes]:
+        for part in parts:
+            with open(part, "rb") as file:
+                while chunk := file.read(1 << 20):
+                    yield chunk
+
+    write_atomically(path, chunks())
+
+
 def whole_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """(byte offset, parsed value) of each complete line; a torn last line and lines that are not JSON are left out."""
     offset = 0

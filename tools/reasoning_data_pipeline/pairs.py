@@ -25,6 +25,7 @@ import orjson
 import xxhash
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 KEY_DIGITS = 32  # a 128-bit hash in hexadecimal
 PARTITION_BYTES = 8 << 20  # read whole, about 8 times as much as Python objects
@@ -96,24 +97,28 @@ class KeyPartitions:
 def read_groups(path: Path) -> Iterator[Group]:
     """The groups of one partition file, in the order of their keys."""
     groups: dict[bytes, list[bytes]] = {}
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=1 << 20) as file:
         for line in file:
             groups.setdefault(line[:KEY_DIGITS], []).append(line[KEY_DIGITS:])
     for key in sorted(groups):
         yield Group(key.decode(), sorted(groups.pop(key)))
 
 
-def draw_pairs(chosen: Sequence[T], rejected: Sequence[T], limit: int, seed: str) -> list[tuple[T, T]]:
-    """Up to `limit` different (chosen, rejected) pairs, every one equally likely; all of them if `limit` is 0.
+def draw(items: Sequence[T], limit: int, seed: str) -> Sequence[T]:
+    """Up to `limit` of the items in their order, every choice equally likely; all of them if `limit` is 0.
 
     Args:
-        chosen, rejected: in an order that does not depend on the order of the input.
-        seed: the key of the question; it alone decides the draw.
+        items: in an order that does not depend on the order of the input.
+        seed: it alone decides the choice.
     """
     if limit < 0:
-        raise ValueError(f"the number of pairs must be 0 (all) or more, not {limit}")
-    total = len(chosen) * len(rejected)
-    picked: Sequence[int] = range(total)
-    if 0 < limit < total:
-        picked = sorted(random.Random(seed).sample(range(total), limit))
+        raise ValueError(f"the limit must be 0 (all) or more, not {limit}")
+    if not 0 < limit < len(items):
+        return items
+    return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), limit))]
+
+
+def draw_pairs(chosen: Sequence[T], rejected: Sequence[U], limit: int, seed: str) -> list[tuple[T, U]]:
+    """Up to `limit` different (chosen, rejected) pairs, as `draw` of all of them."""
+    picked = draw(range(len(chosen) * len(rejected)), limit, seed)
     return [(chosen[index // len(rejected)], rejected[index % len(rejected)]) for index in picked]

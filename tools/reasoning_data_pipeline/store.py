@@ -182,7 +182,7 @@ class SampleStore:
             begun = {"generation": generation, "parameters": mine, "origin": dict(origin)}
             write_atomically(manifest, [json_text(begun)])
             known = orjson.loads(manifest.read_bytes())  # a worker that started with us may have been the last to write
-        if differences := _differences(known["parameters"], mine):
+        if differences := describe_differences(known["parameters"], mine):
             raise StoreMismatchError(
                 f"{self.output} was begun with other parameters: {differences}; "
                 "resume with the old ones, or start afresh with --overwrite"
@@ -254,7 +254,7 @@ class SampleStore:
             shard.unlink(missing_ok=True)
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """'temperature 1.0 -> 0.8, ...' over the parameters that are not equal."""
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     return ", ".join(f"{name} {then.get(name)!r} -> {now.get(name)!r}" for name in names)

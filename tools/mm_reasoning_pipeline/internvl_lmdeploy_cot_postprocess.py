@@ -1,0 +1,6 @@
+"""The documented older name of tools/reasoning_data_pipeline/mmpr_data_pipeline_correctness_postprocess.py."""
+
+from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Answers with scored steps to training data: PRM and ORM conversations, and preference pairs.
+
+    python tools/reasoning_data_pipeline/visualprm_data_pipeline_postprocess.py --data-dir out --save-dir prm \\
+        --mc-threshold 0.0 --early-stop --include-orm-data
+
+Reads every *.jsonl below --data-dir, rows {image, question, answer, response, steps_with_score: [{step, score,
+num_mc_correct, num_mc_total}]}. Files of one name are one data set. Writes below --save-dir:
+
+    raw/<name>_prm.jsonl                 one conversation per answer, a turn per step: "+" above the threshold, else "-"
+    raw/<name>_pairs_step_scores.jsonl   answers to one question, told apart by their first step of unequal score
+    meta.json, prm_meta.json             the pairs, and the conversations, ready for training
+    summary.json, rejects.jsonl          what was counted, and the rows that could not be used
+
+A step that was not measured has no label: its conversation ends before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from internvl_chat.records import Prompt, RecordError, Source, parse_row, shown
+from tools.reasoning_data_pipeline.durable import join_files, json_line
+from tools.reasoning_data_pipeline.pair_index import (
+    forget_finished,
+    input_record,
+    is_finished,
+    meta_entries,
+    publish,
+    write_finished,
+)
+from tools.reasoning_data_pipeline.pairs import Group, KeyPartitions, draw, question_key, read_groups
+from tools.reasoning_data_pipeline.sampled_files import SampledDataset, find_datasets, partition_rows
+from tools.reasoning_data_pipeline.steps import STEP_BREAK, ScoredStep, orm_conversation, prm_conversation, step_pairs
+from tools.reasoning_data_pipeline.worker import Worker
+
+OUTPUTS = {"prm": "raw/{}_prm.jsonl", "pairs": "raw/{}_pairs_step_scores.jsonl"}
+
+
+def read_steps(row: dict[str, Any], where: Source) -> list[ScoredStep]:
+    """The scored steps of a row; RecordError if there are none or one is unusable."""
+    entries = row.get("steps_with_score")
+    if not isinstance(entries, list) or not entries:
+        raise RecordError(*where, f"field 'steps_with_score' must be a list of steps, not {shown(entries)}")
+    return [ScoredStep.from_row(entry, where) for entry in entries]
+
+
+def scored_key(line: bytes, where: Source) -> str:
+    """The key of a row of scored steps; RecordError with the reason if it is none."""
+    row = parse_row(line, *where)
+    prompt = Prompt.from_row(row, where, allow_no_answer=True)
+    read_steps(row, where)
+    if not isinstance(row.get("response", ""), str):
+        raise RecordError(*where, f"field 'response' must be a string, not {shown(row['response'])}")
+    return question_key(prompt.image, prompt.question, prompt.answer)
+
+
+def convert(dataset: SampledDataset, args: argparse.Namespace) -> None:
+    """Make the conversations and pairs of one data set, unless they are there."""
+    options = {name: getattr(args, name) for name in OPTIONS}
+    record: dict[str, Any] = {"options": options, "inputs": input_record(dataset.files)}
+    if not args.overwrite and is_finished(args.save_dir, dataset.name, record):
+        return
+    forget_finished(args.save_dir, dataset.name)
+    folder = args.save_dir / f".{dataset.name}.partitions"
+    paths = {kind: args.save_dir / name.format(dataset.name) for kind, name in OUTPUTS.items()}
+    counts: Counter[str] = Counter()
+    with KeyPartitions(folder, KeyPartitions.count_for(dataset.size)) as partitions:
+        rejects = partition_rows(dataset, partitions, scored_key)
+        with ExitStack() as stack:
+            files = {kind: stack.enter_context(open(folder / kind, "wb")) for kind in OUTPUTS}
+            for index in range(partitions.count):
+                for group in read_groups(partitions.path(index)):
+                    convert_group(group, args, files, counts)
+        for kind, path in paths.items():
+            join_files(path, [folder / kind])
+    image_root = args.image_root
+    record["meta"] = {
+        "meta.json": meta_entries([(paths["pairs"], counts["pairs"])], dataset.files, image_root),
+        "prm_meta.json": meta_entries([(paths["prm"], counts["conversations"])], dataset.files, image_root),
+    }
+    record["summary"] = {"bad_rows": len(rejects), **dict(sorted(counts.items()))}
+    write_finished(args.save_dir, dataset.name, record, rejects)
+
+
+def convert_group(group: Group, args: argparse.Namespace, files: dict[str, BinaryIO], counts: Counter[str]) -> None:
+    """Write the conversations and the pairs of one question, and count them."""
+    answers: dict[str, tuple[dict[str, Any], list[ScoredStep]]] = {}
+    for line in group.lines:
+        row = orjson.loads(line)
+        steps = read_steps(row, Source("partition", 1))
+        answers.setdefault(row.get("response") or STEP_BREAK.join(step.step for step in steps), (row, steps))
+    counts.update(rows=len(group.lines), duplicates=len(group.lines) - len(answers), questions=1)
+    for row, steps in answers.values():
+        write_conversations(row, steps, args, files["prm"], counts)
+    found = list(
+        step_pairs([steps for _, steps in answers.values()], threshold=args.mc_threshold, min_gap=args.min_gap)
+    )
+    texts, row = list(answers), orjson.loads(group.lines[0])
+    for pair in draw(found, args.num_pairs_per_key, group.key):
+        image = {"image": row["image"]} if row.get("image") else {}
+        answer = {"answer_gt": row["answer"]} if "answer" in row else {}
+        scores = {"step": pair.step, "chosen_score": pair.chosen_score, "rejected_score": pair.rejected_score}
+        sides = {"chosen": texts[pair.chosen], "rejected": texts[pair.rejected]}
+        reason = {"rejected_verdict": "lower step score"}
+        files["pairs"].write(json_line({**image, "question": row["question"], **sides, **answer, **scores, **reason}))
+        counts["pairs"] += 1
+
+
+def write_conversations(
+    row: dict[str, Any], steps: list[ScoredStep], args: argparse.Namespace, file: BinaryIO, counts: Counter[str]
+) -> None:
+    """Write the PRM conversation of one answer, and its ORM conversation when asked for."""
+    made = {"prm": prm_conversation(row, steps, threshold=args.mc_threshold, early_stop=args.early_stop)}
+    if args.include_orm_data:
+        made["orm"] = orm_conversation(row, steps, threshold=args.mc_threshold)
+    for kind, conversation in made.items():
+        if conversation is None:
+            counts[f"{kind} unmeasured"] += 1
+            continue
+        file.write(json_line(conversation))
+        counts["conversations"] += 1
+        counts.update(f"{kind} {turn['value']}" for turn in conversation["conversations"] if turn["from"] == "gpt")
+
+
+OPTIONS = ("mc_threshold", "early_stop", "include_orm_data", "num_pairs_per_key", "min_gap")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data-dir", type=Path, required=True, help="folder of the sampling run")
+    add("--save-dir", type=Path, required=True, help="where conversations, pairs and meta files go")
+    add("--mc-threshold", type=float, default=0.0, help="a step is right if its score is above (default: %(default)s)")
+    add("--early-stop", action="store_true", help="end a conversation with its first wrong step")
+    add("--include-orm-data", action="store_true", help="add a conversation of one turn that judges the whole answer")
+    add("--overwrite", action="store_true", help="do finished data sets again")
+    add("--num-pairs-per-key", type=int, default=15, metavar="N", help="at most N pairs per question; 0 for all "
+        "(default: %(default)s)")  # fmt: skip
+    add("--min-gap", type=float, default=0.25, help="scores that differ by no more are equal: they are estimates, of "
+        "standard error 0.125 at 16 continuations (default: %(default)s)")  # fmt: skip
+    add("--image-root", type=Path, help="folder that image paths are relative to, if not found otherwise")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Convert this rank's data sets and publish what is finished."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    datasets = find_datasets(args.data_dir, args.save_dir)
+    if not datasets:
+        parser.error(f"no *.jsonl below --data-dir {args.data_dir}: has the sampling run finished?")
+    worker = Worker.from_environment()
+    mine = datasets[worker.rank :: worker.world_size]
+    for dataset in mine:
+        convert(dataset, args)
+    summaries = publish(args.save_dir)
+    for dataset in mine:
+        print(f"{dataset.name}: " + ", ".join(f"{name} {n}" for name, n in summaries[dataset.name].items()))
+    print(f"{args.save_dir / 'meta.json'}: {len(summaries)} of {len(datasets)} data sets are finished")
+
+
+if __name__ == "__main__":
+    main()
