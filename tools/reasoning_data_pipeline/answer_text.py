@@ -1,0 +1,206 @@
+r"""One spelling for answers that read the same: Unicode, LaTeX, markdown and the phrases around an answer.
+
+`normalise` gives the text that the later tiers read: `\dfrac12`, `**A**`, `$5$`, `The answer is 5.` become `\frac12`, `A`, `5`, `5`.
+It never drops what carries meaning: signs, brackets, relations and units stay. `word_key` is the coarser key for plain words, without
+case, articles and punctuation; it is None for anything that looks like mathematics, where punctuation means something.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MAX_MARKUP_CHARS = 8000
+"""Longer answers are compared as text only: no answer that needs reading is that long, and bombs are."""
+_MAX_PEELS = 8
+
+_CHARACTERS = {
+    **dict.fromkeys("−–—‐‑‒﹣－", "-"),
+    **dict.fromkeys("‘’‛`´", "'"),
+    **dict.fromkeys("“”„«»「」《》", '"'),
+    **dict.fromkeys("×∙⋅·", "*"),
+    **dict.fromkeys("÷⁄∕", "/"),
+    "º": "°", "≦": "≤", "≧": "≥", "⩽": "≤", "⩾": "≥", "∣": "|", "～": "~", "∼": "~", "Ø": "∅",
+}  # fmt: skip
+_TRANSLATION = str.maketrans(_CHARACTERS)
+_BEFORE_NFKC = str.maketrans({**_CHARACTERS, "µ": "μ"})
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_VULGAR_AFTER_DIGIT = re.compile("(?<=[0-9])(?=[¼½¾⅐-⅞])")
+_INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
+_SPACES = re.compile(r"\s+")
+
+_SYMBOLS = {
+    "cdot": "*", "times": "*", "ast": "*", "div": "/", "pm": "±", "mp": "∓", "le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥",
+    "geqslant": "≥", "lt": "<", "gt": ">", "ne": "≠", "neq": "≠", "approx": "≈", "sim": "~", "infty": "∞", "cup": "∪", "cap": "∩", "in": "∈",
+    "emptyset": "∅", "varnothing": "∅", "angle": "∠", "parallel": "∥", "perp": "⊥", "triangle": "△", "degree": "°", "circ": "°", "mid": "|",
+    "vert": "|", "lvert": "|", "rvert": "|", "to": "→", "rightarrow": "→", "ldots": "...", "dots": "...", "cdots": "...", "cong": "≅",
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "varepsilon": "ε", "theta": "θ", "lambda": "λ", "mu": "μ", "pi": "π",
+    "rho": "ρ", "sigma": "σ", "tau": "τ", "phi": "φ", "varphi": "φ", "omega": "ω", "Delta": "Δ", "Omega": "Ω", "Sigma": "Σ", "Phi": "Φ",
+    "quad": " ", "qquad": " ", "displaystyle": " ", "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac", "lbrace": "⦃", "rbrace": "⦄",
+}  # fmt: skip
+_FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp".split())
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_ESCAPED = re.compile(r"\\([%$#&_ ,;:!{}|])")
+_ESCAPES = {"{": "⦃", "}": "⦄", "|": "∥", " ": " ", ",": " ", ";": " ", ":": " ", "!": ""}
+_SIZES = re.compile(r"\\(?:left|right|[bB]ig{1,2}[lr]?)(?![A-Za-z])\s*\.?")
+_FONT = re.compile(
+    r"\\(?:text(?:bf|it|rm|tt|sf)?|math(?:rm|bf|it|sf|bb|cal|tt)|mbox|operatorname|boldsymbol|bm|emph|underline)\s*\{([^{}]*)\}"
+)
+_REPEATING = re.compile(r"(\d*\.\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
+_SEGMENT = re.compile(r"\\(?:overline|bar)\s*\{([A-Z]{2})\}")
+_THIN_GROUP = re.compile(r"(?<=\d)(?:\\[,! ]|\{,\})(?=\d{3}(?!\d))")
+_DEGREE = re.compile(r"\^\s*(?:\{\s*°\s*\}|°)")
+_REALS = re.compile(r"^(?:R|ℝ|all real numbers|全体实数)$")
+
+_WRAPPERS = [
+    (re.compile(pattern, re.DOTALL), group)
+    for pattern, group in (
+        (r"\*\*(?!\*)(.+?)\*\*", 1), (r"\*([^*]+)\*", 1), (r"__(.+)__", 1), (r'"([^"]+)"', 1), (r"'([^']+)'", 1), (r"\$\$(.+)\$\$", 1),
+        (r"\$([^$]+)\$", 1), (r"\\\((.+)\\\)", 1), (r"\\\[(.+)\\\]", 1), (r"\\(?:boxed|fbox)\s*\{(.+)\}", 1), (r"\{([^{},]+)\}", 1),
+    )
+]  # fmt: skip
+_WRAPPER_STARTS = tuple("*_\"'$\\{")
+_PHRASE = re.compile(
+    r"(?:.*(?<![A-Za-z]))?(?:answer|result|solution|答案|结果)\s*(?:(?:is|are|should be|would be|must be)\b|[:=]|是|为)+\s*:?",
+    re.IGNORECASE,
+)
+_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:i choose|i pick)\s+|(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice)(?:\s+is|:)?\s+(?=\S)"
+    r"|(?:it is|it's|this is|that is|they are|there are|there is|= )\s*(?=\S)|(?:故|应|正确)?(?:选项|选择|选)(?:是|为)?\s*:?\s*(?=\(?[A-Za-z](?![A-Za-z])))",
+    re.IGNORECASE,
+)
+_TAIL = re.compile(
+    r"(?<=[A-Za-z)])(?:\s+is (?:the )?(?:correct|right)(?: answer| option| choice)?|选?项)$", re.IGNORECASE
+)
+_CALLED_ON_WORD = re.compile(r"(?:[^\W\d_]{2,}|[^\x00-\x7f])[!?]+$")
+
+
+def normalise(answer: str) -> str:
+    """`answer` in one spelling, without markup and phrases around it; "" only for a blank answer."""
+    text = _unicode(answer)
+    if len(text) > MAX_MARKUP_CHARS:
+        return text
+    for _ in range(_MAX_PEELS):
+        peeled = _peel(text)
+        if peeled == text:
+            break
+        text = peeled
+    if "\\" in text or "{" in text:
+        text = _latex(text)
+    return _strip_parentheses(text)
+
+
+def _unicode(answer: str) -> str:
+    if answer.isascii():
+        return " ".join(answer.replace("\0", "").replace("`", "'").split())
+    text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run[0].translate(_SUPERSCRIPTS)}}}", answer)
+    text = _VULGAR_AFTER_DIGIT.sub(" ", _INVISIBLE.sub("", text).replace("\0", ""))
+    text = unicodedata.normalize("NFKC", text.translate(_BEFORE_NFKC)).translate(_TRANSLATION)
+    return _SPACES.sub(" ", text).strip()
+
+
+def _peel(text: str) -> str:
+    """One layer less: an end mark, a wrapper, or a phrase that leads to the answer."""
+    text = _without_end_mark(text)
+    if text.startswith(_WRAPPER_STARTS):
+        for wrapper, group in _WRAPPERS:
+            match = wrapper.fullmatch(text)
+            if match and _balanced(match[group]):
+                return match[group].strip()
+    for phrase in (_PHRASE, _LEAD):
+        match = phrase.match(text)
+        if match and match.end() < len(text):
+            return text[match.end() :].strip()
+    return _TAIL.sub("", text)
+
+
+def _without_end_mark(text: str) -> str:
+    if text.endswith(("!", "?")):
+        return text.rstrip("!?") if _CALLED_ON_WORD.search(text) else text
+    if text.endswith((".", "。", ",", ";", ":", "、")) and not text.endswith("\\,"):
+        return text.rstrip(".。,;:、 ") or text
+    return text
+
+
+def _balanced(text: str) -> bool:
+    """Whether braces close in order, so that a wrapper's two ends belong together."""
+    depth = 0
+    for character in text.replace("\\{", "").replace("\\}", ""):
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _latex(text: str) -> str:
+    """Commands that have a plain spelling get it; structure (`\\frac`, `\\sqrt`, matrices) stays."""
+    text = _SIZES.sub("", _THIN_GROUP.sub(",", text))
+    for _ in range(_MAX_PEELS):
+        unfonted = _FONT.sub(r" \1" if "\\begin" in text else r"\1", text)
+        if unfonted == text:
+            break
+        text = unfonted
+    text = _REPEATING.sub(_expand_repeating, text)
+    text = _SEGMENT.sub(r"\1", text)
+    if "\\begin" not in text:  # there \\ ends a row, and \, may follow it
+        text = _ESCAPED.sub(lambda escaped: _ESCAPES.get(escaped[1], escaped[1]), text)
+    text = _COMMAND.sub(_plain_command, text)
+    text = _DEGREE.sub("°", text)
+    return _SPACES.sub(" ", text).strip()
+
+
+def _plain_command(command: re.Match[str]) -> str:
+    name = command[1]
+    if name in _FUNCTIONS:
+        return f" {name}"
+    return _SYMBOLS.get(name, command[0])
+
+
+def _expand_repeating(match: re.Match[str]) -> str:
+    """A repeating decimal as the fraction it is: 0.1(6) = (16 - 1) / 90."""
+    whole, _, fixed = match[1].partition(".")
+    repeated = match[2]
+    long, short = int(f"{whole or 0}{fixed}{repeated}"), int(f"{whole or 0}{fixed}")
+    return f"{long - short}/{'9' * len(repeated)}{'0' * len(fixed)}"
+
+
+def _strip_parentheses(text: str) -> str:
+    """Without the parentheses that enclose all of `text`, but for those of a tuple."""
+    leading = len(text) - len(text.lstrip("("))
+    trailing = len(text) - len(text.rstrip(")"))
+    pairs = min(leading, trailing)
+    if not pairs or "," in text:
+        return text
+    depth = lowest = pairs
+    for character in text[pairs : len(text) - pairs]:
+        depth += (character == "(") - (character == ")")
+        lowest = min(lowest, depth)
+    if depth != pairs or lowest <= 0:
+        return text
+    return text[lowest : len(text) - lowest].strip() or text
+
+
+_WORD = re.compile(r"[^\W\d_]{2,}|[^\x00-\x7f°π∞√]")
+_MATHEMATICAL = re.compile(r"[=<>≤≥^\\_|{}\[\]*√∪∩∞±⦃⦄]|\d\s*[+/!]|[-+]\d")
+_ABBREVIATION = re.compile(r"\b(?:(?:[^\W\d_]\.\s?)+[^\W\d_](?:\.|\b)|[Nn]/[Aa]\b)")
+_INNER_MARKS = re.compile(r"(?<=\w)[-/](?=\w)|[.,;:!?\"()。、&](?=\s|$|[^\d])|(?:^|(?<=\s))[@#('\"]+")
+_SMALL_WORDS = frozenset({"a", "an", "the"})
+NUMBER_WORDS = {
+    word: str(value) for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
+}
+
+
+def is_wordy(text: str) -> bool:
+    """Whether `text` is plain words: it has one, and nothing that mathematics could mean."""
+    return _WORD.search(text) is not None and _MATHEMATICAL.search(text) is None
+
+
+def word_key(text: str) -> str | None:
+    """What stays of plain words without case, articles and punctuation; None for what is not plain words."""
+    joined = _ABBREVIATION.sub(lambda match: re.sub(r"[./\s]", "", match[0]), text)
+    if not is_wordy(joined):
+        return None
+    words = _INNER_MARKS.sub(" ", joined.casefold().replace("'", "")).split()
+    kept = [NUMBER_WORDS.get(word, word) for word in words if word not in _SMALL_WORDS]
+    return " ".join(kept) or None
