@@ -83,6 +83,26 @@ def test_a_worker_that_finds_shards_half_removed_does_not_merge_the_rest(tmp_pat
     assert second.finish() is None and not output.exists()
 
 
+def test_a_worker_that_starts_while_another_merges_has_nothing_to_do(tmp_path, monkeypatch):
+    output = tmp_path / "data.jsonl"
+    first = open_store(output, 0, 2)
+    work(first)
+    for key, samples in open_store(output, 1, 2).pending():
+        first.append(key, {s: row(key, s) for s in samples})
+    listed = SampleStore._shards
+
+    def merged_behind_our_back(store):
+        shards = listed(store)
+        monkeypatch.setattr(SampleStore, "_shards", listed)
+        assert first.finish().rows == 60
+        return shards
+
+    monkeypatch.setattr(SampleStore, "_shards", merged_behind_our_back)
+    late = open_store(output, 1, 2)
+    assert list(late.pending()) == [] and late.finish().rows == 60
+    assert not list((tmp_path / "data.parts").glob("rank-*"))
+
+
 @pytest.mark.parametrize("tail", [b'{"k":3,"s":0,"row":{"a"', b'{"k":3,"s":0,"row":{}}', b"\xff\x00"])
 def test_a_torn_tail_is_dropped_and_made_again(tmp_path, tail):
     output = tmp_path / "data.jsonl"

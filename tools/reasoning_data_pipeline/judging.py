@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from internvl_chat.records import SampledResponse, Source
-from tools.reasoning_data_pipeline.answer_parsing import parse_answer
+from tools.reasoning_data_pipeline.answers import Verdict, parse_answer
 from tools.reasoning_data_pipeline.pairs import Group
 
 SLOW_SECONDS = 1e-3  # checks that took longer are worth keeping for the next run
@@ -24,24 +24,21 @@ FIXED_VERSIONS = {"en": "Final answer", "zh": "答案"}
 _ANSWER_LINE = re.compile(r"[*_#> \t]*(?:(final\s+answer)|(?:最终)?答案)\s*\**\s*[:：]", re.IGNORECASE)
 _EMPHASIS = "*` \t"
 _DETAIL = re.compile(r"\d+|'[^']*'")  # what makes a rule of its own of every response
-SAME_MEANING = frozenset({"choice"})  # rules by which another wording is the same answer
+SAME_MEANING = frozenset({"same text", "spelling", "choice"})  # rules by which another wording says the same
 
 
 Verdicts = dict[str, tuple[str, str]]  # cache key -> (outcome, rule)
 
 
-class Verdict(Protocol):
-    """What a checker returns: the outcome ("correct", "wrong", "undecided", "format_error") and the rule behind it."""
-
-    outcome: str
-    rule: str
-
-
 class Checker(Protocol):
-    """Compares final answers; `answers.AnswerChecker`, or a scripted one in tests."""
+    """Compares final answers: `AnswerChecker`, or a scripted one."""
 
     def check(self, predicted: str, gold: Any, modes: Sequence[str]) -> Verdict:
-        """Whether `predicted` is the answer `gold` under the data set's modes."""
+        """Whether `predicted` is the right answer `gold`, by the checks named in `modes`."""
+        ...
+
+    def close(self) -> None:
+        """End what helper processes there are."""
         ...
 
 
@@ -118,7 +115,7 @@ class Judge:
             return self.known[key]
         begin = time.perf_counter()
         verdict = self.checker.check(final, gold, self.modes)
-        found = (str(verdict.outcome), verdict.rule)
+        found = (verdict.outcome.value, verdict.rule)
         if time.perf_counter() - begin > SLOW_SECONDS:
             self.learned[key or cache_key(final, gold, self.modes)] = found
         return found
@@ -147,5 +144,4 @@ def tidy_answer(answer: JudgedAnswer, version: str, gold: Any) -> str:
 def _tidy_final(answer: JudgedAnswer, gold: Any) -> str:
     """The final answer without emphasis and full stop; the ground truth's own wording where it says the same."""
     bare = answer.final.strip(_EMPHASIS).rstrip(".。 ") or answer.final
-    same = isinstance(gold, str) and (bare.casefold() == gold.strip().casefold() or answer.rule in SAME_MEANING)
-    return gold.strip() if same else bare
+    return gold.strip() if isinstance(gold, str) and answer.rule in SAME_MEANING else bare

@@ -6,8 +6,10 @@ share of the outputs, and the shares are joined in the order of the partitions. 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -137,7 +139,8 @@ class DatasetRun:
             if self.num_workers == 1 or len(tasks) == 1:
                 results = map(work, tasks)
             else:
-                pool = ProcessPoolExecutor(min(self.num_workers, len(tasks)))
+                spawn = multiprocessing.get_context("spawn")  # a checker must not cross a fork
+                pool = ProcessPoolExecutor(min(self.num_workers, len(tasks)), mp_context=spawn)
                 results = stack.enter_context(pool).map(work, tasks)
             yield from tqdm(results, total=len(tasks), unit="part", desc=f"{self.dataset.name}: judge")
 
@@ -156,8 +159,10 @@ def sampled_key(line: bytes, where: Source) -> str:
 
 @functools.cache
 def _process_checker(make_checker: CheckerFactory) -> Checker:
-    """One checker per process: it keeps helper processes of its own."""
-    return make_checker()
+    """One checker per process for all its partitions: its helper processes take seconds to start."""
+    checker = make_checker()
+    atexit.register(checker.close)
+    return checker
 
 
 def judge_partition(

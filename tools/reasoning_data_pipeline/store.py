@@ -150,6 +150,8 @@ class SampleStore:
         self.close()
         if not self.finished and not self._merge() and not self.finished:
             return None
+        for shard in self._shards():  # of workers that started while another one merged
+            shard.unlink(missing_ok=True)
         return RunSummary(**orjson.loads((self.parts / "summary.json").read_bytes()))
 
     def close(self) -> None:
@@ -215,9 +217,13 @@ class SampleStore:
         return sorted(self.parts.glob(f"rank-*-{self._generation}.jsonl"))
 
     def _read_shards(self) -> None:
-        for path in self._shards():
-            for _, record in whole_lines(path):
-                self._mark(record)
+        try:
+            for path in self._shards():
+                for _, record in whole_lines(path):
+                    self._mark(record)
+        except FileNotFoundError:  # removed by a worker that has just merged
+            if not self.finished:
+                raise
 
     def _mark(self, record: Mapping[str, Any]) -> None:
         """Note one shard line {"k": prompt index, "s": sample index, "row" | "skip": ..} or {"k": .., "reject": ..}."""
@@ -243,15 +249,13 @@ class SampleStore:
         return found.complete
 
     def _write_merged(self, found: Found) -> None:
-        """Write rejects, summary and the merged file, in this order; then remove the shards."""
+        """Write rejects, summary and the merged file, in this order: who sees the last may read the others."""
         rejects = [found.rejects[prompt] for prompt in sorted(found.rejects)]
         skipped = dict(sorted(found.skipped.items()))
         summary = RunSummary(len(self.keys), len(found.slots), len(rejects), skipped, found.duplicates)
         write_atomically(self.parts / "rejects.jsonl", map(json_line, rejects))
         write_atomically(self.parts / "summary.json", [json_text(asdict(summary))])
         write_atomically(self.output, rows_in_order(found))
-        for shard in found.shards:
-            shard.unlink(missing_ok=True)
 
 
 def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
