@@ -104,7 +104,8 @@ class MPOConfig(TrainingArguments):
     nll_mode: str = described("token", "NLL mean over the micro-batch's chosen `token`s, or per `pair` first (paper).")
     beta: float = described(0.1, "Strength of the tie to the reference, > 0.")
     label_smoothing: float = described(0.0, "Share of pairs whose order is taken as wrong, in [0, 0.5).")
-    reference: str = described("model", "Where reference log-probs come from: `model`, a frozen second model.")
+    reference: str = described("model", "Reference log-probs: `model`, a second one in memory, or `cache`, on disk.")
+    reference_cache_dir: str | None = described(None, "Root of the caches; reference_cache beside --output_dir.")
     sync_ref_model: bool = described(False, "TR-DPO: move the reference towards the policy (arXiv 2404.09656).")
     ref_model_mixup_alpha: float = described(0.6, "TR-DPO: share of the policy in the new reference.")
     ref_model_sync_steps: int = described(512, "TR-DPO: steps between two moves.")
@@ -139,8 +140,12 @@ class MPOConfig(TrainingArguments):
             raise ValueError(f"--beta {self.beta} must be above 0")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"--label_smoothing {self.label_smoothing} is not in [0, 0.5)")
-        if self.reference != "model":
-            raise ValueError(f"--reference {self.reference} is unknown: `model` is the one there is")
+        if self.reference not in ("model", "cache"):
+            raise ValueError(f"--reference {self.reference} is unknown: take model or cache")
+        if self.reference == "cache" and self.sync_ref_model:
+            raise ValueError("--sync_ref_model True moves the reference, so --reference cache would be stale at once")
+        if self.reference_cache_dir is None:
+            self.reference_cache_dir = str(Path(self.output_dir or ".").resolve().parent / "reference_cache")
         self.loss_mixture()
         super().__post_init__()
 

@@ -11,13 +11,15 @@ on from the last one, unless `--overwrite_output_dir True` says otherwise.
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+import xxhash
 import yaml
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
@@ -26,6 +28,7 @@ from internvl_chat import distributed
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.checkpoint import local_checkpoint
 from internvl_chat.dataset import MixtureDataset
+from internvl_chat.logps_cache import LogpsCache
 from internvl_chat.model import (
     InternVLChatConfig,
     InternVLChatModel,
@@ -33,6 +36,7 @@ from internvl_chat.model import (
     load_model,
     load_tokenizer,
 )
+from internvl_chat.reference import CachedReference, cache_folder
 from internvl_chat.trainer import MultimodalDPOTrainer
 
 logger = logging.getLogger(__name__)
@@ -58,22 +62,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = run_config(source, model_args, data_args)
     tokenizer = load_tokenizer(source, model_max_length=data_args.max_seq_length)
     # The data first: a wrong path in meta.json should not cost the loading of 78B parameters.
-    train_dataset = build_dataset(data_args.meta_path, tokenizer, data_args, mpo_args, config.num_image_token)
-    eval_dataset = None
-    if data_args.eval_meta_path:
-        eval_dataset = build_dataset(data_args.eval_meta_path, tokenizer, data_args, mpo_args, config.num_image_token)
+    paths = (data_args.meta_path, data_args.eval_meta_path)
+    train_dataset, eval_dataset = (
+        build_dataset(path, tokenizer, data_args, mpo_args, config.num_image_token) if path else None for path in paths
+    )
     policy = load(source, config, model_args, mpo_args)
     freeze(policy, model_args)
-    reference = load(source, config, model_args, mpo_args) if mpo_args.loss_mixture().needs_reference else None
+    cache, data_name = None, data_fingerprint(filter(None, (train_dataset, eval_dataset)), data_args, mpo_args.seed)
+    needs_model = needs_reference = mpo_args.loss_mixture().needs_reference
+    if needs_reference and mpo_args.reference == "cache":
+        cache = open_cache(source, config, model_args, mpo_args)
+        needs_model = not cache.is_filled(data_name)
     trainer = MultimodalDPOTrainer(
         policy,
-        reference,
+        load(source, config, model_args, mpo_args) if needs_model else None,
         mpo_args,
         processing_class=tokenizer,
         source=source,
+        reference=CachedReference(cache) if cache is not None else None,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
     )
+    if cache is not None and needs_model:
+        trainer.cache_reference(cache, data_name)
     result = trainer.train(resume_from_checkpoint=find_resume_point(mpo_args))
     trainer.save_model()
     trainer.save_metrics("train", {**result.metrics, "skipped_rows": trainer.skipped.total})
@@ -163,6 +174,20 @@ def load(
     half = torch.bfloat16 if mpo_args.bf16 else torch.float16 if mpo_args.fp16 else torch.float32
     dtype = half if mpo_args.deepspeed else torch.float32
     return load_model(source, config=config, dtype=dtype, attn_implementation=model_args.attn_implementation)
+
+
+def open_cache(source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig) -> LogpsCache:
+    """The reference log-probs of this checkpoint under this configuration and number format."""
+    settings = f"{config.to_json_string()} {model_args.attn_implementation} {mpo_args.bf16} {mpo_args.deepspeed}"
+    root = mpo_args.reference_cache_dir
+    return LogpsCache(cache_folder(root, source, settings), mpo_args.process_index)
+
+
+def data_fingerprint(datasets: Iterable[MixtureDataset], data_args: DataArguments, seed: int) -> str:
+    """Name of the answers of these mixtures, cut into tiles and tokens in this way; files count by size and time."""
+    parts = [part for dataset in datasets for part in dataset.mixture.datasets]
+    stamps = [(part.spec, part.root, os.stat(part.rows.path)[6:9]) for part in parts]
+    return xxhash.xxh3_128_hexdigest(repr((stamps, data_args, seed)).encode())
 
 
 def freeze(model: InternVLChatModel, args: ModelArguments) -> None:

@@ -6,13 +6,16 @@ Losses divide by the pairs of the whole optimizer step over all ranks, so a pair
 
 from __future__ import annotations
 
+import gc
 import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from accelerate.utils import release_memory
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_parameter_names
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -22,11 +25,12 @@ from internvl_chat.arguments import MPOConfig
 from internvl_chat.checkpoint import export_checkpoint
 from internvl_chat.forward import PairLogps, answer_logps, idle_batch, packed, pair_logps, use_shared_prefix
 from internvl_chat.ledger import SkippedRows
+from internvl_chat.logps_cache import LogpsCache
 from internvl_chat.losses import PreferenceLogps, PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
 from internvl_chat.metrics import MetricSums, pair_metrics
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.packing import collate_packed
-from internvl_chat.reference import FrozenReference
+from internvl_chat.reference import CachedReference, FrozenReference, Reference, fill_cache
 
 PREFERENCE_STATE = "preference_state.json"
 
@@ -49,6 +53,7 @@ class MultimodalDPOTrainer(Trainer):
         *,
         processing_class: PreTrainedTokenizerBase,
         source: str | Path,
+        reference: Reference | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -56,10 +61,11 @@ class MultimodalDPOTrainer(Trainer):
 
         Args:
             model: the policy.
-            ref_model: the frozen reference, None where no loss compares with one.
+            ref_model: the frozen reference, None where no loss compares with one or `reference` takes its place.
             args: how to train.
             processing_class: tokenizer of the checkpoint.
             source: local folder of the checkpoint, which every saved one takes after.
+            reference: gives reference log-probs without a model, see `CachedReference`.
             callbacks: as in transformers.
             kwargs: `train_dataset`, `eval_dataset`, `data_collator` and so on, as in transformers.
 
@@ -67,7 +73,7 @@ class MultimodalDPOTrainer(Trainer):
             ValueError: a loss needs a reference and there is none.
         """
         self.mixture = args.loss_mixture()
-        if self.mixture.needs_reference and ref_model is None:
+        if self.mixture.needs_reference and ref_model is None and reference is None:
             raise ValueError(f"loss_type {args.loss_type!r} compares with a reference: pass ref_model")
         kwargs.setdefault("data_collator", partial(collate_packed, pad_id=processing_class.pad_token_id))
         use_shared_prefix(model)
@@ -77,12 +83,53 @@ class MultimodalDPOTrainer(Trainer):
         self.running_mean = RunningMean()
         self.sums = {"train": MetricSums(), "eval": MetricSums()}
         self.skipped = SkippedRows(Path(args.output_dir) / "skipped.jsonl")
-        self.reference: FrozenReference | None = None
+        self.reference = reference
         if ref_model is not None:
             use_shared_prefix(ref_model)
             self.reference = FrozenReference(ref_model, self.accelerator)
             if args.sync_ref_model:
-                self.add_callback(SyncRefModelCallback(self.reference.unwrapped, self.accelerator))
+                self.add_callback(SyncRefModelCallback(ref_model, self.accelerator))
+
+    def cache_reference(self, cache: LogpsCache, data_name: str) -> int:
+        """Let the reference model say all it has to say about the data, write that down, and let the model go.
+
+        Args:
+            cache: of this reference.
+            data_name: tells the data sets of this run from others; the cache remembers that it holds them all.
+
+        Returns:
+            The number of log-probs that this rank computed; those that the cache had already are not.
+
+        Raises:
+            ValueError: the reference is no model.
+        """
+        if not isinstance(self.reference, FrozenReference):
+            raise ValueError(f"only a model can fill a cache, the reference is {self.reference!r}")
+        computed = 0
+        for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
+            batches = tqdm(
+                self._share_of_rank(dataset),
+                desc="reference log-probs",
+                disable=self.args.disable_tqdm or not self.accelerator.is_main_process,
+            )
+            computed += fill_cache(cache, self.reference, batches, self.accelerator)
+        cache.mark_filled(data_name)
+        self.reference = CachedReference(cache)
+        gc.collect()
+        release_memory()
+        return computed
+
+    def _share_of_rank(self, dataset: Any) -> DataLoader:
+        """Every sample of the dataset on one of the ranks, in as many batches on each; the last ones may be empty."""
+        size, world = self.args.per_device_train_batch_size, self.accelerator.num_processes
+        mine = range(self.accelerator.process_index, len(dataset), world)
+        num_batches = -(-len(dataset) // (world * size))
+        return DataLoader(
+            dataset,
+            batch_sampler=[list(mine[k * size : (k + 1) * size]) for k in range(num_batches)],
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
 
     def compute_loss(
         self,

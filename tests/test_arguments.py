@@ -73,6 +73,7 @@ def test_losses_and_weights(tmp_path, settings, names, weights, nll):
         ({"beta": 0.0}, "--beta 0.0"),
         ({"label_smoothing": 0.5}, "--label_smoothing 0.5"),
         ({"reference": "cash"}, "--reference cash is unknown"),
+        ({"reference": "cache", "sync_ref_model": True}, "stale at once"),
     ],
 )
 def test_bad_training_values_are_refused(tmp_path, settings, message):

@@ -96,6 +96,28 @@ def test_tr_dpo_moves_the_reference(flags, tmp_path):
     assert log_of(tmp_path / "run") == pytest.approx(dict.fromkeys((1, 2, 3), 0.6931), abs=2e-4)
 
 
+def test_a_cached_reference_gives_the_run_of_a_second_model(flags, tmp_path, monkeypatch):
+    settings = {"max_steps": 3, "save_strategy": "no"}
+    main(flags(output_dir=tmp_path / "model", **settings))
+    main(flags(output_dir=tmp_path / "first", reference="cache", **settings))
+    expected = log_of(tmp_path / "model")
+    assert log_of(tmp_path / "first") == pytest.approx(expected, abs=2e-5)
+    loaded = []
+    monkeypatch.setattr("internvl_chat.train_mpo.load_model", lambda *a, **k: loaded.append(a) or load_model(*a, **k))
+    main(flags(output_dir=tmp_path / "second", reference="cache", beta=0.2, **settings))  # a sweep reads the same cache
+    assert len(loaded) == 1
+    assert log_of(tmp_path / "second")[3] != expected[3]
+
+
+def test_a_changed_picture_is_noticed_and_then_computed(flags, data, tmp_path):
+    settings = {"reference": "cache", "max_steps": -1, "num_train_epochs": 1, "save_strategy": "no"}
+    main(flags(**settings))
+    shutil.copyfile(data / "images" / "tall_3to4.png", data / "images" / "square_small.png")
+    with pytest.raises(LookupError, match=r"reference log-probs of rows \['mmpr_en_mix:|'mmpr_en_mix:1'"):
+        main(flags(overwrite_output_dir=True, **settings))
+    main(flags(overwrite_output_dir=True, **settings))
+
+
 def test_rows_that_cannot_be_used_are_skipped_and_written_down(flags, data, tmp_path):
     rows = (data / "mmpr_en.jsonl").read_text().splitlines()
     good = json.loads(rows[0])
