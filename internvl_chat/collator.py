@@ -51,19 +51,31 @@ def dpo_concat_pad_data_collator(features: Sequence[Mapping[str, Any] | SkippedR
     """
     skipped = [feature for feature in features if isinstance(feature, SkippedRow)]
     rows = [feature for feature in features if not isinstance(feature, SkippedRow)]
-    batch: dict[str, Any] = {"skipped": skipped} if skipped else {}
-    if not rows:
-        return batch
-    for side in SIDES:
-        batch |= _pad_side(rows, side, pad_id)
-    batch["pixel_values"] = torch.cat([row["pixel_values"] for row in rows])
-    batch["image_flags"] = torch.cat([torch.as_tensor(row["image_flags"]) for row in rows])
-    batch["num_tiles"] = torch.tensor([len(row["pixel_values"]) for row in rows])
+    batch: dict[str, Any] = {}
+    if rows:
+        for side in SIDES:
+            batch |= _pad_side(rows, side, pad_id)
+        batch |= _join_tiles(rows) | _row_facts(rows)
+    return batch | ({"skipped": skipped} if skipped else {})
+
+
+def _join_tiles(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """All tiles and flags (T, ...), and how many tiles each row has (B,)."""
+    return {
+        "pixel_values": torch.cat([row["pixel_values"] for row in rows]),
+        "image_flags": torch.cat([torch.as_tensor(row["image_flags"]) for row in rows]),
+        "num_tiles": torch.tensor([len(row["pixel_values"]) for row in rows]),
+    }
+
+
+def _row_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Row ids (B strings) and prompt lengths (B,), where the samples have them."""
+    facts: dict[str, Any] = {}
     if all("row_id" in row for row in rows):
-        batch["row_ids"] = [row["row_id"] for row in rows]
+        facts["row_ids"] = [row["row_id"] for row in rows]
     if all("prompt_length" in row for row in rows):
-        batch["prompt_lengths"] = torch.tensor([row["prompt_length"] for row in rows])
-    return batch
+        facts["prompt_lengths"] = torch.tensor([row["prompt_length"] for row in rows])
+    return facts
 
 
 def _pad_side(rows: Sequence[Mapping[str, Any]], side: str, pad_id: int) -> dict[str, torch.Tensor]:

@@ -153,9 +153,8 @@ class MixtureDataset(Dataset):
         opened = [open_image(path) for path in paths]
         room = (self.max_seq_length - text.length(0)) // text.image.per_tile
         if room < len(opened):
-            least = text.length(len(opened))
-            reason = f"needs at least {least} tokens with {len(opened)} tiles, max_seq_length is {self.max_seq_length}"
-            raise RecordError(*where, reason)
+            need = f"{text.length(len(opened))} tokens with {len(opened)} tiles"
+            raise RecordError(*where, f"needs at least {need}, max_seq_length is {self.max_seq_length}")
         if not opened:
             return blank_tile(tiling.image_size), []
         grids = tiling.plan(

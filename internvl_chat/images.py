@@ -63,14 +63,18 @@ def resolve_image(root: str, path: str, *, allow_file_symlinks: bool = False) ->
     if not _is_under(full, base):
         raise ImageError(f"{path}: leads out of its root {root!r} to {full}; paths in rows must stay under the root")
     if os.path.islink(full) and not allow_file_symlinks:
-        target = os.path.realpath(full)
-        homes = (os.path.realpath(base), os.path.realpath(os.path.dirname(full)))
-        if not any(_is_under(target, home) for home in homes):
-            raise ImageError(f"{full}: a symlink of a single file out of its root {root!r} to {target}; copy the file")
+        _check_symlink(full, base)
     if not os.path.isfile(full):
         kind = "not a regular file" if os.path.exists(full) else "no such file"
         raise ImageError(f"{full}: {kind} (image {path!r} under root {root!r})")
     return full
+
+
+def _check_symlink(link: str, base: str) -> None:
+    """Raise ImageError where a symlink of a file leads out of both `base` and its own folder."""
+    target = os.path.realpath(link)
+    if not any(_is_under(target, os.path.realpath(home)) for home in (base, os.path.dirname(link))):
+        raise ImageError(f"{link}: a symlink of a single file out of its root {base!r} to {target}; copy the file")
 
 
 def _is_under(path: str, folder: str) -> bool:

@@ -146,6 +146,5 @@ def _write_index(path: Path, index: np.ndarray) -> None:
         try:
             np.save(file, index)
             os.replace(file.name, path)
-        except OSError:
-            os.unlink(file.name)
-            raise
+        finally:
+            Path(file.name).unlink(missing_ok=True)  # there only if something failed

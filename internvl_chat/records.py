@@ -44,7 +44,7 @@ def parse_row(line: bytes, file: str, line_no: int) -> dict[str, Any]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise RecordError(file, line_no, _json_reason(line, error)) from error
+        raise RecordError(file, line_no, f"not a JSON row: {_json_reason(line, error)}") from error
     if not isinstance(row, dict):
         kind = type(row).__name__
         raise RecordError(file, line_no, f"a row is a JSON object {{...}}, this line holds a {kind}: {shown(row)}")
@@ -55,15 +55,15 @@ def _json_reason(line: bytes, error: orjson.JSONDecodeError) -> str:
     """The reason in the words of the person who has to mend the line."""
     text = line.strip()
     if text.startswith(b"\xef\xbb\xbf"):
-        return "the line starts with a UTF-8 byte order mark: save the file as UTF-8 without BOM"
+        return "it starts with a UTF-8 byte order mark, save the file as UTF-8 without BOM"
     if "trailing comma" in error.msg or text.endswith(b"},"):
-        return f"not JSON: trailing comma at column {error.colno} (remove it; a row ends with }} and nothing after it)"
+        return f"trailing comma at column {error.colno} (remove it; a row ends with }} and nothing after it)"
     if "surrogate in string" in error.msg:
-        return f"not valid Unicode: half of a surrogate pair (\\ud800-\\udfff) in a string, column {error.colno}"
+        return f"half of a surrogate pair (\\ud800-\\udfff) in a string, column {error.colno}"
     if "UTF-8" in error.msg:
-        return "not valid UTF-8: convert the file to UTF-8"
+        return "not valid UTF-8, convert the file to UTF-8"
     near = shown(text[max(0, error.pos - 20) : error.pos + 20].decode("utf-8", "replace"))
-    return f"not JSON: {error.msg} at column {error.colno}, near {near} (NaN, Infinity and single quotes are not JSON)"
+    return f"{error.msg} at column {error.colno}, near {near} (NaN, Infinity and single quotes are not JSON)"
 
 
 def shown(value: object, limit: int = 80) -> str:
