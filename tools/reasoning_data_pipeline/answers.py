@@ -22,7 +22,8 @@ from typing import Any
 
 from tools.reasoning_data_pipeline.algebra import AlgebraPool
 from tools.reasoning_data_pipeline.answer_parsing import ParsedAnswer, parse_answer
-from tools.reasoning_data_pipeline.answer_rules import DIFFERENT, NEEDS_ALGEBRA, Finding, Reading, compare, read
+from tools.reasoning_data_pipeline.answer_reading import Reading, read
+from tools.reasoning_data_pipeline.answer_rules import DIFFERENT, NEEDS_ALGEBRA, Finding, Scope, compare
 from tools.reasoning_data_pipeline.answer_scores import anls, anls_accepts
 
 __all__ = [
@@ -61,6 +62,8 @@ class Outcome(str, Enum):
     WRONG = "wrong"
     UNDECIDED = "undecided"
     FORMAT_ERROR = "format_error"
+
+    __str__ = str.__str__
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ def _compare(predicted: str, gold: str, modes: tuple[str, ...]) -> Finding:
         return Finding(predicted.strip() == gold.strip(), "same text")
     if "anls" in modes:
         return _compare_documents(read(predicted), read(gold))
-    finding = compare(read(predicted), read(gold), relaxed=modes == ("relaxed_accuracy",))
+    finding = compare(read(predicted), read(gold), Scope(relaxed=modes == ("relaxed_accuracy",)))
     if finding.agree is None and _ALGEBRA_CHECKS.isdisjoint(modes):
         return Finding(False, DIFFERENT)
     return finding
