@@ -157,7 +157,8 @@ class RowTokenizer:
         """
         if not text:
             return []
-        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        # verbose: over-long rows are planned for or skipped with a reason, the tokenizer's warning would mislead.
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         if len(text) == 1 or self._reserved.isdisjoint(ids):
             return ids
         parts = [part for part in _AFTER_OPENING.split(text) if part]

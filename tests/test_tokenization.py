@@ -161,3 +161,10 @@ def test_wrong_tokenizer_or_template(any_tokenizer):
         RowTokenizer(any_tokenizer, "nope", 4)
     with pytest.raises(ValueError, match=r"does not know '<\|end\|>'"):
         RowTokenizer(any_tokenizer, "phi3-chat", 4)
+
+
+def test_over_long_texts_pass_whole(any_tokenizer):
+    rows = RowTokenizer(any_tokenizer, "internvl2_5", TOKENS_PER_TILE)
+    text = rows.tokenize("Why?", ["word " * 20_000], 0, AT)
+    assert any_tokenizer.decode(text.answers[0]) == "word " * 20_000 + "<|im_end|>"
+    assert text.length(0) > 20_000
