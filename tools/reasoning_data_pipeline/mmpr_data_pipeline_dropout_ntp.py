@@ -1,0 +1,123 @@
+"""DropoutNTP: the start of a good answer, continued without the image, is a rejected one (arXiv 2411.10442, 3.2).
+
+    python -u tools/reasoning_data_pipeline/mmpr_data_pipeline_dropout_ntp.py --checkpoint OpenGVLab/InternVL2_5-8B \\
+        --prompt-path chosen.jsonl --out-dir sampled --num-return-sequences 1 --start-ratio 0.5 --dynamic --max-num 12
+
+Prompts are {"image", "question", "chosen", "rejected": null}. The kept part ends at a word boundary, or at a character
+where the script has no spaces, and what follows is joined to it exactly. A row without `chosen` first gets one,
+generated with the image. Writes the rows with their `rejected` to <out-dir>/<checkpoint>/<prompt file>; continuations
+equal to the chosen answer are left out and counted. A `rejected` that a row brought is kept as `rejected_orig`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from internvl_chat.records import PreferencePair, Prompt
+from tools.reasoning_data_pipeline.engines import Request
+from tools.reasoning_data_pipeline.prompt_files import Task
+from tools.reasoning_data_pipeline.prompts import without_images
+from tools.reasoning_data_pipeline.sampling import Pipeline, run_pipeline
+from tools.reasoning_data_pipeline.sampling_arguments import sampling_parser
+from tools.reasoning_data_pipeline.sampling_run import KEY_SEPARATOR, SamplingRun
+from tools.reasoning_data_pipeline.steps import answer_prefix
+
+WINDOW = 512  # prompts whose chosen answers are generated before their continuations
+
+
+@dataclass(frozen=True)
+class Positive:
+    """A prompt and its chosen answer, None while it is still to be generated.
+
+    `shown` is its request with the image.
+    """
+
+    task: Task
+    shown: Request
+    chosen: str | None
+
+
+def sample(run: SamplingRun) -> None:
+    """Continue every chosen answer without its image."""
+    for window in run.windows(lambda task: read_positive(run, task), WINDOW):
+        positives = {positive.task.key: positive for positive in window}
+        generate_chosen(run, positives)
+        for answer in run.answers(dropped_requests(run, positives)):
+            keep_continuation(run, positives[answer.key], answer.sample, answer.text)
+
+
+def read_positive(run: SamplingRun, task: Task) -> Positive:
+    """Check a row; RecordError when a field is of a wrong type or an image is not there."""
+    if task.row.get("chosen") is not None:
+        pair = PreferencePair.from_row(task.row, task.where, allow_no_rejected=True)
+        # An answer that is there was given to the question as it stands.
+        return Positive(task, run.request(task, pair.question, pair.image), pair.chosen)
+    prompt = Prompt.from_row(task.row, task.where, allow_no_answer=True)
+    question = run.ask(task, prompt.question, len(prompt.image))
+    return Positive(task, run.request(task, question, prompt.image), None)
+
+
+def generate_chosen(run: SamplingRun, positives: dict[str, Positive]) -> None:
+    """Fill in the chosen answers that are absent, generated with the image."""
+    missing = [positive for positive in positives.values() if positive.chosen is None]
+    requests = []
+    for positive in missing:
+        key = f"{positive.task.key}{KEY_SEPARATOR}chosen"
+        requests.append(replace(positive.shown, key=key, seeds=run.seeds(key, [0])))
+    for answer in run.answers(requests):
+        key = answer.key.partition(KEY_SEPARATOR)[0]
+        positives[key] = replace(positives[key], chosen=answer.text)
+
+
+def dropped_requests(run: SamplingRun, positives: dict[str, Positive]) -> Iterator[Request]:
+    """Requests for the continuations: the start of the chosen answer, and no image unless --load-image."""
+    for positive in positives.values():
+        if positive.chosen is None:
+            continue  # rejected when it was to be generated
+        request = replace(positive.shown, prefix=answer_prefix(positive.chosen, run.args.start_ratio))
+        if not run.args.load_image:
+            request = replace(request, question=without_images(request.question), images=())
+        yield request
+
+
+def keep_continuation(run: SamplingRun, positive: Positive, sample_index: int, text: str) -> None:
+    """Write the pair, unless its two answers are the same or one is empty."""
+    chosen = positive.chosen or ""
+    rejected = answer_prefix(chosen, run.args.start_ratio) + text
+    reason = None
+    if not chosen.strip() or not rejected.strip():
+        reason = "empty answer"
+    elif rejected.strip() == chosen.strip():
+        reason = "equal to chosen"
+    if reason:
+        run.skip(positive.task.key, sample_index, reason)
+    else:
+        run.keep(positive.task.key, sample_index, pair_row(positive, rejected))
+
+
+def pair_row(positive: Positive, rejected: str) -> dict[str, Any]:
+    """The output row: the prompt's fields, the question as asked, both answers."""
+    row = dict(positive.task.row)
+    if row.get("rejected") is not None:
+        row["rejected_orig"] = row["rejected"]
+    if positive.shown.question != row["question"] and row.get("chosen") is None:
+        row |= {"question": positive.shown.question, "question_orig": row["question"]}
+    return {**row, "chosen": positive.chosen, "rejected": rejected}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = sampling_parser(__doc__, num_samples=1, version=None)
+    group = parser.add_argument_group("DropoutNTP")
+    group.add_argument("--start-ratio", type=float, default=0.5, help="share of the chosen answer that is kept")
+    group.add_argument("--load-image", action="store_true", help="keep the image after all")
+    args = parser.parse_args(arguments)
+    answer_prefix("", args.start_ratio)  # an impossible ratio is known now, not at the first row
+    own = {"start_ratio": args.start_ratio, "load_image": args.load_image}
+    run_pipeline(Pipeline("dropout_ntp", sample, False, args.num_return_sequences, own), args)
+
+
+if __name__ == "__main__":
+    main()
