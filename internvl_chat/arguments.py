@@ -106,6 +106,8 @@ class MPOConfig(TrainingArguments):
     label_smoothing: float = described(0.0, "Share of pairs whose order is taken as wrong, in [0, 0.5).")
     reference: str = described("model", "Reference log-probs: `model`, a second one in memory, or `cache`, on disk.")
     reference_cache_dir: str | None = described(None, "Root of the caches; reference_cache beside --output_dir.")
+    group_prompts: bool = described(False, "Put pairs of one prompt into one micro-batch, which then runs it once.")
+    balance_ranks: bool = described(False, "Deal the pairs of a step to ranks by their length, not by their place.")
     sync_ref_model: bool = described(False, "TR-DPO: move the reference towards the policy (arXiv 2404.09656).")
     ref_model_mixup_alpha: float = described(0.6, "TR-DPO: share of the policy in the new reference.")
     ref_model_sync_steps: int = described(512, "TR-DPO: steps between two moves.")

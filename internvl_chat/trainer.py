@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import release_memory
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
@@ -31,6 +32,7 @@ from internvl_chat.metrics import MetricSums, pair_metrics
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.packing import collate_packed
 from internvl_chat.reference import CachedReference, FrozenReference, Reference, fill_cache
+from internvl_chat.sampler import StepSampler, prompt_groups
 
 PREFERENCE_STATE = "preference_state.json"
 
@@ -124,12 +126,7 @@ class MultimodalDPOTrainer(Trainer):
         size, world = self.args.per_device_train_batch_size, self.accelerator.num_processes
         mine = range(self.accelerator.process_index, len(dataset), world)
         num_batches = -(-len(dataset) // (world * size))
-        return DataLoader(
-            dataset,
-            batch_sampler=[list(mine[k * size : (k + 1) * size]) for k in range(num_batches)],
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-        )
+        return self._loader(dataset, [list(mine[k * size : (k + 1) * size]) for k in range(num_batches)])
 
     def compute_loss(
         self,
@@ -218,6 +215,34 @@ class MultimodalDPOTrainer(Trainer):
         """
         names = get_parameter_names(model, [torch.nn.LayerNorm])
         return [name for name in names if not name.endswith("bias")]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in transformers, or with whole steps dealt to the ranks where prompts are grouped or ranks balanced."""
+        if not (self.args.group_prompts or self.args.balance_ranks):
+            return super().get_train_dataloader()
+        sampler = StepSampler(
+            self.train_dataset.lengths(),
+            prompt_groups(self.train_dataset.mixture) if self.args.group_prompts else None,
+            micro_batch_size=self.args.per_device_train_batch_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            shuffle=self.args.train_sampling_strategy != "sequential",
+            seed=self.args.data_seed or self.args.seed,
+        )
+        loader = self._loader(self.train_dataset, sampler)
+        # The sampler shares out by itself, so accelerate is to take this for a single process.
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def _loader(self, dataset: Any, batches: Any) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """As in transformers, with the dataset's own estimate of lengths for `group_by_length`."""

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "internvl_chat"
 LAYERS = [
     ["distributed", "records", "meta", "jsonl", "model"],
     ["pair_losses", "losses", "logps", "logps_cache", "images", "tokenization", "attention"],
-    ["mixture", "dataset", "collator", "packing", "forward"],
+    ["mixture", "sampler", "dataset", "collator", "packing", "forward"],
     ["metrics", "ledger", "reference", "checkpoint", "arguments"],
     ["trainer"],
     ["train_mpo"],

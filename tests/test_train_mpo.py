@@ -96,6 +96,21 @@ def test_tr_dpo_moves_the_reference(flags, tmp_path):
     assert log_of(tmp_path / "run") == pytest.approx(dict.fromkeys((1, 2, 3), 0.6931), abs=2e-4)
 
 
+@pytest.mark.parametrize("cache", ["model", "cache"])
+def test_grouped_prompts_train_every_pair_and_resume(flags, data, tmp_path, cache):
+    rows = [json.loads(line) for line in (data / "mmpr_en.jsonl").read_text().splitlines()]
+    more = [{**row, "rejected": f"{row['rejected']} {n}"} for row in rows for n in range(3)]
+    (data / "mmpr_en.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows, *more]))
+    settings = {"group_prompts": True, "max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": 8}
+    settings |= {"reference": cache, "save_steps": 4, "lr_scheduler_type": "constant"}
+    main(flags(output_dir=tmp_path / "whole", **settings))
+    losses = log_of(tmp_path / "whole")
+    assert len(losses) == 8  # 62 pairs in steps of 8
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
+    main(flags(output_dir=tmp_path / "resumed", **settings))
+    assert log_of(tmp_path / "resumed") == losses
+
+
 def test_a_cached_reference_gives_the_run_of_a_second_model(flags, tmp_path, monkeypatch):
     settings = {"max_steps": 3, "save_strategy": "no"}
     main(flags(output_dir=tmp_path / "model", **settings))
