@@ -120,6 +120,7 @@ class MPOConfig(TrainingArguments):
     use_liger: bool = described(False, "Accepted; log-probs are computed in chunks without Liger already.")
 
     deepspeed: dict | str | None = described(None, "DeepSpeed configuration, or the name of one of shell/deepspeed.")
+    ddp_backend: str | None = described(None, "nccl or gloo; gloo where there is no GPU.")
     remove_unused_columns: bool = described(False, "Rows carry what the collator needs: keep it False.")
     logging_nan_inf_filter: bool = described(False, "A loss that is not finite stops the run instead of showing as 0.")
     dataloader_pin_memory: bool = described(True, "Pinned host memory, where there is a GPU.")

@@ -88,7 +88,7 @@ def export_checkpoint(
 
 def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
     """Number format of each weight in the safetensors files of a checkpoint; reads only their headers."""
-    dtypes = {}
+    dtypes: dict[str, torch.dtype] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             dtypes |= {key: FLOATS[file.get_slice(key).get_dtype()] for key in file.keys()}  # noqa: SIM118

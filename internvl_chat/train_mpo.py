@@ -179,8 +179,8 @@ def load(
 def open_cache(source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig) -> LogpsCache:
     """The reference log-probs of this checkpoint under this configuration and number format."""
     settings = f"{config.to_json_string()} {model_args.attn_implementation} {mpo_args.bf16} {mpo_args.deepspeed}"
-    root = mpo_args.reference_cache_dir
-    return LogpsCache(cache_folder(root, source, settings), mpo_args.process_index)
+    folder = cache_folder(str(mpo_args.reference_cache_dir), source, settings)
+    return LogpsCache(folder, mpo_args.process_index)
 
 
 def data_fingerprint(datasets: Iterable[MixtureDataset], data_args: DataArguments, seed: int) -> str:
