@@ -98,7 +98,7 @@ def pair_rows(batch: Mapping[str, Any]) -> list[PairRow]:
             raise ValueError(f"pair {index} of the batch: chosen and rejected do not start with the same prompt")
         digest = xxhash.xxh3_128(prompt.tobytes())
         # Who does not say whose tiles are whose gets every row taken for a prompt of its own.
-        digest.update(str(index).encode() if tiles is None else memoryview(tiles[index].contiguous().numpy()))
+        digest.update(str(index).encode() if tiles is None else tiles[index].numpy().tobytes())
         rows.append(PairRow(prompt, tuple(answer for _, answer in split), digest.digest()))
     return rows
 
