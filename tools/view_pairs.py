@@ -81,7 +81,8 @@ def mark_differences(first: str, second: str) -> tuple[Segments, Segments]:
 
 def sample_rows(path: Path, number: int, seed: str) -> tuple[list[tuple[int, bytes]], int]:
     """Up to `number` (line number, line) of a file in file order, each line equally likely; and the number of lines."""
-    chance, kept, total = random.Random(seed), [], 0
+    chance, total = random.Random(seed), 0
+    kept: list[tuple[int, bytes]] = []
     with open(path, "rb") as file:
         for total, line in enumerate(file, 1):
             if len(kept) < number:
@@ -159,15 +160,17 @@ def render(views: Sequence[PairView | SourceView], title: str) -> str:
     )
 
 
-def find_specs(meta: Path | None, files: Sequence[Path], root: str) -> list[DatasetSpec]:
-    """The data sets of pair files and of a meta.json, its paths tried from here, then from its folder."""
-    specs = [DatasetSpec(path.stem, root, str(path)) for path in files]
-    for spec in read_meta(meta) if meta else []:
-        annotation = next((p for p in (Path(spec.annotation), meta.parent / spec.annotation) if p.exists()), None)
+def find_specs(meta: Path) -> list[DatasetSpec]:
+    """The data sets of a meta.json, its paths tried from here, then from its folder."""
+    specs = []
+    for spec in read_meta(meta):
+        annotation = next(
+            (path for path in (Path(spec.annotation), meta.parent / spec.annotation) if path.exists()), None
+        )
         if annotation is None:
             raise FileNotFoundError(f"{meta}: {spec.name}: no {spec.annotation}, nor {meta.parent / spec.annotation}")
-        base = next((p for p in (Path(spec.root), meta.parent / spec.root) if p.is_dir()), Path(spec.root))
-        specs.append(DatasetSpec(spec.name, str(base), str(annotation)))
+        root = next((path for path in (Path(spec.root), meta.parent / spec.root) if path.is_dir()), Path(spec.root))
+        specs.append(DatasetSpec(spec.name, str(root), str(annotation)))
     return specs
 
 
@@ -191,7 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.meta is None and not args.pairs:
         parser.error("give --meta or --pairs")
-    specs = find_specs(args.meta, args.pairs, args.root)
+    specs = [DatasetSpec(path.stem, args.root, str(path)) for path in args.pairs]
+    specs += find_specs(args.meta) if args.meta else []
     views = list(collect(specs, number=args.number, seed=args.seed, max_side=args.max_side))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(render(views, args.title), encoding="utf-8")

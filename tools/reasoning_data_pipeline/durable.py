@@ -49,14 +49,13 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
 
 def join_files(path: Path, parts: Iterable[Path]) -> None:
     """Write the contents of several files, one behind the other, into one that is there whole or not at all."""
+    write_atomically(path, (chunk for part in parts for chunk in _chunks(part)))
 
-    def chunks() -> Iterator[bytes]:
-        for part in parts:
-            with open(part, "rb") as file:
-                while chunk := file.read(1 << 20):
-                    yield chunk
 
-    write_atomically(path, chunks())
+def _chunks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            yield chunk
 
 
 def whole_lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -27,10 +27,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import xxhash
-from tools.reasoning_data_pipeline.answers import AnswerChecker, modes_for_dataset
 
+from tools.reasoning_data_pipeline.answers import AnswerChecker, modes_for_dataset
 from tools.reasoning_data_pipeline.durable import json_line, open_for_append, whole_lines
 from tools.reasoning_data_pipeline.judging import Verdicts
 from tools.reasoning_data_pipeline.pair_index import (
@@ -81,7 +82,7 @@ class VerdictCache:
 def make_pairs(dataset: SampledDataset, args: argparse.Namespace) -> None:
     """Make the pairs of one data set, unless they are there."""
     options = PairOptions(args.num_pairs_per_key, args.answer_fix, args.max_lines)
-    record = {"options": asdict(options), "inputs": input_record(dataset.files)}
+    record: dict[str, Any] = {"options": asdict(options), "inputs": input_record(dataset.files)}
     if not args.overwrite and is_finished(args.save_dir, dataset.name, record):
         return
     forget_finished(args.save_dir, dataset.name)

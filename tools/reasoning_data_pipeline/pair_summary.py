@@ -87,18 +87,22 @@ class PairSummary:
 def describe_lengths(lengths: Mapping[int, int]) -> dict[str, float]:
     """Mean, median and 90th percentile in characters, exact to half a bucket (10 characters)."""
     total = sum(lengths.values())
-    middle = {bucket: (bucket + 0.5) * LENGTH_STEP for bucket in sorted(lengths)}
+    mean = sum(_middle(bucket) * count for bucket, count in lengths.items()) / total if total else 0.0
+    return {"mean": round(mean, 1), "median": _percentile(lengths, 0.5), "p90": _percentile(lengths, 0.9)}
 
-    def percentile(share: float) -> float:
-        below = 0
-        for bucket, place in middle.items():
-            below += lengths[bucket]
-            if below >= share * total:
-                return place
-        return 0.0
 
-    mean = sum(middle[bucket] * count for bucket, count in lengths.items()) / total if total else 0.0
-    return {"mean": round(mean, 1), "median": percentile(0.5), "p90": percentile(0.9)}
+def _middle(bucket: int) -> float:
+    return (bucket + 0.5) * LENGTH_STEP
+
+
+def _percentile(lengths: Mapping[int, int], share: float) -> float:
+    """The middle of the bucket below or in which `share` of all lengths lie; 0 where there are none."""
+    below, wanted = 0, share * sum(lengths.values())
+    for bucket in sorted(lengths):
+        below += lengths[bucket]
+        if below >= wanted:
+            return _middle(bucket)
+    return 0.0
 
 
 def format_summary(name: str, summary: Mapping[str, Any]) -> str:

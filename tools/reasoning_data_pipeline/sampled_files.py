@@ -53,19 +53,24 @@ def partition_rows(
 ) -> list[dict[str, Any]]:
     """First pass: put every row where its question is; returns the rows that `find_key` refused (RecordError)."""
     rejects = []
-    with tqdm(total=dataset.size, unit="B", unit_scale=True, desc=f"{dataset.name}: read") as bar:
-        for path in dataset.files:
-            for number, line in _numbered_lines(path, bar):
-                try:
-                    partitions.add(find_key(line, Source(str(path), number)), line)
-                except RecordError as error:
-                    rejects.append({"file": error.file, "line": error.line, "reason": error.reason})
+    for where, line in _located_lines(dataset):
+        try:
+            partitions.add(find_key(line, where), line)
+        except RecordError as error:
+            rejects.append({"file": error.file, "line": error.line, "reason": error.reason})
     partitions.close_files()
     return rejects
 
 
+def _located_lines(dataset: SampledDataset) -> Iterator[tuple[Source, bytes]]:
+    """Each line that is not blank, with its end, and where it stands; with progress."""
+    with tqdm(total=dataset.size, unit="B", unit_scale=True, desc=f"{dataset.name}: read") as bar:
+        for path in dataset.files:
+            for number, line in _numbered_lines(path, bar):
+                yield Source(str(path), number), line
+
+
 def _numbered_lines(path: Path, bar: tqdm) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line with its end) of each line that is not blank."""
     size = 0
     with open(path, "rb", buffering=BUFFER) as file:
         for number, line in enumerate(file, 1):

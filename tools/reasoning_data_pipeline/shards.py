@@ -57,7 +57,7 @@ def locate(shards: list[Path], shape: tuple[int, ...]) -> Found:
 
 def rows_in_order(found: Found) -> Iterator[bytes]:
     """The lines of the merged file: prompt order, then sample order."""
-    order = np.argsort(np.frombuffer(found.slots, dtype=np.int64)) if found.slots else []
+    order = np.argsort(np.array(found.slots, dtype=np.int64))
     with ExitStack() as stack:
         files = [stack.enter_context(open(path, "rb")) for path in found.shards]
         for row in order:

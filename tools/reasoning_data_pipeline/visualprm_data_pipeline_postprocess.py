@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -90,7 +90,7 @@ def convert(dataset: SampledDataset, args: argparse.Namespace) -> None:
     write_finished(args.save_dir, dataset.name, record, rejects)
 
 
-def convert_group(group: Group, args: argparse.Namespace, files: dict[str, BinaryIO], counts: Counter[str]) -> None:
+def convert_group(group: Group, args: argparse.Namespace, files: Mapping[str, BinaryIO], counts: Counter[str]) -> None:
     """Write the conversations and the pairs of one question, and count them."""
     answers: dict[str, tuple[dict[str, Any], list[ScoredStep]]] = {}
     for line in group.lines:
