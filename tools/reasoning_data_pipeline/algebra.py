@@ -1,8 +1,8 @@
 """Computer algebra at arm's length: questions go to worker processes, and whoever asks holds the watch.
 
-sympy can run for hours on one line, and a timeout by signals works in the main thread only. Here the asking process kills a worker whose time
-is over and gets the next one from a nursery that has sympy imported already (a fork, milliseconds). Neither thread nor signal is involved, so
-a pool may be asked from any thread.
+sympy can run for hours on one line, and a timeout by signals works in the main thread only. Here the asking process
+kills a worker whose time is over and gets the next one from a nursery that has sympy imported already (a fork,
+milliseconds). Neither thread nor signal is involved, so a pool may be asked from any thread.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ START_LIMIT_S = 120.0
 PROCESS_ID = struct.Struct("i")
 
 _LATEX = {
-    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
-    "*": r"\cdot ", "⦃": r"\{", "⦄": r"\}", "→": r"\to ", "°": r"^\circ ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "θ": r"\theta ",
-    "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "%": r"\%",
+    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
+    "∅": r"\emptyset ", "*": r"\cdot ", "⦃": r"\{", "⦄": r"\}", "→": r"\to ", "°": r"^\circ ", "%": r"\%",
+    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ",
+    "ω": r"\omega ",
 }  # fmt: skip
 _FUNCTION = re.compile(
     r"(?<![A-Za-z\\])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-z]{2})"
@@ -85,12 +86,6 @@ class AlgebraPool:
             return json.loads(answer)
         finally:
             self._idle.put(worker)
-
-    def start(self) -> None:
-        """Starts the nursery, which then imports sympy in the background, before the first question asks for it."""
-        with self._lock:
-            if self._control is None:
-                self._start_nursery()
 
     def close(self) -> None:
         """Ends all workers and the nursery. The pool starts anew when it is asked again."""

@@ -1,8 +1,10 @@
-"""The processes in which computer algebra runs: a nursery that has imported sympy forks workers, each with a limit on its memory.
+"""The processes in which computer algebra runs: a nursery that has imported sympy forks workers, each with a limit on
+its memory.
 
-Started by `algebra.AlgebraPool` as `python algebra_worker.py FD`, where FD is a Unix socket. For every message with a socket attached the
-nursery forks a worker that serves that socket, and answers its process id. A worker reads lines `[predicted, gold, bytes]` of JSON and
-answers `true`, `false` or `null`. It keeps no time: whoever asks kills it when its time is over. When the socket FD closes, all end.
+Started by `algebra.AlgebraPool` as `python algebra_worker.py FD`, where FD is a Unix socket. For every message with a
+socket attached the nursery forks a worker that serves that socket, and answers its process id. A worker reads lines
+`[predicted, gold, bytes]` of JSON and answers `true`, `false` or `null`. It keeps no time: whoever asks kills it when
+its time is over. When the socket FD closes, all end.
 """
 
 from __future__ import annotations
@@ -20,15 +22,15 @@ from collections.abc import Iterable
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy.core.relational import Relational
 from sympy.core.sympify import SympifyError
+from sympy.logic.boolalg import Boolean
 
 PROCESS_ID = struct.Struct("i")
 NUMERIC_TOLERANCE = 1e-9
 ROUNDED_TOLERANCE = 1e-3
 _UNABLE = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError, RecursionError, RuntimeError, SympifyError,
-    TypeError, ValueError, tokenize.TokenError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError, RecursionError,
+    RuntimeError, SympifyError, TypeError, ValueError, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -40,7 +42,7 @@ def equal(predicted: str, gold: str) -> bool | None:
             return None
         if _is_constant(first) and _is_constant(second):
             return _equal_constants(first, second, rounded="." in predicted or "." in gold)
-        if isinstance(first, Relational) and isinstance(second, Relational) and first.as_set() == second.as_set():
+        if isinstance(first, Boolean) and isinstance(second, Boolean) and first.as_set() == second.as_set():
             return True
         return verify(second, first, timeout_seconds=None, allow_set_relation_comp=True)
     except _UNABLE:  # sympy raises many kinds for formulas it cannot handle; all mean that it does not know
@@ -58,11 +60,19 @@ def _is_constant(formula: sympy.Basic) -> bool:
 
 def _equal_constants(first: sympy.Expr, second: sympy.Expr, *, rounded: bool) -> bool | None:
     """By value: math-verify takes a product too large for a float for any number."""
-    left, right = first.evalf(), second.evalf()
-    if not left.is_number or not right.is_number:
+    left, right = _number(first), _number(second)
+    if left is None or right is None:
         return None
     tolerance = ROUNDED_TOLERANCE if rounded else NUMERIC_TOLERANCE
     return bool(abs(left - right) <= tolerance * sympy.Max(abs(left), abs(right)))
+
+
+def _number(constant: sympy.Expr) -> sympy.Expr | None:
+    """Its value; limits have one only after they are worked out."""
+    value = constant.evalf()
+    if not value.is_number:
+        value = constant.doit().evalf()
+    return value if value.is_number and value.is_finite else None
 
 
 def serve(connection: socket.socket, memory_bytes: int) -> None:
@@ -94,7 +104,7 @@ def raise_workers(control: socket.socket, memory_bytes: int) -> None:
 
 
 def main(arguments: Iterable[str]) -> None:
-    """Serves the pool at the other end of the socket: arguments are its file descriptor and the bytes a worker may use."""
+    """Serves the pool: the arguments are the file descriptor of its socket and the bytes that a worker may use."""
     descriptor, memory_bytes = (int(argument) for argument in arguments)
     logging.disable(logging.CRITICAL)
     equal("1", "2")  # what sympy builds at its first use, all workers inherit

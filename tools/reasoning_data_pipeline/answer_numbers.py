@@ -1,8 +1,10 @@
-"""Numbers as people write them: separators, fractions, scientific notation, words, percent, currency and units, exactly.
+"""Numbers as people write them: separators, fractions, scientific notation, words, percent, currency and units,
+exactly.
 
     read_quantity("$1,234.50") == Quantity(Fraction(2469, 2), decimals=2, unit=USD)
 
-Values are fractions, so 0.1 + 0.2 is 0.3 and 10^20 + 1 is not 10^20. When two numbers agree is decided in `numbers_agree`.
+Values are fractions, so 0.1 + 0.2 is 0.3 and 10^20 + 1 is not 10^20. When two numbers agree is decided in
+`numbers_agree`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ _QUANTITY = re.compile(
     rf"(?:{_APPROXIMATELY})?(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<minus>-?)"
     rf"(?:(?P<whole>\d+)?\s*(?:\\frac\s*(?P<fraction>\{{\s*\d+\s*\}}\s*\{{\s*\d+\s*\}}|\d\s*\d)|(?P<slash>(?<!\d)\d+\s*/\s*\d+)(?!\d))"
     rf"|(?P<number>{_NUMBER})(?:[eE](?P<exponent>[+-]?\d+)|\s*(?:\*|x)\s*10\s*(?:\^|\*\*)\s*\{{?\s*(?P<power>[+-]?\d+)\s*\}}?)?)"
-    r"(?P<ordinal>st|nd|rd|th)?(?![.\d])\s*(?P<scale>hundred|thousand|million|billion|trillion|万|亿)?\s*(?P<percent>%|percent\b|per cent\b)?"
+    r"(?P<ordinal>st|nd|rd|th)?(?![.\d])\s*(?P<scale>hundred|thousand|million|billion|trillion|万|亿)?\s*"
+    r"(?P<percent>%|percent\b|per cent\b)?"
     r"(?P<unit>.*)",
     re.IGNORECASE,
 )
@@ -61,6 +64,8 @@ class Quantity:
 
 def read_quantity(text: str) -> Quantity | None:
     """The number that all of `text` spells, or None. `text` is normalised."""
+    if len(text) > MAX_DIGITS:
+        return None
     power = _POWER_OF_TEN.fullmatch(text)
     if power:
         value = _power_of_ten(power["power"])
@@ -83,9 +88,7 @@ def read_quantity(text: str) -> Quantity | None:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    """Sign, digits and powers of ten together; None where the denominator is 0 or the number too long."""
-    if len(match[0]) > MAX_DIGITS:
-        return None
+    """Sign, digits and powers of ten together; None where the denominator is 0 or the power of ten too large."""
     if match["number"]:
         value = Fraction(re.sub("[, ]", "", match["number"]).rstrip(".") or "0")
     else:
@@ -111,15 +114,17 @@ def _power_of_ten(exponent: str) -> Fraction | None:
     return Fraction(10) ** int(exponent) if len(exponent) <= 5 and abs(int(exponent)) <= MAX_DIGITS else None
 
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+_ONES = """zero one two three four five six seven eight nine ten eleven twelve
+thirteen fourteen fifteen sixteen seventeen eighteen nineteen"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
 _SMALL = {
-    **{word: value for value, word in enumerate(_ONES)},
-    **{word: 10 * value for value, word in enumerate(_TENS, 2)},
-    **{word: value for value, word in enumerate(_ORDINALS, 1)},
+    **{word: value for value, word in enumerate(_ONES.split())},
+    **{word: 10 * value for value, word in enumerate(_TENS.split(), 2)},
+    **{word: value for value, word in enumerate(_ORDINALS.split(), 1)},
     "none": 0, "dozen": 12,
 }  # fmt: skip
+_NOT_COUNTED = frozenset({"none", *_ORDINALS.split()})
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _HAN_DIGITS = {"零": 0, "〇": 0, **{digit: value for value, digit in enumerate("一二三四五六七八九", 1)}, "两": 2}
 _HAN_SCALES = {"十": 10, "百": 100, "千": 1000}
@@ -152,7 +157,7 @@ def _read_english(text: str) -> Quantity | None:
     rest = " ".join(words[used:])
     percent = rest in ("percent", "per cent", "%")
     unit = NO_UNIT if percent else read_unit(rest)
-    if not used or unit is None or (unit is not NO_UNIT and words[used - 1] in ("none", *_ORDINALS)):
+    if not used or unit is None or (unit is not NO_UNIT and words[used - 1] in _NOT_COUNTED):
         return None
     return Quantity(Fraction(sign * (total + part)), unit=unit, percent=percent)
 
@@ -197,7 +202,7 @@ def _han_value(digits: str) -> Fraction | None:
 
 
 def quantities_agree(predicted: Quantity, gold: Quantity) -> bool:
-    """Whether two quantities name the same amount: units convert, and a unit or percent sign may be left out on one side."""
+    """Whether two quantities are the same amount: units convert, and one side may leave out unit or percent sign."""
     units = (predicted.unit, gold.unit)
     if units[0].powers and units[1].powers:
         if units[0].powers != units[1].powers:
@@ -215,8 +220,9 @@ def quantities_agree(predicted: Quantity, gold: Quantity) -> bool:
 def numbers_agree(predicted: Quantity, gold: Quantity) -> bool:
     """Whether two numbers are equal, or one is the other rounded.
 
-    Whole numbers and fractions agree only exactly (2019 is not 2020). A number with decimals may be a rounding, or a truncation, of one that is
-    written more finely and within 1e-3 of it (3.14 of 3.1416); two of the same fineness must be equal (12.34 is not 12.35).
+    Whole numbers and fractions agree only exactly (2019 is not 2020). A number with decimals may be a rounding, or a
+    truncation, of one that is written more finely and within 1e-3 of it (3.14 of 3.1416); two of the same fineness
+    must be equal (12.34 is not 12.35).
     """
     if predicted.value == gold.value:
         return True

@@ -1,8 +1,8 @@
 r"""What a response gives as its final answer, by the prompt version that asked for it.
 
-`en` and `zh` ask for a last line "Final answer: .." or "答案: ..", `en_v2` and `zh_v2` for `\boxed{..}`, `en_r1` and `zh_r1` for
-`<think>..</think>` and then `\boxed{..}`. A response that does not keep to the format has no answer: it becomes a negative of the
-format pairs, so the reason is kept.
+`en` and `zh` ask for a last line "Final answer: .." or "答案: ..", `en_v2` and `zh_v2` for `\boxed{..}`, `en_r1` and
+`zh_r1` for `<think>..</think>` and then `\boxed{..}`. A response that does not keep to the format has no answer: it
+becomes a negative of the format pairs, so the reason is kept.
 
     parse_answer("2 + 3 make 5.\nFinal answer: 5", "en").text == "5"
 """

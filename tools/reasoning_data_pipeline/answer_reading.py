@@ -1,4 +1,4 @@
-"""An answer as the comparison rules see it: its text in one spelling, and what kind of thing it is. Read once, remembered."""
+"""An answer as the comparison rules see it: its text in one spelling, and what kind of thing it is."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _read(answer: str) -> Reading:
     return Reading(text, _compact(text), word_key(text), quantity, None if quantity else read_value(text))
 
 
-_read_cached = lru_cache(maxsize=32768)(_read)
+_read_cached = lru_cache(maxsize=4096)(_read)
 
 _FREE_SPACE = re.compile(r"(?<!\w) | (?!\w)|(?<=[^\W\d]) (?=\d)|(?<=\d) (?=[^\W\d])")
 _SCRIPT_BRACES = re.compile(r"([_^])\{(\w+|\d*[-+])\}(?!\w)")

@@ -1,7 +1,7 @@
 """The rules that compare two answers, cheapest first; the first that can tell decides.
 
-A rule answers True or False where the forms of both answers let it, None where they do not. `compare` names the rule that decided, or says
-that only algebra can (`NEEDS_ALGEBRA`).
+A rule answers True or False where the forms of both answers let it, None where they do not. `compare` names the rule
+that decided, or says that only algebra can (`NEEDS_ALGEBRA`).
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ _NEGATION = re.compile(r"\b(?:not|no|isn't|cannot|or)\b|不", re.IGNORECASE)
 
 
 def same_in_sentence(predicted: Reading, gold: Reading, scope: Scope) -> bool | None:
-    """What a sentence says: its one formula between dollar signs (`period $\\pi$`), or the number after its verb (The area is 25)."""
+    """What a sentence says: its one formula between dollar signs, or the number after its verb (The area is 25)."""
     if _NEGATION.search(predicted.text):
         return None
     spans = _SPAN.findall(predicted.text)

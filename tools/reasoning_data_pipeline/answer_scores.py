@@ -1,4 +1,4 @@
-"""The two scores that data sets define for themselves: ANLS of document questions and the relaxed accuracy of charts."""
+"""The scores that data sets define for themselves: ANLS of document questions, relaxed accuracy of charts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _DIGITS = re.compile(r"\d")
 def anls(predicted: str, golds: Sequence[str], threshold: float = ANLS_THRESHOLD) -> float:
     """Average normalised Levenshtein similarity of one question, in 0..1.
 
-    max over the gold answers of s = 1 - distance(predicted, gold) / max(len(predicted), len(gold)), and 0 where s < threshold, without regard
-    to case and white space (Biten et al. 2019, Scene Text Visual Question Answering, arXiv 1905.13648, eq. 1).
+    max over the gold answers of s = 1 - distance(predicted, gold) / max(len(predicted), len(gold)), and 0 where s <
+    threshold, without regard to case and white space (Biten et al. 2019, Scene Text Visual Question Answering, arXiv
+    1905.13648, eq. 1).
 
     Raises:
         ValueError: there is no gold answer.
@@ -42,16 +43,18 @@ def _folded(text: str) -> str:
 
 
 def anls_accepts(predicted: str, gold: str) -> bool:
-    """Whether `predicted` is `gold` but for slips of spelling: ANLS at least `ANLS_CORRECT` and no digit changed, since a digit is no slip."""
+    """Whether `predicted` is `gold` but for slips of spelling: ANLS at least `ANLS_CORRECT` and every digit right."""
     if not gold or _DIGITS.findall(predicted) != _DIGITS.findall(gold):
         return predicted == gold
     return anls(predicted, (gold,), ANLS_CORRECT) >= ANLS_CORRECT
 
 
 def relaxed_accepts(predicted: Quantity, gold: Quantity) -> bool:
-    """Relaxed accuracy: a number may be off by 5 % of the gold number (Methani et al. 2020, PlotQA, arXiv 1909.00997; Masry et al. 2022, ChartQA).
+    """Relaxed accuracy: a number may be off by 5 % of the gold number (Methani et al. 2020, PlotQA, arXiv 1909.00997;
+    Masry et al. 2022, ChartQA).
 
-    Years are no measurements: two whole numbers from 1800 to 2100 must be equal. A percent sign on one side only reads either way, 50 % as 50 or 0.5.
+    Years are no measurements: two whole numbers from 1800 to 2100 must be equal. A percent sign on one side only reads
+    either way, 50 % as 50 or 0.5.
     """
     if predicted.value == gold.value:
         return True

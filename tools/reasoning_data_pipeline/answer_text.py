@@ -1,8 +1,9 @@
 r"""One spelling for answers that read the same: Unicode, LaTeX, markdown and the phrases around an answer.
 
-`normalise` gives the text that the later tiers read: `\dfrac12`, `**A**`, `$5$`, `The answer is 5.` become `\frac12`, `A`, `5`, `5`.
-It never drops what carries meaning: signs, brackets, relations and units stay. `word_key` is the coarser key for plain words, without
-case, articles and punctuation; it is None for anything that looks like mathematics, where punctuation means something.
+`normalise` gives the text that the later tiers read: `\dfrac12`, `**A**`, `$5$`, `The answer is 5.` become `\frac12`,
+`A`, `5`, `5`. It never drops what carries meaning: signs, brackets, relations and units stay. `word_key` is the
+coarser key for plain words, without case, articles and punctuation; it is None for anything that looks like
+mathematics, where punctuation means something.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _CHARACTERS = {
     **dict.fromkeys("“”„«»「」《》", '"'),
     **dict.fromkeys("×∙⋅·", "*"),
     **dict.fromkeys("÷⁄∕", "/"),
-    "º": "°", "≦": "≤", "≧": "≥", "⩽": "≤", "⩾": "≥", "∣": "|", "～": "~", "∼": "~", "Ø": "∅",
+    "º": "°", "≦": "≤", "≧": "≥", "⩽": "≤", "⩾": "≥", "∣": "|", "～": "~", "∼": "~", "Ø": "∅", "ℝ": "(-∞,∞)",
 }  # fmt: skip
 _TRANSLATION = str.maketrans(_CHARACTERS)
 _BEFORE_NFKC = str.maketrans({**_CHARACTERS, "µ": "μ"})
@@ -30,16 +31,19 @@ _VULGAR_AFTER_DIGIT = re.compile("(?<=[0-9])(?=[¼½¾⅐-⅞])")
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]")
 _SPACES = re.compile(r"\s+")
 
+_SYMBOL_TABLE = r"""
+cdot * times * ast * div / pm ± mp ∓ le ≤ leq ≤ leqslant ≤ ge ≥ geq ≥ geqslant ≥ lt < gt > ne ≠ neq ≠ approx ≈ sim ~
+infty ∞ cup ∪ cap ∩ in ∈ emptyset ∅ varnothing ∅ angle ∠ parallel ∥ perp ⊥ triangle △ degree ° circ ° mid | vert |
+lvert | rvert | to → rightarrow → ldots ... dots ... cdots ... cong ≅ lbrace ⦃ rbrace ⦄
+dfrac \frac tfrac \frac cfrac \frac alpha α beta β gamma γ delta δ epsilon ε varepsilon ε theta θ lambda λ mu μ
+pi π rho ρ sigma σ tau τ phi φ varphi φ omega ω Delta Δ Omega Ω Sigma Σ Phi Φ
+"""
+_FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp"
 _SYMBOLS = {
-    "cdot": "*", "times": "*", "ast": "*", "div": "/", "pm": "±", "mp": "∓", "le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥",
-    "geqslant": "≥", "lt": "<", "gt": ">", "ne": "≠", "neq": "≠", "approx": "≈", "sim": "~", "infty": "∞", "cup": "∪", "cap": "∩", "in": "∈",
-    "emptyset": "∅", "varnothing": "∅", "angle": "∠", "parallel": "∥", "perp": "⊥", "triangle": "△", "degree": "°", "circ": "°", "mid": "|",
-    "vert": "|", "lvert": "|", "rvert": "|", "to": "→", "rightarrow": "→", "ldots": "...", "dots": "...", "cdots": "...", "cong": "≅",
-    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "varepsilon": "ε", "theta": "θ", "lambda": "λ", "mu": "μ", "pi": "π",
-    "rho": "ρ", "sigma": "σ", "tau": "τ", "phi": "φ", "varphi": "φ", "omega": "ω", "Delta": "Δ", "Omega": "Ω", "Sigma": "Σ", "Phi": "Φ",
-    "quad": " ", "qquad": " ", "displaystyle": " ", "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac", "lbrace": "⦃", "rbrace": "⦄",
-}  # fmt: skip
-_FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp".split())
+    **dict(zip(_SYMBOL_TABLE.split()[::2], _SYMBOL_TABLE.split()[1::2], strict=True)),
+    **dict.fromkeys(("quad", "qquad", "displaystyle"), " "),
+    **{name: f" {name}" for name in _FUNCTIONS.split()},
+}
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _ESCAPED = re.compile(r"\\([%$#&_ ,;:!{}|])")
 _ESCAPES = {"{": "⦃", "}": "⦄", "|": "∥", " ": " ", ",": " ", ";": " ", ":": " ", "!": ""}
@@ -51,23 +55,29 @@ _REPEATING = re.compile(r"(\d*\.\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 _SEGMENT = re.compile(r"\\(?:overline|bar)\s*\{([A-Z]{2})\}")
 _THIN_GROUP = re.compile(r"(?<=\d)(?:\\[,! ]|\{,\})(?=\d{3}(?!\d))")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*°\s*\}|°)")
-_REALS = re.compile(r"^(?:R|ℝ|all real numbers|全体实数)$")
 
-_WRAPPERS = [
-    (re.compile(pattern, re.DOTALL), group)
-    for pattern, group in (
-        (r"\*\*(?!\*)(.+?)\*\*", 1), (r"\*([^*]+)\*", 1), (r"__(.+)__", 1), (r'"([^"]+)"', 1), (r"'([^']+)'", 1), (r"\$\$(.+)\$\$", 1),
-        (r"\$([^$]+)\$", 1), (r"\\\((.+)\\\)", 1), (r"\\\[(.+)\\\]", 1), (r"\\(?:boxed|fbox)\s*\{(.+)\}", 1), (r"\{([^{},]+)\}", 1),
-    )
-]  # fmt: skip
+_MARKDOWN = (r"\*\*(?!\*)(.+?)\*\*", r"\*([^*]+)\*", r"__(.+)__", r'"([^"]+)"', r"'([^']+)'")
+_MATH_MODE = (
+    r"\$\$(.+)\$\$",
+    r"\$([^$]+)\$",
+    r"\\\((.+)\\\)",
+    r"\\\[(.+)\\\]",
+    r"\\(?:boxed|fbox)\s*\{(.+)\}",
+    r"\{([^{},]+)\}",
+)
+_WRAPPERS = [re.compile(pattern, re.DOTALL) for pattern in (*_MARKDOWN, *_MATH_MODE)]
 _WRAPPER_STARTS = tuple("*_\"'$\\{")
 _PHRASE = re.compile(
-    r"(?:.*(?<![A-Za-z]))?(?:answer|result|solution|答案|结果)\s*(?:(?:is|are|should be|would be|must be)\b|[:=]|是|为)+\s*:?",
+    r"(?:.*(?<![A-Za-z]))?(?:answer|result|solution|答案|结果)\s*"
+    r"(?:(?:is|are|should be|would be|must be)\b|[:=]|是|为)+\s*:?",
     re.IGNORECASE,
 )
 _LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:i choose|i pick)\s+|(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice)(?:\s+is|:)?\s+(?=\S)"
-    r"|(?:it is|it's|this is|that is|they are|there are|there is|= )\s*(?=\S)|(?:故|应|正确)?(?:选项|选择|选)(?:是|为)?\s*:?\s*(?=\(?[A-Za-z](?![A-Za-z])))",
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:"
+    r"(?:i choose|i pick)\s+"
+    r"|(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice)(?:\s+is|:)?\s+(?=\S)"
+    r"|(?:it is|it's|this is|that is|they are|there are|there is|= )\s*(?=\S)"
+    r"|(?:故|应|正确)?(?:选项|选择|选)(?:是|为)?\s*:?\s*(?=\(?[A-Za-z](?![A-Za-z])))",
     re.IGNORECASE,
 )
 _TAIL = re.compile(
@@ -104,10 +114,10 @@ def _peel(text: str) -> str:
     """One layer less: an end mark, a wrapper, or a phrase that leads to the answer."""
     text = _without_end_mark(text)
     if text.startswith(_WRAPPER_STARTS):
-        for wrapper, group in _WRAPPERS:
+        for wrapper in _WRAPPERS:
             match = wrapper.fullmatch(text)
-            if match and _balanced(match[group]):
-                return match[group].strip()
+            if match and _balanced(match[1]):
+                return match[1].strip()
     for phrase in (_PHRASE, _LEAD):
         match = phrase.match(text)
         if match and match.end() < len(text):
@@ -136,6 +146,7 @@ def _balanced(text: str) -> bool:
 def _latex(text: str) -> str:
     """Commands that have a plain spelling get it; structure (`\\frac`, `\\sqrt`, matrices) stays."""
     text = _SIZES.sub("", _THIN_GROUP.sub(",", text))
+    text = text.replace("\\mathbb{R}", "(-∞,∞)")
     for _ in range(_MAX_PEELS):
         unfonted = _FONT.sub(r" \1" if "\\begin" in text else r"\1", text)
         if unfonted == text:
@@ -145,16 +156,9 @@ def _latex(text: str) -> str:
     text = _SEGMENT.sub(r"\1", text)
     if "\\begin" not in text:  # there \\ ends a row, and \, may follow it
         text = _ESCAPED.sub(lambda escaped: _ESCAPES.get(escaped[1], escaped[1]), text)
-    text = _COMMAND.sub(_plain_command, text)
+    text = _COMMAND.sub(lambda command: _SYMBOLS.get(command[1], command[0]), text)
     text = _DEGREE.sub("°", text)
     return _SPACES.sub(" ", text).strip()
-
-
-def _plain_command(command: re.Match[str]) -> str:
-    name = command[1]
-    if name in _FUNCTIONS:
-        return f" {name}"
-    return _SYMBOLS.get(name, command[0])
 
 
 def _expand_repeating(match: re.Match[str]) -> str:
@@ -186,9 +190,8 @@ _MATHEMATICAL = re.compile(r"[=<>≤≥^\\_|{}\[\]*√∪∩∞±⦃⦄]|\d\s*[+
 _ABBREVIATION = re.compile(r"\b(?:(?:[^\W\d_]\.\s?)+[^\W\d_](?:\.|\b)|[Nn]/[Aa]\b)")
 _INNER_MARKS = re.compile(r"(?<=\w)[-/](?=\w)|[.,;:!?\"()。、&](?=\s|$|[^\d])|(?:^|(?<=\s))[@#('\"]+")
 _SMALL_WORDS = frozenset({"a", "an", "the"})
-NUMBER_WORDS = {
-    word: str(value) for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
-}
+_DIGIT_WORDS = "zero one two three four five six seven eight nine ten"
+NUMBER_WORDS = {word: str(value) for value, word in enumerate(_DIGIT_WORDS.split())}
 
 
 def is_wordy(text: str) -> bool:

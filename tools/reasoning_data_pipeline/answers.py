@@ -1,8 +1,9 @@
 r"""Is a generated answer right? One typed verdict per answer, from the cheapest check that can tell.
 
-The tiers: the same text; the same after normalisation; a comparison by kind (option letters, numbers with units, dates, lists, intervals,
-equations, yes or no); values of formulas at sample points; computer algebra in worker processes, last and under a deadline. What a data set
-asks for is named by its checks (`modes_for_dataset`): ANLS for documents, 5 % for charts, the typed comparison for the rest.
+The tiers: the same text; the same after normalisation; a comparison by kind (option letters, numbers with units,
+dates, lists, intervals, equations, yes or no); values of formulas at sample points; computer algebra in worker
+processes, last and under a deadline. What a data set asks for is named by its checks (`modes_for_dataset`): ANLS for
+documents, 5 % for charts, the typed comparison for the rest.
 
     with AnswerChecker() as checker:
         checker.check(parse_answer(response, "en"), "1/2", modes_for_dataset("geoqa_en"))
@@ -38,7 +39,7 @@ __all__ = [
     "parse_answer",
 ]
 
-MAX_REMEMBERED = 65_536
+MAX_REMEMBERED = 16_384
 """Verdicts kept to answer equal questions; then the memory starts anew."""
 MAX_PENDING = 256
 """Answers that may wait behind one that needs algebra."""
@@ -56,7 +57,7 @@ _CHECKS_BY_NAME: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 
 
 class Outcome(str, Enum):
-    """What a check says of an answer. `UNDECIDED` is neither right nor wrong: time or algebra was not enough, or there is no gold answer."""
+    """What a check says. `UNDECIDED` is neither right nor wrong: time or algebra was not enough, or gold is missing."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -99,8 +100,8 @@ class Question:
 def modes_for_dataset(name: str) -> tuple[str, ...]:
     """The checks that a data set asks for, by its name or file name.
 
-    ChartQA: relaxed accuracy, 5 %. DocVQA, InfographicVQA: ANLS. Counting, geometry and receipts: the typed comparison without that tolerance.
-    MAVIS: the typed comparison with LaTeX. All others: the typed comparison.
+    ChartQA: relaxed accuracy, 5 %. DocVQA, InfographicVQA: ANLS. Counting, geometry and receipts: the typed comparison
+    without that tolerance. MAVIS: the typed comparison with LaTeX. All others: the typed comparison.
     """
     lowered = name.lower()
     return next((modes for words, modes in _CHECKS_BY_NAME if any(word in lowered for word in words)), TYPED_CHECKS)
@@ -109,12 +110,12 @@ def modes_for_dataset(name: str) -> tuple[str, ...]:
 class AnswerChecker:
     """Checks answers; a context manager, because algebra runs in worker processes that must end.
 
-    Equal questions are answered once: of 32 samples of a prompt most say the same. May be used from several threads, not across a fork.
+    Equal questions are answered once: of 32 samples of a prompt most say the same. May be used from several threads,
+    not across a fork.
 
     Args:
-        deadline_s: seconds that algebra may take for one answer before it is undecided, not counting the start of the first worker.
-        workers: processes for algebra.
-        memory_mb: address space of one worker, MiB.
+        deadline_s: seconds that algebra may take for one answer before it is undecided, not counting the start of the
+        first worker. workers: processes for algebra. memory_mb: address space of one worker, MiB.
     """
 
     def __init__(self, *, deadline_s: float = 2.0, workers: int = 1, memory_mb: int = 2048) -> None:
@@ -123,7 +124,6 @@ class AnswerChecker:
         self._remembered: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Verdict | Future[Verdict]] = {}
 
     def __enter__(self) -> AnswerChecker:
-        self._pool.start()
         return self
 
     def __exit__(
@@ -201,7 +201,7 @@ class AnswerChecker:
 
 
 def accepted_texts(gold: Any) -> tuple[str, ...]:
-    """The right answers that a JSON value stands for: itself, the items of a list, both words for a truth value; none for null or an object."""
+    """The right answers that a JSON value stands for: items of a list, both words of a truth value, none of null."""
     if isinstance(gold, str):
         return (gold,)
     if isinstance(gold, bool):

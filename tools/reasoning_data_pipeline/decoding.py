@@ -150,11 +150,12 @@ class DecodingBatch:
 
     def queue(self, prefilled: Prefilled) -> None:
         """Let the rows of these prompts wait; none may be waiting."""
-        assert not self.waiting, f"{len(self._prefilled.waiting)} rows still wait"
+        assert not self.waiting, f"rows still wait: {self._prefilled}"
         self._prefilled = prefilled
 
     def admit(self, count: int) -> None:
-        """Let up to `count` waiting rows join."""
+        """Let up to `count` waiting rows join; some must be waiting."""
+        assert self._prefilled is not None, f"no rows wait for {count} places"
         state, rows = self._prefilled.take(count)
         self._state = state if self._state is None else self._state.join(state)
         self.rows += rows
@@ -164,7 +165,9 @@ class DecodingBatch:
     @torch.inference_mode()
     def step(self) -> list[tuple[Row, bool]]:
         """Draw one token for every row; those that finished leave, returned with whether a stop token ended them."""
-        state, device = self._state, self._state.logits.device
+        state = self._state
+        assert state is not None, f"a step with {len(self.rows)} rows"
+        device = state.logits.device
         noise = torch.tensor([row.noise[len(row.tokens)] for row in self.rows], dtype=torch.float64, device=device)
         drawn = draw_tokens(state.logits, noise, self.settings)
         finished, kept = [], []
@@ -176,17 +179,16 @@ class DecodingBatch:
                 finished.append((row, stopped))
             else:
                 kept.append(index)
-        self._keep(kept, drawn)
+        self._state = self._advance(state, kept, drawn)
         return finished
 
-    def _keep(self, kept: list[int], drawn: torch.Tensor) -> None:
-        """Go on with the rows `kept`, which drew `drawn[kept]`."""
-        state = self._state
+    def _advance(self, state: State, kept: list[int], drawn: torch.Tensor) -> State | None:
+        """The state behind the tokens `drawn[kept]`; the other rows leave. None where no row is left."""
+        everyone = len(kept) == len(self.rows)
+        self.rows = [self.rows[index] for index in kept]
         if not kept:
-            self.rows, self._state = [], None
-            return
-        if len(kept) < len(self.rows):
-            self.rows = [self.rows[index] for index in kept]
+            return None
+        if not everyone:
             state, drawn = state.select(kept).without_padding(), drawn[kept]
         mask = functional.pad(state.mask, (0, 1), value=1)
         output = self.model(
@@ -196,7 +198,7 @@ class DecodingBatch:
             past_key_values=state.cache,
             use_cache=True,
         )
-        self._state = State(state.cache, mask, state.positions + 1, output.logits[:, -1])
+        return State(state.cache, mask, state.positions + 1, output.logits[:, -1])
 
 
 @torch.inference_mode()

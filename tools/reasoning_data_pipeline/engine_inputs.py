@@ -24,7 +24,13 @@ class PromptEncoder:
     """Tokenizes requests in the chat template of a checkpoint; decodes what the model writes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: InternVLChatConfig) -> None:
-        """Take the tokenizer and the configuration of a checkpoint."""
+        """Take the tokenizer and the configuration of a checkpoint.
+
+        Raises:
+            ValueError: the configuration names no chat template, or one that is not known.
+        """
+        if config.template is None:
+            raise ValueError(f"config.json has template {config.template!r}: it must name the chat template to ask in")
         self._tokenizer = tokenizer
         self._rows = RowTokenizer(tokenizer, config.template, config.num_image_token)
         end_token = self._rows.template.end_token
@@ -39,6 +45,14 @@ class PromptEncoder:
         prefixes = [request.prefix] if request.prefix else []
         row = self._rows.tokenize(request.question, prefixes, len(request.images), Source(request.key, 1))
         return row, [token for ids in row.answers for token in ids[:-1]]  # without the end token
+
+    def condensed_ids(self, request: Request) -> list[int]:
+        """The whole prompt, every image as `<img>`, one `<IMG_CONTEXT>`, `</img>`; RecordError as `tokenize`."""
+        row, prefix = self.tokenize(request)
+        ids = list(row.pieces[0])
+        for piece in row.pieces[1:]:
+            ids += [row.image.start, row.image.context, row.image.end, *piece]
+        return ids + prefix
 
     def decode(self, tokens: list[int]) -> str:
         """The text of generated tokens."""

@@ -1,7 +1,8 @@
 """What a formula is worth: its value at a point, and whether two formulas agree at all of them.
 
-Rationals stay exact while they are short; everything else is complex floating point. A value beyond the range raises OverflowError, one
-that is not defined ZeroDivisionError or ValueError, so that a tower of powers or 1/0 is an answer of its own kind and never a number.
+Rationals stay exact while they are short; everything else is complex floating point. A value beyond the range raises
+OverflowError, one that is not defined ZeroDivisionError or ValueError, so that a tower of powers or 1/0 is an answer
+of its own kind and never a number.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from fractions import Fraction
 from tools.reasoning_data_pipeline.answer_numbers import Quantity, numbers_agree
 from tools.reasoning_data_pipeline.expressions import Formula, Node, sample_points
 
-MAX_BITS = 8192
-"""Longer fractions go on as floating point."""
+MAX_BITS = 1000
+"""Longer fractions go on as floating point, which all shorter ones fit into."""
 FLOAT_TOLERANCE = 1e-9
 MIN_POINTS = 3
 _ROUNDED_TOLERANCE = 1e-3
@@ -28,8 +29,8 @@ _CONSTANTS: Mapping[str, complex] = {"π": complex(math.pi), "e": complex(math.e
 def formulas_agree(predicted: Formula, gold: Formula) -> bool | None:
     """Whether two formulas are equal; None where their values cannot tell.
 
-    Constants with decimals may be roundings of each other, as in `numbers_agree`; everything else must agree exactly, or to 1e-9 where roots
-    and functions make it a floating point number.
+    Constants with decimals may be roundings of each other, as in `numbers_agree`; everything else must agree exactly,
+    or to 1e-9 where roots and functions make it a floating point number.
     """
     names = tuple(sorted({*predicted.names, *gold.names}))
     if not names:
@@ -45,7 +46,7 @@ def formulas_agree(predicted: Formula, gold: Formula) -> bool | None:
 
 
 def proportional(predicted: Formula, gold: Formula) -> bool | None:
-    """Whether one formula is a constant, not zero, times the other, so that setting either to 0 is the same equation; None if unknown."""
+    """Whether one formula is a constant times the other: set to 0, both are one equation. None where it is unknown."""
     names = tuple(sorted({*predicted.names, *gold.names}))
     ratios: list[Value] = []
     for point in sample_points(names):
@@ -103,7 +104,7 @@ def evaluate(node: Node, point: Mapping[str, Fraction]) -> Value:
     """The value of a syntax tree. Raises OverflowError, ZeroDivisionError or ValueError where there is none."""
     kind = node[0]
     if kind == "number":
-        return node[1]
+        return _bounded(node[1])
     if kind == "name":
         return point[node[1]] if node[1] in point else _CONSTANTS[node[1]]
     return _bounded(_OPERATIONS[kind](*(evaluate(child, point) for child in node[1:])))
@@ -125,7 +126,7 @@ def _power(base: Value, exponent: Value) -> Value:
 
 
 def _root(radicand: Value, index: Value) -> Value:
-    """The real root where there is one (also of a negative number for an odd index), exact for perfect powers; else the principal one."""
+    """The real root where there is one, also of a negative number, exact for perfect powers; else the principal one."""
     if isinstance(radicand, Fraction) and isinstance(index, Fraction) and index.denominator == 1 and 0 < index <= 16:
         degree, sign = index.numerator, -1 if radicand < 0 else 1
         if sign > 0 or degree % 2:

@@ -1,9 +1,11 @@
-r"""A bounded reader of formulas and their values at sample points: two formulas that agree at all of them are taken as equal.
+r"""A bounded reader of formulas and their values at sample points: two formulas that agree at all of them are taken as
+equal.
 
-The grammar is what answers use: + - * / ^ ! % | |, implicit products, `\frac \sqrt \binom`, the common functions, pi, e and i. Nothing is
-ever handed to `eval`. Length, nesting and exponents are bounded, so 9^9^9 costs nothing: it becomes an infinity.
-Rational arithmetic stays exact (a polynomial identity that holds at random rational points is an identity but for a vanishing chance:
-Schwartz 1980, doi 10.1145/322217.322225); roots and functions are evaluated in complex floating point.
+The grammar is what answers use: + - * / ^ ! % | |, implicit products, `\frac \sqrt \binom`, the common functions, pi,
+e and i. Nothing is ever handed to `eval`. Length, nesting and exponents are bounded, so 9^9^9 costs nothing: it
+becomes an infinity. Rational arithmetic stays exact (a polynomial identity that holds at random rational points is an
+identity but for a vanishing chance: Schwartz 1980, doi 10.1145/322217.322225); roots and functions are evaluated in
+complex floating point.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ Node = tuple
 """("number", Fraction) | ("name", str) | (operator or function, Node, ...)."""
 
 FUNCTIONS = (
-    "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "abs", "ln", "lg",
+    "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log",
+    "exp", "abs", "ln", "lg",
 )  # fmt: skip
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)|(?P<function>"
@@ -208,7 +211,7 @@ class _Reader:
         return ("name", "π") if name == "pi" else self._call(name, depth)
 
     def _call(self, name: str, depth: int) -> Node:
-        """sin x, sin(x), sin^2 x, log_2 8: the argument of a function without brackets is the product that follows, up to another function."""
+        """sin x, sin^2(x), log_2 8: without brackets the argument is the product that follows, up to a function."""
         base: Node | None = None
         exponent: Node | None = None
         if name == "log" and self.value == "_":

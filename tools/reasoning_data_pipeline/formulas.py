@@ -1,4 +1,4 @@
-"""Formulas as answers: equal by value, proportional as equations, with or without units; and which ones only algebra can compare."""
+"""Formulas as answers: equal by value, proportional as equations; and which ones only algebra can compare."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _both(predicted: str, gold: str) -> tuple[Formula, Formula] | None:
     return None if first is None or second is None else (first, second)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _formula(text: str) -> Formula | None:
     if _WORDS.search(text):
         return None
@@ -78,7 +78,7 @@ MAX_ALGEBRA_CHARS = 300
 
 
 def needs_algebra(predicted: str, gold: str) -> bool:
-    """Whether a computer algebra system could find two texts equal that no rule can: calculus or relations against mathematics."""
+    """Whether computer algebra could find two texts equal that no rule can: calculus, or two relations."""
     for text in (predicted, gold):
         if (
             len(text) > MAX_ALGEBRA_CHARS

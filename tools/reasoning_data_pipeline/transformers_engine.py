@@ -113,8 +113,9 @@ class TransformersEngine:
         yield from self._by_length(window)
 
     def _by_length(self, window: list[Prompt]) -> Iterator[list[Prompt]]:
-        """Groups of up to `max_rows` rows, the longest prompts first: memory that suffices for them suffices for all."""
-        group, rows = [], 0
+        """Groups of up to `max_rows` rows, longest prompts first: memory that suffices for them suffices for all."""
+        group: list[Prompt] = []
+        rows = 0
         for prompt in sorted(window, key=lambda prompt: -len(prompt.ids)):
             if group and rows + len(prompt.request.seeds) > self.options.max_rows:
                 yield group

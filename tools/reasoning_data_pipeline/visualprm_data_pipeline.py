@@ -1,7 +1,7 @@
 """VisualPRM (arXiv 2503.10291), sampling half: answers as steps, each scored by Monte-Carlo continuation.
 
     python -u tools/reasoning_data_pipeline/visualprm_data_pipeline.py --checkpoint OpenGVLab/InternVL2_5-8B \\
-        --prompt-path prompts.jsonl --out-dir sampled --num-return-sequences 4 --num-mc-sequences 16 --dynamic --max-num 12
+        --prompt-path prompts.jsonl --out-dir sampled --num-mc-sequences 16 --dynamic --max-num 12
 
 Prompts are {"image", "question", "answer"}, or what the correctness pipeline sampled: a row that has a `response`
 already is scored as it is (with --num-return-sequences 1). Writes
@@ -113,7 +113,8 @@ class StepScorer:
         by_key = {self._key(prefix): prefix for prefix in prefixes}
         ends = [(answer.key, answer.text) for answer in self.run.answers(self._requests(by_key))]
         verdicts = self.checker.check_many(self._question(by_key[key], text) for key, text in ends)
-        right, judged = Counter(), Counter()
+        right: Counter[str] = Counter()
+        judged: Counter[str] = Counter()
         for (key, _), verdict in zip(ends, verdicts, strict=True):
             right[key] += verdict.outcome == Outcome.CORRECT
             judged[key] += verdict.outcome != Outcome.UNDECIDED
