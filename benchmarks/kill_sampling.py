@@ -1,54 +1,52 @@
 """Kill runs: whatever dies when, a resumed sampling run ends in exactly the answers of an undisturbed one.
 
-    python benchmarks/kill_sampling.py               # 200 rounds of kills, writes results/kill_sampling.json
+    python benchmarks/kill_sampling.py               # 200 kills, writes results/kill_sampling.json
     python benchmarks/kill_sampling.py --kills 5     # the short form
 
-Each round starts 1 to 4 ranks, kills 1 to 4 of them with SIGKILL at a random moment, now and then tears the last line
-of a shard as a power failure would, and starts again; the others may go on to their end. When a run is complete, its
-merged file must equal that of the undisturbed run byte for byte: no answer lost, none twice. Then the next run begins,
-until all kills are spent. Ranks are processes that write to a `SampleStore`, with an engine that makes up answers from
-seeds.
+Ranks are processes that run the correctness pipeline with the scripted engine (forked from this one, to save them the
+imports). Each round starts 1 to 4 ranks, kills 1 to 4 of them with SIGKILL at a random moment, now and then tears the
+last line of a shard as a power failure would, and starts again; the others may go on to their end. When a run is
+complete, its merged file and its rejects must equal those of the undisturbed run byte for byte: no answer lost, none
+twice. Then the next run begins, until all kills are spent. Undisturbed runs of 1, 2 and 4 ranks, and the pairs made of
+them, must be the same too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tools.reasoning_data_pipeline.store import SampleStore, sample_seed
-from tools.reasoning_data_pipeline.worker import Worker
+from tools.reasoning_data_pipeline import mmpr_data_pipeline_correctness, mmpr_data_pipeline_correctness_postprocess
 
 RESULTS = Path(__file__).parent / "results" / "kill_sampling.json"
-PROMPTS, SAMPLES = 120, 8
+PROMPTS, SAMPLES = 60, 16
+FORK = multiprocessing.get_context("fork")
 
 
-def rank_main(output: Path, rank: int, world_size: int, pause: float) -> None:
-    """One rank: answer what is left, then merge if everything is there."""
-    keys = [f"prompt {index}" for index in range(PROMPTS)]
-    worker = Worker(rank, world_size, run_id="kill run")
-    with SampleStore(output, keys=keys, num_samples=SAMPLES, parameters={"seed": 7}, worker=worker) as store:
-        for key, samples in store.pending():
-            chance = random.Random(sample_seed(7, key))
-            if chance.random() < 0.05:
-                store.reject(key, file="prompts.jsonl", line=1, reason="scripted")
-                continue
-            for sample in samples:
-                seed = sample_seed(7, key, sample)
-                store.append(key, {sample: {"question": key, "response": f"{seed} " * (1 + seed % 40)}})
-                time.sleep(pause)
-        store.finish()
+def write_prompts(path: Path) -> None:
+    """Questions whose answers the scripted engine hits now and then, one row without its image, one broken line."""
+    rows = [{"question": f"Question {index}?", "answer": "ABC3"[index % 4]} for index in range(PROMPTS)]
+    rows.insert(7, {"image": "gone.png", "question": "What is this?", "answer": "A"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n", encoding="utf-8")
+
+
+def run_pipeline(module: object, flags: Sequence[str], environment: dict[str, str]) -> None:
+    """A pipeline's command line in this process, silent."""
+    os.environ.update(environment)
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (the process ends soon)
+    module.main(flags)
 
 
 @dataclass
@@ -56,72 +54,88 @@ class Kills:
     """Runs ranks, kills some, and checks every complete run against the undisturbed one.
 
     Attributes:
-        folder: scratch space.
-        expected: the merged file of the undisturbed run.
+        folder: scratch space with the prompt file.
+        chance: decides the moments.
+        expected: merged file and rejects of the undisturbed run.
         counts: kills, torn tails, starts, runs.
     """
 
     folder: Path
-    expected: bytes
     chance: random.Random
+    expected: tuple[bytes, bytes] = (b"", b"")
     counts: Counter[str] = field(default_factory=Counter)
 
-    def start(self, output: Path, world_size: int, pause: float) -> list[subprocess.Popen[bytes]]:
+    def start(self, out_dir: Path, world_size: int, delay: float) -> list[BaseProcess]:
         """Start all ranks of one launch."""
         self.counts["starts"] += world_size
-        command = [sys.executable, __file__, "--rank", str(output)]
-        return [subprocess.Popen([*command, str(rank), str(world_size), str(pause)]) for rank in range(world_size)]
+        flags = ["--engine", "scripted", "--scripted-delay", str(delay), "--num-return-sequences", str(SAMPLES)]
+        flags += ["--prompt-path", str(self.folder / "prompts.jsonl"), "--out-dir", str(out_dir)]
+        ranks = []
+        for rank in range(world_size):
+            place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "TORCHELASTIC_RUN_ID": "kills"}
+            ranks.append(FORK.Process(target=run_pipeline, args=(mmpr_data_pipeline_correctness, flags, place)))
+            ranks[-1].start()
+        return ranks
 
-    def disturb(self, output: Path) -> None:
+    def disturb(self, out_dir: Path) -> None:
         """One round: start 1 to 4 ranks, kill 1 to 4 of them at a random moment."""
-        ranks = self.start(output, self.chance.randint(1, 4), pause=0.002)
-        time.sleep(self.chance.uniform(0.15, 0.6))
-        victims = self.chance.sample(ranks, self.chance.randint(1, len(ranks)))
-        for process in victims:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+        ranks = self.start(out_dir, self.chance.randint(1, 4), delay=0.002)
+        time.sleep(self.chance.uniform(0.02, 0.4))
+        for process in self.chance.sample(ranks, self.chance.randint(1, len(ranks))):
+            if process.is_alive():
+                process.kill()
                 self.counts["kills"] += 1
         if self.chance.random() < 0.5:  # srun --kill-on-bad-exit takes the others down too
             for process in ranks:
                 process.kill()
         for process in ranks:
-            process.wait()
-        self.tear(output)
+            process.join()
+        self.tear(out_dir)
 
-    def tear(self, output: Path) -> None:
+    def tear(self, out_dir: Path) -> None:
         """Cut the last bytes of a shard, now and then."""
-        shards = sorted(output.with_suffix(".parts").glob("rank-*"))
+        shards = sorted(out_dir.rglob("rank-*.jsonl"))
         if shards and self.chance.random() < 0.3:
             shard = self.chance.choice(shards)
             os.truncate(shard, max(0, shard.stat().st_size - self.chance.randint(1, 50)))
             self.counts["torn tails"] += 1
 
+    def finish(self, out_dir: Path, world_size: int) -> tuple[bytes, bytes]:
+        """Let ranks work to the end; the merged file and the rejects, or ValueError where a rank failed."""
+        ranks = self.start(out_dir, world_size, delay=0.0)
+        for process in ranks:
+            process.join()
+        if codes := [process.exitcode for process in ranks if process.exitcode]:
+            raise ValueError(f"{out_dir}: ranks of the last start ended with {codes}")
+        (output,) = out_dir.rglob("prompts.jsonl")
+        return output.read_bytes(), (output.with_suffix(".parts") / "rejects.jsonl").read_bytes()
+
     def run(self, kills: int) -> None:
-        """One sampling run: up to `kills` more kills, then its end; ValueError if its answers differ."""
-        output = self.folder / f"run-{self.counts['runs']}" / "data.jsonl"
+        """One sampling run: a few of the `kills` that are left, then its end; ValueError if its answers differ."""
+        out_dir = self.folder / f"run-{self.counts['runs']}"
         for _ in range(self.chance.randint(3, 9)):
-            if self.counts["kills"] >= kills or output.exists():
+            if self.counts["kills"] >= kills or list(out_dir.rglob("prompts.jsonl")):
                 break
-            self.disturb(output)
-        for process in self.start(output, self.chance.randint(1, 4), pause=0.0):
-            if code := process.wait():
-                raise ValueError(f"{output}: a rank of the last start ended with {code}")
-        if output.read_bytes() != self.expected:
-            raise ValueError(f"{output} differs from the undisturbed run after {dict(self.counts)}")
+            self.disturb(out_dir)
+        if self.finish(out_dir, self.chance.randint(1, 4)) != self.expected:
+            raise ValueError(f"{out_dir} differs from the undisturbed run after {dict(self.counts)}")
         self.counts["runs"] += 1
 
-
-def undisturbed(folder: Path) -> bytes:
-    """The merged file without kills; the same for 1, 2 and 4 ranks, or ValueError."""
-    merged = set()
-    for world_size in (1, 2, 4):
-        output = folder / f"undisturbed-{world_size}" / "data.jsonl"
-        for rank in range(world_size):
-            rank_main(output, rank, world_size, pause=0.0)
-        merged.add(output.read_bytes())
-    if len(merged) != 1:
-        raise ValueError(f"1, 2 and 4 ranks gave {len(merged)} different files")
-    return merged.pop()
+    def undisturbed(self) -> None:
+        """Runs without kills: 1, 2 and 4 ranks must give the same files and the same pairs, or ValueError."""
+        seen = set()
+        for world_size in (1, 2, 4):
+            out_dir, pairs = self.folder / f"calm-{world_size}", self.folder / f"pairs-{world_size}"
+            self.expected = self.finish(out_dir, world_size)
+            flags = ["--data-dir", str(out_dir), "--save-dir", str(pairs), "--num-workers", "1"]
+            alone = {"RANK": "0", "WORLD_SIZE": "1"}
+            post = FORK.Process(target=run_pipeline, args=(mmpr_data_pipeline_correctness_postprocess, flags, alone))
+            post.start()
+            post.join()
+            seen.add((*self.expected, *(path.read_bytes() for path in sorted((pairs / "raw").iterdir()))))
+        if len(seen) != 1:
+            raise ValueError(f"1, 2 and 4 ranks gave {len(seen)} different results")
+        self.counts["pairs"] = sum(text.count(b"\n") for text in seen.pop()[2:])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -129,21 +143,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, help="kills to spend; without, the 200 of the committed result")
     parser.add_argument("--seed", type=int, default=0, help="another seed kills at other moments")
-    parser.add_argument("--rank", nargs=4, metavar=("OUTPUT", "RANK", "RANKS", "PAUSE"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    if args.rank:
-        output, rank, world_size, pause = args.rank
-        rank_main(Path(output), int(rank), int(world_size), float(pause))
-        return
     wanted, begin = args.kills or 200, time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
-        run = Kills(Path(name), undisturbed(Path(name)), random.Random(args.seed))
-        while run.counts["kills"] < wanted:
-            run.run(wanted)
+        kills = Kills(Path(name), random.Random(args.seed))
+        write_prompts(kills.folder / "prompts.jsonl")
+        kills.undisturbed()
+        while kills.counts["kills"] < wanted:
+            kills.run(wanted)
     figures = {
-        **run.counts,
-        "answers per run": run.expected.count(b"\n"),
-        "runs equal to the undisturbed one": run.counts["runs"],
+        **kills.counts,
+        "answers per run": kills.expected[0].count(b"\n"),
+        "runs equal to the undisturbed one": kills.counts["runs"],
         "seconds": round(time.perf_counter() - begin, 1),
         "python": platform.python_version(),
     }

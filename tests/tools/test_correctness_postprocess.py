@@ -368,3 +368,13 @@ def test_the_documented_command_runs_under_both_names(tmp_path, script):
     }
     texts = {row["response"] for path in SAMPLED.glob("*.jsonl") for row in rows(path)}
     assert all(row["rejected"] in texts for path in (tmp_path / "raw").iterdir() for row in rows(path))
+
+
+@pytest.mark.integration
+def test_the_speed_benchmark_in_its_short_form():
+    command = [sys.executable, str(ROOT / "benchmarks" / "bench_postprocess.py"), "--rows", "3200", "6400"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    small, large = json.loads(done.stdout)
+    assert (small["rows"], large["rows"]) == (3200, 6400)
+    assert large["rows_per_cpu_second"] > 5000 and large["peak_mb"] < 500

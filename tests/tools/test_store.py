@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from tools.reasoning_data_pipeline.durable import open_for_append, whole_lines, 
 from tools.reasoning_data_pipeline.store import SampleStore, StoreMismatchError, read_origin, sample_seed
 from tools.reasoning_data_pipeline.worker import Worker
 
+ROOT = Path(__file__).parents[2]
 KEYS = [f"prompt {i}" for i in range(20)]
 PARAMETERS = {"temperature": 1.0, "checkpoint": "tiny"}
 
@@ -323,3 +325,13 @@ def test_random_kills_lose_nothing_and_double_nothing(tmp_path):
             process.wait()
     subprocess.run([sys.executable, "-c", CHILD, str(output), "0", "1"], check=True)
     assert rows(output) == expected()
+
+
+@pytest.mark.integration
+def test_the_kill_benchmark_in_its_short_form():
+    """Real ranks of the correctness pipeline, killed; the long form is committed with its result."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill_sampling.py"), "--kills", "3"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout)
+    assert figures["kills"] == 3 and figures["runs equal to the undisturbed one"] >= 1 and figures["pairs"] > 0
