@@ -334,4 +334,4 @@ def test_the_kill_benchmark_in_its_short_form():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     figures = json.loads(done.stdout)
-    assert figures["kills"] == 3 and figures["runs equal to the undisturbed one"] >= 1 and figures["pairs"] > 0
+    assert figures["kills"] >= 3 and figures["runs equal to the undisturbed one"] >= 1 and figures["pairs"] > 0
