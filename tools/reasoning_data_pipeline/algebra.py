@@ -70,15 +70,14 @@ class AlgebraPool:
     def equal(self, predicted: str, gold: str, *, limit_s: float | None = None) -> bool | None:
         """Whether two normalised formulas are equal; None where sympy cannot tell or its time or memory was over.
 
-        `limit_s` is the time for this question where it has less than `deadline_s`, in seconds.
+        `limit_s` is the time for this question where it is not `deadline_s`, in seconds.
         """
         worker = self._idle.get()
         try:
             if worker is None:
                 worker = self._new_worker()
-            answer = self._ask(
-                worker, [to_latex(predicted), to_latex(gold)], min(self.deadline_s, limit_s or self.deadline_s)
-            )
+            time_left = self.deadline_s if limit_s is None else limit_s
+            answer = self._ask(worker, [to_latex(predicted), to_latex(gold)], time_left)
             if answer is None:
                 _end(worker)
                 worker = None

@@ -1,9 +1,8 @@
-"""The processes in which computer algebra runs: a nursery that has imported sympy forks workers, each with a limit on
-its memory.
+"""The processes in which computer algebra runs: a nursery that has imported sympy forks workers of bounded memory.
 
-Started by `algebra.AlgebraPool` as `python algebra_worker.py FD`, where FD is a Unix socket. For every message with a
-socket attached the nursery forks a worker that serves that socket, and answers its process id. A worker reads lines
-`[predicted, gold, bytes]` of JSON and answers `true`, `false` or `null`. It keeps no time: whoever asks kills it when
+Started by `algebra.AlgebraPool` as `python algebra_worker.py FD BYTES`, where FD is a Unix socket. For every message
+with a socket attached the nursery forks a worker that serves that socket, and answers its process id. A worker reads
+lines `[predicted, gold]` of JSON and answers `true`, `false` or `null`. It keeps no time: whoever asks kills it when
 its time is over. When the socket FD closes, all end.
 """
 

@@ -1,5 +1,4 @@
-"""Numbers as people write them: separators, fractions, scientific notation, words, percent, currency and units,
-exactly.
+"""Numbers as people write them, exactly: separators, fractions, scientific notation, words, percent, units.
 
     read_quantity("$1,234.50") == Quantity(Fraction(2469, 2), decimals=2, unit=USD)
 
@@ -23,11 +22,11 @@ WHOLE_TOLERANCE = Fraction(1, 10_000)
 """How far a decimal may be from a whole number (4.9999 from 5); whole numbers agree with each other only exactly."""
 
 _APPROXIMATELY = r"(?:approximately|approx\.?|about|around|roughly|nearly|almost|circa|[~≈]|大约|约为?)\s*"
-_CURRENCY = r"US\$|[$€£¥₹]|RM|USD|EUR|GBP|CNY|RMB|Rs\.?"
+_CURRENCY = r"US\$|[$€£¥₹]|RM|MYR|USD|EUR|GBP|CNY|JPY|INR|RMB|Rs\.?"
 _DIGITS = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?!\d)|\d+"
 _NUMBER = rf"(?:(?:{_DIGITS})(?:\.\d*)?|\.\d+)"
 _QUANTITY = re.compile(
-    rf"(?:{_APPROXIMATELY})?(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<minus>-?)"
+    rf"(?:{_APPROXIMATELY}|#)?(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<minus>-?)"
     rf"(?:(?P<whole>\d+)?\s*(?:\\frac\s*(?P<fraction>\{{\s*\d+\s*\}}\s*\{{\s*\d+\s*\}}|\d\s*\d)|(?P<slash>(?<!\d)\d+\s*/\s*\d+)(?!\d))"
     rf"|(?P<number>{_NUMBER})(?:[eE](?P<exponent>[+-]?\d+)|\s*(?:\*|x)\s*10\s*(?:\^|\*\*)\s*\{{?\s*(?P<power>[+-]?\d+)\s*\}}?)?)"
     r"(?P<ordinal>st|nd|rd|th)?(?![.\d])\s*(?P<scale>hundred|thousand|million|billion|trillion|万|亿)?\s*"
@@ -124,6 +123,14 @@ _SMALL = {
     **{word: value for value, word in enumerate(_ORDINALS.split(), 1)},
     "none": 0, "dozen": 12,
 }  # fmt: skip
+_PARTS = {
+    **dict.fromkeys(("half", "one half", "a half"), Fraction(1, 2)),
+    **dict.fromkeys(("a quarter", "one quarter", "one fourth"), Fraction(1, 4)),
+    "one third": Fraction(1, 3),
+    "two thirds": Fraction(2, 3),
+    "three quarters": Fraction(3, 4),
+    "a dozen": Fraction(12),
+}
 _NOT_COUNTED = frozenset({"none", *_ORDINALS.split()})
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _HAN_DIGITS = {"零": 0, "〇": 0, **{digit: value for value, digit in enumerate("一二三四五六七八九", 1)}, "两": 2}
@@ -143,6 +150,8 @@ def _read_worded(text: str) -> Quantity | None:
 def _read_english(text: str) -> Quantity | None:
     """twenty-one, two hundred and five, five cats, minus three."""
     words = re.sub(f"^{_APPROXIMATELY}", "", text.lower()).replace("-", " ").split()
+    if " ".join(words) in _PARTS:
+        return Quantity(_PARTS[" ".join(words)])
     sign = -1 if words and words[0] in ("minus", "negative") else 1
     words = words[sign == -1 :]
     total = part = used = 0

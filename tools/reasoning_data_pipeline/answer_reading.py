@@ -48,11 +48,16 @@ _read_cached = lru_cache(maxsize=4096)(_read)
 _FREE_SPACE = re.compile(r"(?<!\w) | (?!\w)|(?<=[^\W\d]) (?=\d)|(?<=\d) (?=[^\W\d])")
 _SCRIPT_BRACES = re.compile(r"([_^])\{(\w+|\d*[-+])\}(?!\w)")
 _CHARGE = re.compile(r"\^(?=\d*[-+](?!\w))")
-_INFINITY = {"inf", "+inf", "infinity", "+∞", "∞", "positiveinfinity"}
+_NAMED = {
+    **dict.fromkeys(("inf", "+inf", "infinity", "+∞", "positive infinity"), "∞"),
+    **dict.fromkeys(("-inf", "-infinity", "negative infinity"), "-∞"),
+    **dict.fromkeys(("⦃⦄", "{}", "empty set", "no solution", "no solutions", "no real solution", "空集", "无解"), "∅"),
+    **dict.fromkeys(("all real numbers", "all reals", "全体实数"), "(-∞,∞)"),
+}
 
 
 def _compact(text: str) -> str:
     folded = _FREE_SPACE.sub("", text.casefold())
     if "^" in folded or "_" in folded:
         folded = _CHARGE.sub("", _SCRIPT_BRACES.sub(r"\1\2", folded)).replace("_", "")
-    return {"⦃⦄": "∅", "{}": "∅", "-inf": "-∞", "-infinity": "-∞"}.get(folded, "∞" if folded in _INFINITY else folded)
+    return _NAMED.get(folded, folded)

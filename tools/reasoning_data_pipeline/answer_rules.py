@@ -128,7 +128,7 @@ def _hours(time: Time) -> set[int]:
     return {time.hour, time.hour + 12} if 1 <= time.hour <= 12 else {time.hour}
 
 
-_SIMPLE_SIDE = re.compile(r"(?:[^\W\d_]|[∠△ ,'])+(?:_\{?\w+\}?)?(?:\([^\d()]{1,10}\))?")
+_SIMPLE_SIDE = re.compile(r"(?:[^\W\d_]|∠\d|[∠△ ,'])+(?:_\{?\w+\}?)?(?:\([^\d()]{1,10}\))?")
 
 
 def same_equation(predicted: Reading, gold: Reading, scope: Scope) -> bool | None:
@@ -151,8 +151,8 @@ def _solved(equation: Equation) -> str | None:
 
 
 def _same_sides(first: Equation, second: Equation, scope: Scope) -> bool | None:
-    if read(first.left).compact == read(second.left).compact:
-        return _agree(first.right, second.right, scope)
+    if read(first.left).compact == read(second.left).compact and _agree(first.right, second.right, scope):
+        return True
     agree = same_equation_terms((first.left, first.right), (second.left, second.right))
     if agree is not None:
         return agree

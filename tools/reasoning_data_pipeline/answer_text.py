@@ -21,7 +21,8 @@ _CHARACTERS = {
     **dict.fromkeys("“”„«»「」《》", '"'),
     **dict.fromkeys("×∙⋅·", "*"),
     **dict.fromkeys("÷⁄∕", "/"),
-    "º": "°", "≦": "≤", "≧": "≥", "⩽": "≤", "⩾": "≥", "∣": "|", "～": "~", "∼": "~", "Ø": "∅", "ℝ": "(-∞,∞)",
+    "º": "°", "≦": "≤", "≧": "≥", "⩽": "≤", "⩾": "≥", "∣": "|", "～": "~", "∼": "~", "Ø": "∅",
+    "ℝ": "(-∞,∞)", "【": "[", "】": "]",
 }  # fmt: skip
 _TRANSLATION = str.maketrans(_CHARACTERS)
 _BEFORE_NFKC = str.maketrans({**_CHARACTERS, "µ": "μ"})
@@ -34,7 +35,7 @@ _SPACES = re.compile(r"\s+")
 _SYMBOL_TABLE = r"""
 cdot * times * ast * div / pm ± mp ∓ le ≤ leq ≤ leqslant ≤ ge ≥ geq ≥ geqslant ≥ lt < gt > ne ≠ neq ≠ approx ≈ sim ~
 infty ∞ cup ∪ cap ∩ in ∈ emptyset ∅ varnothing ∅ angle ∠ parallel ∥ perp ⊥ triangle △ degree ° circ ° mid | vert |
-lvert | rvert | to → rightarrow → ldots ... dots ... cdots ... cong ≅ lbrace ⦃ rbrace ⦄
+lvert | rvert | to → rightarrow → ldots ... dots ... cdots ... cong ≅ langle ( rangle ) lbrace ⦃ rbrace ⦄
 dfrac \frac tfrac \frac cfrac \frac alpha α beta β gamma γ delta δ epsilon ε varepsilon ε theta θ lambda λ mu μ
 pi π rho ρ sigma σ tau τ phi φ varphi φ omega ω Delta Δ Omega Ω Sigma Σ Phi Φ
 """
@@ -186,7 +187,7 @@ def _strip_parentheses(text: str) -> str:
 
 
 _WORD = re.compile(r"[^\W\d_]{2,}|[^\x00-\x7f°π∞√]")
-_MATHEMATICAL = re.compile(r"[=<>≤≥^\\_|{}\[\]*√∪∩∞±⦃⦄]|\d\s*[+/!]|[-+]\d")
+_MATHEMATICAL = re.compile(r"[=<>≤≥^\\_|{}\[\]*√∪∩∞±⦃⦄]|\d\s*[+/!]|(?<![A-Za-z]{2})[-+]\d")
 _ABBREVIATION = re.compile(r"\b(?:(?:[^\W\d_]\.\s?)+[^\W\d_](?:\.|\b)|[Nn]/[Aa]\b)")
 _INNER_MARKS = re.compile(r"(?<=\w)[-/](?=\w)|[.,;:!?\"()。、&](?=\s|$|[^\d])|(?:^|(?<=\s))[@#('\"]+")
 _SMALL_WORDS = frozenset({"a", "an", "the"})

@@ -58,6 +58,7 @@ _COMPOUND = {
 _POWER_WORD = re.compile(r"\b(square|sq\.?|cubic|cu\.?)\s*([A-Za-z]+)", re.IGNORECASE)
 _FACTOR = re.compile(r"([^\d\s^*/{}()]+)\^?\{?\(?(-?\d)?\)?\}?")
 _NOUNS = re.compile(r"[^\W\d_]{3,}(?: [a-z]{3,})?")
+_COUNTED = re.compile("[个只条张人次辆本块位名种件]([一-鿿]{1,4})")
 _NOT_NOUNS = """and are but cubed did does for from has her his isn its nor not off out over per plus squared than that
 the then they thing times was were with wrong yes you"""
 
@@ -91,8 +92,15 @@ def read_unit(text: str) -> Unit | None:
 
 def read_measure(text: str) -> Unit | None:
     """The product of powers of known units that `text` spells, or None."""
-    spelled = _POWER_WORD.sub(_power_sign, text)
-    compact = re.sub(r"\s+", "", spelled.replace(" per ", "/").replace(".", "")).replace("每", "/")
+    spelled = _POWER_WORD.sub(_power_sign, text).replace(" per ", "/").replace(".", "").replace("每", "/")
+    joined = "".join(spelled.split())
+    if joined.isalpha():  # one name in two words: degrees Celsius, US dollars
+        return _product(joined)
+    return _product("*".join(spelled.split())) or _product(joined)
+
+
+def _product(compact: str) -> Unit | None:
+    """Factors joined by `*` and `/`."""
     compact = _COMPOUND.get(compact) or _COMPOUND.get(compact.lower(), compact)
     if compact in _BARE:
         return NO_UNIT
@@ -122,6 +130,9 @@ def _lookup(name: str) -> tuple[Fraction, str] | None:
 
 def _nouns(text: str) -> Unit | None:
     """Things that are counted: a noun, perhaps with an adjective before it, which does not count."""
+    counted = _COUNTED.fullmatch(text)
+    if counted:
+        return Unit(Fraction(1), ((counted[1], 1),))
     words = text.lower().split()
     if not _NOUNS.fullmatch(text) or not set(words).isdisjoint(_NOT_NOUNS.split()):
         return None

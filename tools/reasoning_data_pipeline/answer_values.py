@@ -82,19 +82,19 @@ def _read_choice(text: str) -> Choice | Choices | None:
     letter = _LETTER.fullmatch(text)
     if letter:
         return Choice(letter[1].upper())
+    if _LETTERS.fullmatch(text):
+        letters = re.findall("[A-H]", re.sub("^[Bb]oth ", "", text))
+        return Choices(tuple(sorted(letters))) if len(set(letters)) == len(letters) else None
     with_text = _LETTER_AND_TEXT.fullmatch(text)
     if with_text:
         return Choice((with_text[1] or with_text[2] or with_text[3]).upper(), with_text[4].strip())
     gloss = _LETTER_AND_GLOSS.fullmatch(text)
     if gloss:
         return Choice(gloss[1], gloss[2].strip())
-    if _LETTERS.fullmatch(text):
-        letters = re.findall("[A-H]", re.sub("^[Bb]oth ", "", text))
-        return Choices(tuple(sorted(letters))) if len(set(letters)) == len(letters) else None
     return None
 
 
-_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:([ap])\.?m\.?)?", re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:([ap])\.?m\.?)?|(\d{1,2})\s*([ap])\.?m\.?", re.IGNORECASE)
 _NUMERIC_DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})|(\d{4})年(\d{1,2})月(?:(\d{1,2})[日号])?")
 _MONTHS = "janfebmaraprmayjunjulaugsepoctnovdec"
 _MONTH_NAME = (
@@ -111,9 +111,10 @@ _RATIO = re.compile(r"(\d+(?:\.\d+)?)(?:\s*(?::|to|比)\s*(\d+(?:\.\d+)?))(?:\s*
 
 def _read_time(text: str) -> Time | None:
     match = _TIME.fullmatch(text)
-    if match is None or int(match[1]) > 24:
+    if match is None or int(match[1] or match[5]) > 24:
         return None
-    return Time(int(match[1]), int(match[2]), int(match[3] or 0), (match[4] or "").lower())
+    half = (match[4] or match[6] or "").lower()
+    return Time(int(match[1] or match[5]), int(match[2] or 0), int(match[3] or 0), half)
 
 
 def _read_date(text: str) -> Date | None:

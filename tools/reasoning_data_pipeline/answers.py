@@ -114,8 +114,9 @@ class AnswerChecker:
     not across a fork.
 
     Args:
-        deadline_s: seconds that algebra may take for one answer before it is undecided, not counting the start of the
-        first worker. workers: processes for algebra. memory_mb: address space of one worker, MiB.
+        deadline_s: seconds that algebra may take for one answer before it is undecided.
+        workers: processes for algebra. They start when the first answer needs one, which is not under the deadline.
+        memory_mb: address space of one worker, MiB.
     """
 
     def __init__(self, *, deadline_s: float = 2.0, workers: int = 1, memory_mb: int = 2048) -> None:

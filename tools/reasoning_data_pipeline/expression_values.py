@@ -1,8 +1,8 @@
 """What a formula is worth: its value at a point, and whether two formulas agree at all of them.
 
 Rationals stay exact while they are short; everything else is complex floating point. A value beyond the range raises
-OverflowError, one that is not defined ZeroDivisionError or ValueError, so that a tower of powers or 1/0 is an answer
-of its own kind and never a number.
+OverflowError, one that is not defined ZeroDivisionError or ValueError: 9^9^9 costs nothing, and neither it nor 1/0 ever
+equals a number.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-r"""A bounded reader of formulas and their values at sample points: two formulas that agree at all of them are taken as
-equal.
+r"""A bounded reader of formulas, and points to compare their values at.
 
-The grammar is what answers use: + - * / ^ ! % | |, implicit products, `\frac \sqrt \binom`, the common functions, pi,
-e and i. Nothing is ever handed to `eval`. Length, nesting and exponents are bounded, so 9^9^9 costs nothing: it
-becomes an infinity. Rational arithmetic stays exact (a polynomial identity that holds at random rational points is an
-identity but for a vanishing chance: Schwartz 1980, doi 10.1145/322217.322225); roots and functions are evaluated in
-complex floating point.
+The grammar is what answers use: + - * / ^ ! % | |, implicit products, `\frac \sqrt \binom`, the common functions, pi, e
+and i. Nothing is ever handed to `eval`, and length and nesting are bounded. Two formulas whose values agree at all
+sample points are taken as equal: a polynomial identity that holds at random points is an identity but for a vanishing
+chance (Schwartz 1980, doi 10.1145/322217.322225).
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)|(?P<function>"
     + "|".join(FUNCTIONS)
     + r")(?![a-z]{2})"
-    r"|(?P<command>\\(?:frac|sqrt|binom|log|pi))|(?P<name>[A-Za-zα-ωΑ-Ω](?:_\{?[A-Za-z0-9]+\}?)?)|(?P<power>\*\*)|(?P<mark>[-+*/^!|(){}\[\]_%°√]))"
+    r"|(?P<command>\\(?:frac|sqrt|binom|log))|(?P<pi>\\?pi(?![a-z])|π)|(?P<name>[A-Za-zα-ωΑ-Ω](?:_\{?[A-Za-z0-9]+\}?)?)|(?P<power>\*\*)|(?P<mark>[-+*/^!|(){}\[\]_%°√]))"
 )
 _CLOSING = {"(": ")", "{": "}", "[": "]"}
 
@@ -82,7 +80,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
         if run > _MAX_LETTER_RUN:
             raise UnreadableFormula(f"{text[:60]!r} has a word in it")
         position = match.end()
-        yield ("mark", "^") if kind == "power" else (kind, value)
+        yield {"power": ("mark", "^"), "pi": ("name", "π")}.get(kind, (kind, value))
 
 
 class _Reader:
@@ -208,7 +206,7 @@ class _Reader:
             return ("root", self._argument(depth), index)
         if name in ("frac", "binom"):
             return ("/" if name == "frac" else "binom", self._argument(depth), self._argument(depth))
-        return ("name", "π") if name == "pi" else self._call(name, depth)
+        return self._call(name, depth)
 
     def _call(self, name: str, depth: int) -> Node:
         """sin x, sin^2(x), log_2 8: without brackets the argument is the product that follows, up to a function."""
@@ -224,7 +222,7 @@ class _Reader:
             argument = self._marks(self.group(depth))
         else:
             argument = self.power(depth + 1)
-            while self.kind in ("number", "name") or self.value in ("\\frac", "\\pi"):
+            while self.kind in ("number", "name") or self.value == "\\frac":
                 argument = ("*", argument, self.power(depth + 1))
         node: Node = (name, argument) if base is None else ("logbase", argument, base)
         if exponent == ("negative", ("number", Fraction(1))):

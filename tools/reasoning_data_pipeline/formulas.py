@@ -10,7 +10,7 @@ from tools.reasoning_data_pipeline.expression_values import formulas_agree, prop
 from tools.reasoning_data_pipeline.expressions import CONSTANTS, Formula, UnreadableFormula, read_formula
 
 _MATHEMATICAL = re.compile(r"[\d+*/^\\π√!|°]")
-_WORDS = re.compile(r"(?<![A-Za-z\d\\{])(?!arc|sin|cos|tan|cot|sec|csc|log|exp|abs)[A-Za-z]{3,}|[A-Za-z]{9}")
+_WORDS = re.compile(r"(?<![A-Za-z\d\\{])(?!arc|sin|cos|tan|cot|sec|csc|log|exp|abs|sqrt)[A-Za-z]{3,}|[A-Za-z]{9}")
 
 
 def equal_formulas(predicted: str, gold: str) -> bool | None:

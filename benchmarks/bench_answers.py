@@ -1,0 +1,193 @@
+"""Speed of the answer checks on one core, on the mix that sampling gives, and how well deadlines are kept.
+
+    python benchmarks/bench_answers.py                      # 4,000 questions, writes results/answers.json
+    python benchmarks/bench_answers.py --questions 200      # the short form
+
+The mix: 32 sampled answers per question, about 7 of them distinct. 6 % of the distinct answers need algebra: 4.5 % are
+formulas that differ in form from the gold one, 1.5 % are LaTeX-heavy (half of these nested roots and fractions, half
+integrals and limits, which only the worker processes can compare). The rest are choices, numbers, words, dates and
+lists. All values are drawn anew for each question, so nothing but a question's own repeats is remembered. Everything
+runs on one core, the workers too, so answers per second are answers per second and core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import calendar
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from machine import write_results
+
+from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, Question, modes_for_dataset
+
+ANSWERS_PER_QUESTION = 32
+WORDS = ("river", "bridge", "garden", "window", "engine", "market", "island", "planet", "bottle", "signal", "ladder")
+MONTHS = calendar.month_name[1:]
+BOMBS = ("9**9**9", r"\int e^{x^2}\sin(x^3) dx", "(" * 3000 + "1", "10^{10^{10}}", "x^" * 400 + "x", "1000000000!")
+
+Draw = Callable[[random.Random], tuple[str, list[str]]]
+
+
+def choice(chance: random.Random) -> tuple[str, list[str]]:
+    """An option letter in the spellings that models use."""
+    gold, other = chance.sample("ABCDE", 2)
+    text = f"{chance.choice(WORDS)} {chance.randint(1, 9999)}"
+    spellings = (gold, f"({gold})", f"**{gold}**", f"{gold}. {text}", f"Option {gold}", rf"\text{{{gold}}}", f"{gold})")
+    return gold, [
+        *chance.sample(spellings, 5),
+        other,
+        f"{other}. {text}",
+        f"({other}) {text}",
+        f"The answer is {other}",
+    ]
+
+
+def number(chance: random.Random) -> tuple[str, list[str]]:
+    """A number with and without separators, units and decimals."""
+    value = chance.randint(1000, 999_999)
+    unit = chance.choice(("cm", "kg", "dollars", "apples", "km/h"))
+    wrong = [str(value + step) for step in (-10, -1, 1, 7, 100)]
+    return f"{value} {unit}", [str(value), f"{value:,}", f"{value}.0 {unit}", f"**{value}**", *wrong]
+
+
+def share(chance: random.Random) -> tuple[str, list[str]]:
+    """A percentage, a decimal and a fraction."""
+    value = chance.randint(1, 99)
+    wrong = [f"{value + step}%" for step in range(1, 6)]
+    return f"{value}%", [f"{value} percent", f"{value / 100}", rf"{value}\%", f"{value}/100", *wrong]
+
+
+def words(chance: random.Random) -> tuple[str, list[str]]:
+    """A phrase with articles, case, punctuation and other phrases."""
+    first, second, third = chance.sample(WORDS, 3)
+    tag = chance.randint(1, 99_999)
+    gold = f"the {first} {second} {tag}"
+    right = [f"{first} {second} {tag}", f"The {first.title()} {second} {tag}.", f'"{first} {second} {tag}"']
+    return gold, [*right, *(f"{third} {word} {tag}" for word in WORDS[:6])]
+
+
+def listing(chance: random.Random) -> tuple[str, list[str]]:
+    """Several items in any order, a tuple in one order."""
+    values = chance.sample(range(10_000), 3)
+    gold = ", ".join(map(str, values))
+    right = [", ".join(map(str, reversed(values))), f"{values[0]}, {values[1]} and {values[2]}", rf"\{{{gold}\}}"]
+    return gold, [*right, *(f"{values[0]}, {values[1] + step}, {values[2]}" for step in range(1, 7))]
+
+
+def date(chance: random.Random) -> tuple[str, list[str]]:
+    """A date in words and in digits, yes or no beside it."""
+    day, month, year = chance.randint(13, 28), chance.randint(1, 12), chance.randint(1900, 2030)
+    right = [f"{day}/{month}/{year}", f"{MONTHS[month - 1][:3]} {day}, {year}", f"{day} {MONTHS[month - 1]} {year}"]
+    return f"{MONTHS[month - 1]} {day}, {year}", [
+        *right,
+        *(f"{day}/{month}/{year + step}" for step in range(1, 6)),
+        "no",
+    ]
+
+
+def formula(chance: random.Random) -> tuple[str, list[str]]:
+    """A quadratic in factors and multiplied out: every answer takes values at sample points."""
+    first, second, scale = chance.randint(2, 99), chance.randint(2, 99), chance.randint(2, 9)
+    right = [
+        f"{scale}x^2+{scale * (first + second)}x+{scale * first * second}",
+        rf"{scale}\left(x+{second}\right)(x+{first})",
+    ]
+    return f"{scale}(x+{first})(x+{second})", [*right, *(f"{scale}x^2+{first + step}x+{second}" for step in range(7))]
+
+
+def nested(chance: random.Random) -> tuple[str, list[str]]:
+    """Roots and fractions in LaTeX."""
+    first, second = chance.randint(2, 99), chance.randint(2, 99)
+    gold = rf"\frac{{\sqrt{{{first}}}+\frac{{1}}{{{second}}}}}{{2}}"
+    right = [
+        rf"\dfrac{{1+{second}\sqrt{{{first}}}}}{{{2 * second}}}",
+        rf"\frac{{\sqrt{{{4 * first}}}}}{{4}}+\frac{{1}}{{{2 * second}}}",
+    ]
+    return gold, [*right, *(rf"\frac{{\sqrt{{{first}}}+{step}}}{{{second}}}" for step in range(2, 9))]
+
+
+def calculus(chance: random.Random) -> tuple[str, list[str]]:
+    """Integrals, sums and limits left standing: every answer is one for sympy."""
+    power, scale = chance.randint(2, 40), chance.randint(2, 99)
+    right = [rf"\int_0^1 {scale}x^{{{power}}} dx", rf"\lim_{{x\to 0}}\frac{{{scale}\sin x}}{{{power + 1}x}}"]
+    wrong = [rf"\int_0^1 {scale + step}x^{{{power}}} dx" for step in range(1, 8)]
+    return rf"\frac{{{scale}}}{{{power + 1}}}", [*right, *wrong]
+
+
+PLAIN: tuple[Draw, ...] = (choice, choice, number, share, words, listing, date)
+WITH_ALGEBRA: Mapping[Draw, float] = {formula: 0.045, nested: 0.0075, calculus: 0.0075}
+
+
+def questions(count: int, seed: int, *, algebra: bool) -> Iterator[list[Question]]:
+    """The answers of `count` questions, new ones for each seed; without `algebra` only those that need none."""
+    chance = random.Random(seed)
+    modes = modes_for_dataset("mavis_bench" if algebra else "bench")
+    for _ in range(count):
+        kinds, weights = zip(*WITH_ALGEBRA.items(), strict=True)
+        special = algebra and chance.random() < sum(weights)
+        draw = chance.choices(kinds, weights)[0] if special else chance.choice(PLAIN)
+        gold, candidates = draw(chance)
+        likely = [2.0 ** -(index % 5) for index in range(len(candidates))]
+        yield [Question(answer, gold, modes) for answer in chance.choices(candidates, likely, k=ANSWERS_PER_QUESTION)]
+
+
+def measure(stream: list[list[Question]], *, repeats: bool) -> dict[str, Any]:
+    """Answers per second over the stream, or over its distinct answers alone; the start of the workers is included."""
+    batch = [question for answers in stream for question in (answers if repeats else dict.fromkeys(answers))]
+    begin = time.perf_counter()
+    with AnswerChecker() as checker:
+        verdicts = list(checker.check_many(batch))
+    seconds = time.perf_counter() - begin
+    rules = Counter(verdict.rule for verdict in verdicts)
+    return {
+        "answers": len(batch),
+        "seconds": round(seconds, 2),
+        "answers_per_second": round(len(batch) / seconds),
+        "correct": sum(verdict.outcome is Outcome.CORRECT for verdict in verdicts),
+        "undecided": sum(verdict.outcome is Outcome.UNDECIDED for verdict in verdicts),
+        "share_by_rule": {rule: round(count / len(verdicts), 4) for rule, count in rules.most_common()},
+    }
+
+
+def measure_deadline(deadline_s: float) -> dict[str, Any]:
+    """The longest check of expressions made to never end, beyond the deadline."""
+    with AnswerChecker(deadline_s=deadline_s) as checker:
+        checker.check(r"\int_0^1 x dx", "1/2")  # the first start of a worker is not under the deadline
+        seconds = []
+        for bomb in BOMBS:
+            begin = time.perf_counter()
+            checker.check(bomb, "1")
+            seconds.append(time.perf_counter() - begin)
+    return {"deadline_s": deadline_s, "bombs": len(BOMBS), "longest_s": round(max(seconds), 3)}
+
+
+def main() -> None:
+    """Measure the streams and write the figures with the machine they were taken on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--questions", type=int, help="questions per stream; without, the 4,000 of the committed result"
+    )
+    args = parser.parse_args()
+    count = args.questions or 4000
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    figures = {
+        "mixed": measure(list(questions(count, 0, algebra=True)), repeats=True),
+        "mixed_distinct": measure(list(questions(count, 1, algebra=True)), repeats=False),
+        "no_algebra": measure(list(questions(count, 2, algebra=False)), repeats=True),
+        "no_algebra_distinct": measure(list(questions(count, 3, algebra=False)), repeats=False),
+        "deadline": measure_deadline(1.0),
+    }
+    if args.questions:
+        for name, figure in figures.items():
+            print(name, figure)
+    else:
+        write_results("answers", figures)
+
+
+if __name__ == "__main__":
+    main()
