@@ -191,18 +191,20 @@ def test_each_row_stops_at_its_own_stop_token(engine, requests, parts, monkeypat
     decode = encoder.decode
 
     def remember(ids):
-        return tokens.setdefault(decode(ids), list(ids)) and decode(ids)
+        tokens[decode(ids)] = list(ids)
+        return decode(ids)
 
     monkeypatch.setattr(encoder, "decode", remember)
     unstopped = texts(engine(), requests[:1])
     drawn = [token for ids in tokens.values() for token in ids]
+    written = dict(tokens)
     stop = max(set(drawn), key=drawn.count)
     stopping = engine()
     stopping.stop_ids = frozenset({stop})
     stopped = texts(stopping, requests[:1])
     assert any(result.finish == "stop" for result in stopped.values())
     for key, result in unstopped.items():
-        ids = tokens[result.text]
+        ids = written[result.text]
         cut = ids.index(stop) if stop in ids else len(ids)
         assert stopped[key].text == decode(ids[:cut])
         assert stopped[key].finish == ("stop" if stop in ids else "length")

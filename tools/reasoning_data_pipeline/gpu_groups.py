@@ -53,11 +53,11 @@ def group_devices(visible: Sequence[str], local: int, tp: int) -> list[str]:
     group takes those from the leader's local rank on.
 
     Raises:
-        ValueError: it sees too few.
+        ValueError: it sees too few, or its group does not start where a group starts on a node.
     """
-    if not visible or len(visible) == tp:
+    if visible and local % tp == 0 and len(visible) == tp:
         return list(visible)
-    if local + tp > len(visible):
+    if visible and (local % tp or local + tp > len(visible)):
         raise ValueError(
             f"task {local} of this node leads a group of --tp {tp} but sees GPUs {', '.join(visible)} only: "
             "give every task all GPUs of the node (no --gpus-per-task), one task per GPU, and fill node after node"
