@@ -32,11 +32,12 @@ def test_the_placeholder_is_that_of_the_model():
 @pytest.mark.parametrize("name", ["ai2d_en", "chartqa_en", "study_zh"])
 def test_en_and_zh_ask_as_the_original_did(name):
     rows = [json.loads(line) for line in (SAMPLED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["prompt_version"] in ("en", "zh")]
+    # Several images: the original wrote one placeholder for all of them, training wants one for each.
+    rows = [row for row in rows if row["prompt_version"] in ("en", "zh") and row["question"].startswith("<image>")]
+    rows = [row for row in rows if isinstance(row.get("image"), str) and row["image"]]
     assert rows
     for row in rows:
-        images = [row["image"]] if isinstance(row.get("image"), str) else row.get("image") or []
-        assert ask(row["question_orig"], len(images), version=row["prompt_version"], where=WHERE) == row["question"]
+        assert ask(row["question_orig"], 1, version=row["prompt_version"], where=WHERE) == row["question"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
