@@ -134,6 +134,8 @@ class AlgebraPool:
                 reply = control.recv(PROCESS_ID.size, socket.MSG_WAITALL)
             except TimeoutError as error:
                 raise RuntimeError(f"{WORKER_SCRIPT.name} did not start within {START_LIMIT_S} s") from error
+            except ConnectionError:
+                reply = b""
             finally:
                 theirs.close()
         if len(reply) < PROCESS_ID.size:

@@ -43,7 +43,7 @@ def equal(predicted: str, gold: str) -> bool | None:
             return _equal_constants(first, second, rounded="." in predicted or "." in gold)
         if isinstance(first, Boolean) and isinstance(second, Boolean) and first.as_set() == second.as_set():
             return True
-        return verify(second, first, timeout_seconds=None, allow_set_relation_comp=True)
+        return verify(second, first, timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True)
     except _UNABLE:  # sympy raises many kinds for formulas it cannot handle; all mean that it does not know
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -14,6 +15,8 @@ ANLS_THRESHOLD = 0.5
 """tau of the ANLS: a lower similarity scores 0."""
 ANLS_CORRECT = 0.9
 """An answer counts as correct from this ANLS on: room for OCR slips in long answers, none for a wrong word."""
+ROUNDING = 1e-9
+"""A similarity of exactly the threshold counts, in spite of floating point."""
 CHART_TOLERANCE = Fraction(1, 20)
 
 _DIGITS = re.compile(r"\d")
@@ -35,7 +38,10 @@ def anls(predicted: str, golds: Sequence[str], threshold: float = ANLS_THRESHOLD
 
 
 def _similarity(predicted: str, gold: str, threshold: float) -> float:
-    return Levenshtein.normalized_similarity(predicted, gold, score_cutoff=threshold)
+    length = max(len(predicted), len(gold))
+    most = math.floor((1 - threshold) * length + ROUNDING)
+    distance = Levenshtein.distance(predicted, gold, score_cutoff=most)  # most + 1 for anything more
+    return 0.0 if distance > most else 1 - distance / max(1, length)
 
 
 def _folded(text: str) -> str:

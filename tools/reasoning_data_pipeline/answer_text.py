@@ -52,7 +52,7 @@ _SIZES = re.compile(r"\\(?:left|right|[bB]ig{1,2}[lr]?)(?![A-Za-z])\s*\.?")
 _FONT = re.compile(
     r"\\(?:text(?:bf|it|rm|tt|sf)?|math(?:rm|bf|it|sf|bb|cal|tt)|mbox|operatorname|boldsymbol|bm|emph|underline)\s*\{([^{}]*)\}"
 )
-_REPEATING = re.compile(r"(\d*\.\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
+_REPEATING = re.compile(r"(?<!\d)(\d*\.\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 _SEGMENT = re.compile(r"\\(?:overline|bar)\s*\{([A-Z]{2})\}")
 _THIN_GROUP = re.compile(r"(?<=\d)(?:\\[,! ]|\{,\})(?=\d{3}(?!\d))")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*°\s*\}|°)")

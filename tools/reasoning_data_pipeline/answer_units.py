@@ -48,7 +48,7 @@ V: V volt 伏 | 1/1000 mV | 1000 kV | A: A amp ampere 安 | 1/1000 mA | Ω: Ω o
 Hz: Hz hertz 赫兹 | 1000 kHz | 1000000 MHz | Pa: Pa pascal 帕 | 1000 kPa | mol: mol mole 摩尔
 B: byte | 1024 KB | 1048576 MB | 1073741824 GB | ppm: ppm | dB: dB | ha: ha hectare
 """
-_BARE_WORDS = "unit units squareunits squareunit sq 个 只 条 张 人 次 辆 本 块 岁 位 名 种 件 单位"
+_BARE_WORDS = "unit units 个 只 条 张 人 次 辆 本 块 岁 位 名 种 件 单位"
 _BARE = frozenset(_BARE_WORDS.split())
 _COMPOUND = {
     "mph": "mi/h", "kmh": "km/h", "kph": "km/h", "fps": "ft/s", "cc": "cm^3", "sqft": "ft^2", "sqm": "m^2",
@@ -83,7 +83,7 @@ _NAMES = _read_table(_TABLE)
 def read_unit(text: str) -> Unit | None:
     """The unit that `text` spells, a count of things for plain nouns, or None for what is neither."""
     text = text.strip()
-    if not text or text in _BARE:
+    if not text or text.split()[-1] in _BARE:
         return NO_UNIT
     if len(text) > MAX_UNIT_CHARS:
         return None

@@ -1,0 +1,79 @@
+"""The comparison by kind, on the pairs of answers in `answer_cases/`, one `predicted ~ gold` a line."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.reasoning_data_pipeline.answer_reading import read
+from tools.reasoning_data_pipeline.answer_rules import Finding, Scope, compare
+
+FOLDER = Path(__file__).parent / "answer_cases"
+
+
+def pairs(name):
+    lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
+    return [tuple(line.rsplit(" ~ ", 1)) for line in lines]
+
+
+def finding(predicted, gold, **scope):
+    return compare(read(predicted), read(gold), Scope(**scope))
+
+
+@pytest.mark.parametrize(("predicted", "gold"), pairs("equal.txt"))
+def test_equal(predicted, gold):
+    found = finding(predicted, gold)
+    assert found.agree or found.rule == "algebra", found
+
+
+@pytest.mark.parametrize(("predicted", "gold"), pairs("different.txt"))
+def test_different(predicted, gold):
+    assert not finding(predicted, gold).agree
+    assert not finding(gold, predicted).agree
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold", "rule"),
+    [
+        ("**A**", "A", "same text"),
+        ("5 cm", "50 mm", "number"),
+        ("The cat.", "cat", "spelling"),
+        ("(B) cat", "B", "choice"),
+        ("15:30", "3:30 PM", "date, time or ratio"),
+        ("2x + 1 = y", "y = 2x + 1", "equation"),
+        ("Yes, it is.", "yes", "yes or no"),
+        ("[0, 1)", "(0, 1)", "items"),
+        (r"\sqrt{8}", r"2\sqrt{2}", "formula"),
+        (r"period $\pi$", r"\pi", "sentence"),
+        (r"\int_0^1 x dx", "0.5", "algebra"),
+        ("cat", "dog", "different"),
+    ],
+)
+def test_the_rule_that_decides_is_named(predicted, gold, rule):
+    assert finding(predicted, gold).rule == rule
+
+
+def test_only_algebra_leaves_a_comparison_open():
+    assert finding(r"\int_0^1 x dx", "0.5") == Finding(None, "algebra")
+
+
+def test_charts_take_five_percent_in_every_item():
+    assert finding("9.6, 20", "10, 20", relaxed=True).agree
+    assert not finding("9.6, 20", "10, 20").agree
+    assert not finding("9.4, 20", "10, 20", relaxed=True).agree
+    assert not finding("2019", "2020", relaxed=True).agree
+
+
+def test_nesting_beyond_the_bound_is_text_only():
+    deep = "{" * 12 + "1, 2" + "}" * 12
+    assert finding(deep, deep).agree
+    assert not finding(deep, deep.replace("1, 2", "2, 1")).agree
+
+
+@pytest.mark.parametrize("size", [100, 1000, 5000, 20_000])
+@pytest.mark.parametrize(
+    "unit", ["(", "{", "\\frac{", "x^", "9**", "1,", "-", "|", "a b ", "\\boxed{", "$", "5", "是", "[0,"]
+)
+def test_long_repetitions_are_read_quickly(unit, size):
+    text = unit * (size // len(unit))
+    assert not finding(text, "1").agree
+    assert finding(text, text + " ").agree
