@@ -93,6 +93,28 @@ def test_several_tile_limits_and_files_in_one_launch(work, read_rows):
     assert [row["response"] for row in one] != [row["response"] for row in six], "other limits are other samples"
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "name"),
+    [
+        ("ckpt/OpenGVLab/InternVL2_5-8B/", "OpenGVLab_InternVL2_5-8B"),
+        ("InternVL2_5-8B", "InternVL2_5-8B"),
+        ("/InternVL2_5-8B", "InternVL2_5-8B"),
+        ("../tiny", "tiny"),
+        ("", ""),
+    ],
+)
+def test_outputs_are_named_by_the_last_two_parts_of_the_checkpoint(checkpoint, name):
+    assert sampling.model_name(checkpoint) == name
+
+
+def test_progress_is_shown_with_rate_and_time_left(capsys):
+    main(flags())
+    shown = capsys.readouterr().err
+    assert "prompts.jsonl rank 0/1" in shown
+    assert "answer/s" in shown
+    assert "/36 [" in shown
+
+
 def test_tile_limits_reach_the_engine(work, monkeypatch):
     seen = []
 

@@ -1,7 +1,11 @@
 """Groups of tasks by --tp, and the GPUs of each."""
 
-import pytest
+import os
 
+import pytest
+import torch
+
+from tools.reasoning_data_pipeline import sampling
 from tools.reasoning_data_pipeline.gpu_groups import engine_worker, group_devices, local_rank, visible_devices
 from tools.reasoning_data_pipeline.worker import Worker
 
@@ -46,6 +50,17 @@ def test_a_group_takes_gpus_that_it_sees(visible, local, tp, found):
 def test_too_few_gpus_are_refused(visible, local, tp):
     with pytest.raises(ValueError, match=f"task {local} of this node.*--tp {tp}"):
         group_devices(list(visible), local, tp)
+
+
+def test_an_engine_claims_the_gpus_of_its_group(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    sampling.claim_devices(4)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    sampling.claim_devices(4)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_places_come_from_the_environment():

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from tools.reasoning_data_pipeline.engines import Engine, choose_engine, open_engine
 from tools.reasoning_data_pipeline.gpu_groups import engine_worker, group_devices, local_rank, visible_devices
@@ -107,12 +108,18 @@ def plan_jobs(args: argparse.Namespace, *, tile_folders: bool) -> list[Job]:
         raise ValueError(f"--prompt-path: two files of one name would share their output: {sorted(names)}")
     if len(args.max_num) > 1 and not tile_folders:
         raise ValueError(f"--max-num {args.max_num}: this pipeline takes one tile limit per launch")
-    folder = args.out_dir / ("_".join(Path(args.checkpoint).parts[-2:]) or args.engine)
+    folder = args.out_dir / (model_name(args.checkpoint) or args.engine)
     jobs = []
     for path, limit in product(args.prompt_path, args.max_num):
         output = (folder / f"max_tiles_{limit}" if tile_folders else folder) / path.name
         jobs.append(Job(path, limit, output))
     return jobs
+
+
+def model_name(checkpoint: str) -> str:
+    """The last two parts of a checkpoint's path, joined by `_`; "" without a checkpoint."""
+    path = Path(checkpoint)
+    return "_".join(name for name in (path.parent.name, path.name) if name not in ("", ".."))
 
 
 def run_job(pipeline: Pipeline, args: argparse.Namespace, job: Job, *, engine: Engine, worker: Worker) -> None:
@@ -129,7 +136,7 @@ def run_job(pipeline: Pipeline, args: argparse.Namespace, job: Job, *, engine: E
         worker=worker,
         overwrite=args.overwrite,
     ) as store:
-        with _progress_bar(job, store, worker) as bar:
+        with logging_redirect_tqdm(), _progress_bar(job, store, worker) as bar:
             run = SamplingRun(args, job, prompts=prompts, store=store, engine=engine, bar=bar)
             pipeline.sample(run)
         logger.info("rank %d of %d, %s", worker.rank, worker.world_size, run.report())

@@ -76,7 +76,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--checkpoint", default="", help="folder or hub name")
     group.add_argument("--engine", choices=ENGINES, default="auto")
     group.add_argument(
-        "--tp", type=int, default=int(os.environ.get("TP", "1")), help="GPUs per engine; default $TP or 1"
+        "--tp", type=int, default=int(os.environ.get("TP") or 1), help="GPUs per engine; default $TP or 1"
     )
     group.add_argument(
         "--batch-size", type=int, default=1, help="prompts of which the transformers engine decodes at once"
