@@ -139,7 +139,7 @@ def test_tile_limits_reach_the_engine(work, monkeypatch):
         (["--num-return-sequences", "0"], "at least 1"),
         (["--temperature", "-1"], "sampling needs"),
         (["--engine", "transformers", "--checkpoint", ""], "--checkpoint is missing"),
-        (["--prompt-path", "a/p.jsonl", "b/p.jsonl"], "two files of one name"),
+        (["--prompt-path", "a/p.jsonl", "b/p.jsonl"], "two of these would share an output"),
     ],
 )
 def test_impossible_arguments_are_refused(work, more, match):

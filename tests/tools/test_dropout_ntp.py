@@ -144,11 +144,12 @@ def test_a_rejected_answer_that_was_there_is_kept_aside(run, write_rows):
 
 
 def test_bad_rows_are_rejected(run, write_rows):
-    write_rows(["{", {"question": "What?", "chosen": 5}, {"question": "", "chosen": "a"}, {"chosen": "a"}])
+    bad = ["{", {"question": "What?", "chosen": 5}, {"question": "", "chosen": "a"}, {"chosen": "a"}]
+    write_rows([*bad, {"image": "square_small.png", "question": "<image> or <image>?", "chosen": "a"}])
     _, rows, summary, rejects = run(lambda request: "x")
     assert rows == []
-    assert [reject["line"] for reject in rejects] == [1, 2, 3, 4]
-    assert summary["rejected"] == 4
+    assert [reject["line"] for reject in rejects] == [1, 2, 3, 4, 5]
+    assert summary["rejected"] == 5
 
 
 def test_impossible_ratios_are_refused():

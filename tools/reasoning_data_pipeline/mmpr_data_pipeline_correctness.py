@@ -12,9 +12,8 @@ started again; under srun or torchrun the ranks share the prompts. The postproce
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
-from internvl_chat.records import Prompt, SampledResponse
 from tools.reasoning_data_pipeline.engines import Request
 from tools.reasoning_data_pipeline.prompt_files import Task
 from tools.reasoning_data_pipeline.sampling import Pipeline, run_pipeline
@@ -23,29 +22,16 @@ from tools.reasoning_data_pipeline.sampling_run import SamplingRun
 
 
 def sample(run: SamplingRun) -> None:
-    """Ask every prompt."""
-
-    def read(task: Task) -> Request:
-        prompt = Prompt.from_row(task.row, task.where)
-        return run.request(task, run.ask(task, prompt.question, len(prompt.image)), prompt.image)
-
-    for answer in run.answers(run.checked(read)):
-        run.keep(answer.key, answer.sample, response_row(run, run.task(answer.key), answer.text))
+    """Ask every prompt and write every answer."""
+    for answer in run.answers(run.checked(lambda task: read_request(run, task))):
+        row = replace(run.asked(run.task(answer.key)), response=answer.text)
+        run.keep(answer.key, answer.sample, row.to_row())
 
 
-def response_row(run: SamplingRun, task: Task, response: str) -> dict[str, Any]:
-    """The output row of one answer."""
-    prompt = Prompt.from_row(task.row, task.where)
-    return SampledResponse(
-        image=prompt.image,
-        question=run.ask(task, prompt.question, len(prompt.image)),
-        question_orig=prompt.question,
-        answer=prompt.answer,
-        response=response,
-        prompt_version=run.version,
-        extra={key: value for key, value in prompt.extra.items() if key not in SampledResponse.KEYS},
-        image_form=prompt.image_form,
-    ).to_row()
+def read_request(run: SamplingRun, task: Task) -> Request:
+    """The request for a prompt; RecordError when the row is no prompt or an image is not there."""
+    asked = run.asked(task)
+    return run.request(task, asked.question, asked.image)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 from internvl_chat.records import PreferencePair, Prompt
 from tools.reasoning_data_pipeline.engines import Request
 from tools.reasoning_data_pipeline.prompt_files import Task
-from tools.reasoning_data_pipeline.prompts import without_images
+from tools.reasoning_data_pipeline.prompts import split_placeholders, without_images
 from tools.reasoning_data_pipeline.sampling import Pipeline, run_pipeline
 from tools.reasoning_data_pipeline.sampling_arguments import sampling_parser
 from tools.reasoning_data_pipeline.sampling_run import KEY_SEPARATOR, SamplingRun
 from tools.reasoning_data_pipeline.steps import answer_prefix
 
-WINDOW = 512  # prompts whose chosen answers are generated before their continuations
+WINDOW = 4096  # prompts whose chosen answers are generated before their continuations; the engine runs dry after each
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ def sample(run: SamplingRun) -> None:
 
 
 def read_positive(run: SamplingRun, task: Task) -> Positive:
-    """Check a row; RecordError when a field is of a wrong type or an image is not there."""
+    """Check a row; RecordError when a field is of a wrong type, or its images are not there or not in its question."""
     if task.row.get("chosen") is not None:
         pair = PreferencePair.from_row(task.row, task.where, allow_no_rejected=True)
+        split_placeholders(pair.question, len(pair.image), task.where)
         # An answer that is there was given to the question as it stands.
         return Positive(task, run.request(task, pair.question, pair.image), pair.chosen)
     prompt = Prompt.from_row(task.row, task.where, allow_no_answer=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +82,10 @@ def select_rows(total: int, start: int, limit: int | None) -> range:
     """
     if limit is not None and limit < 1:
         raise ValueError(f"--sample-max-num must be at least 1, not {limit}")
-    if start < 0 or (start and start >= total):
+    if start not in range(max(total, 1)):
         raise ValueError(f"--sample-start-idx {start} is not one of the {total} rows (from 0)")
-    if limit is None or limit >= total:
-        return range(start, total)
-    step = total // limit
+    limit = total if limit is None else min(limit, total)
+    step = total // max(limit, 1) or 1
     return range(start, min(total, start + step * limit), step)
 
 
@@ -115,20 +113,20 @@ class ImageRoots:
     def _resolve(self, path: str) -> str:
         if "://" in path or path.startswith("data:") or "\0" in path:
             return resolve_image("", path)  # raises with the cure
-        tried = list(self._candidates(path))
-        found = next((full for full in tried if os.path.isfile(full)), None)
+        tried = self._candidates(path)
+        found = next(filter(os.path.isfile, tried), None)
         if found is None:
             raise ImageError(f"{path}: no such image; tried {', '.join(tried) or 'nothing'}{self._limits()}")
         root = str(self.root) if self.root else os.path.dirname(found)
         inside = os.path.relpath(found, os.path.abspath(root))
         return resolve_image(root, inside, allow_file_symlinks=self.follow_symlinks)
 
-    def _candidates(self, path: str) -> Iterator[str]:
-        bases = (Path(), *([self.root] if self.root else []), self.beside)
-        allowed = os.path.abspath(self.root) + os.sep if self.root else ""
-        for full in dict.fromkeys(os.path.abspath(base / path) for base in bases):
-            if full.startswith(allowed):
-                yield full
+    def _candidates(self, path: str) -> list[str]:
+        """Absolute paths to try, in order; with a root, only those under it."""
+        bases = [Path(), self.root or Path(), self.beside]
+        allowed = os.path.join(os.path.abspath(self.root), "") if self.root else ""
+        full = dict.fromkeys(os.path.abspath(base / path) for base in bases)
+        return [candidate for candidate in full if candidate.startswith(allowed)]
 
     def _limits(self) -> str:
         return f" (paths may not lead out of --image-root {self.root})" if self.root else " (see --image-root)"

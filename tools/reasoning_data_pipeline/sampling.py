@@ -101,18 +101,17 @@ def plan_jobs(args: argparse.Namespace, *, tile_folders: bool) -> list[Job]:
     """Every prompt file at every tile limit.
 
     Raises:
-        ValueError: two prompt files of one name, or several tile limits without a folder for each.
+        ValueError: two outputs are the same: files of one name, or several tile limits without a folder for each.
     """
-    names = [path.name for path in args.prompt_path]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--prompt-path: two files of one name would share their output: {sorted(names)}")
-    if len(args.max_num) > 1 and not tile_folders:
-        raise ValueError(f"--max-num {args.max_num}: this pipeline takes one tile limit per launch")
     folder = args.out_dir / (model_name(args.checkpoint) or args.engine)
-    jobs = []
-    for path, limit in product(args.prompt_path, args.max_num):
-        output = (folder / f"max_tiles_{limit}" if tile_folders else folder) / path.name
-        jobs.append(Job(path, limit, output))
+    level = "max_tiles_{}" if tile_folders else ""
+    inputs = product(args.prompt_path, args.max_num)
+    jobs = [Job(path, limit, folder / level.format(limit) / path.name) for path, limit in inputs]
+    if len({job.output for job in jobs}) < len(jobs):
+        raise ValueError(
+            f"--prompt-path {[str(path) for path in args.prompt_path]}, --max-num {args.max_num}: two of these would "
+            "share an output; give every file a name of its own, and DropoutNTP one tile limit"
+        )
     return jobs
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from internvl_chat.records import RecordError, Source
+from internvl_chat.records import Prompt, RecordError, SampledResponse, Source
 from tools.reasoning_data_pipeline.engines import Completion, Engine, Failure, Request
 from tools.reasoning_data_pipeline.prompt_files import ImageRoots, PromptFile, Task
 from tools.reasoning_data_pipeline.prompts import ask, style_for, version_for
@@ -81,6 +81,20 @@ class SamplingRun:
         """The question of a task in the words of the prompt version and style of this run."""
         style = style_for(self.args.prompt_style, task.key)
         return ask(question, num_images, version=self.version, style=style, where=task.where)
+
+    def asked(self, task: Task) -> SampledResponse:
+        """The prompt of a task as the row of an answer whose `response` is still empty; RecordError if it is none."""
+        prompt = Prompt.from_row(task.row, task.where)
+        return SampledResponse(
+            image=prompt.image,
+            question=self.ask(task, prompt.question, len(prompt.image)),
+            question_orig=prompt.question,
+            answer=prompt.answer,
+            response="",
+            prompt_version=self.version or "",
+            extra={key: value for key, value in prompt.extra.items() if key not in SampledResponse.KEYS},
+            image_form=prompt.image_form,
+        )
 
     def seeds(self, key: str, samples: Iterable[int]) -> dict[int, int]:
         """A seed per sample: of the run's seed, the key and the sample's index."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -72,17 +73,16 @@ class TransformersEngine:
         """Answer requests; see `engines.Engine.generate`."""
         groups = self._groups(requests)
         batch = DecodingBatch(self.model.language_model, self.options.sampling, self.stop_ids)
-        while True:
-            room = self.options.max_rows - len(batch.rows)
-            if not batch.rows or room * REFILL_SHARE >= self.options.max_rows:
-                yield from self._fill(batch, groups)
-            if not batch.rows:
-                return
+        yield from self._fill(batch, groups)
+        while batch.rows:
             with _naming(row.key for row in batch.rows):
                 finished = batch.step()
             for row, stopped in finished:
                 text = self.encoder.decode(row.tokens)
                 yield Completion(row.key, row.sample, text, "stop" if stopped else "length")
+            room = self.options.max_rows - len(batch.rows)
+            if room * REFILL_SHARE >= self.options.max_rows:
+                yield from self._fill(batch, groups)
 
     def _fill(self, batch: DecodingBatch, groups: Iterator[Failure | list[Prompt]]) -> Iterator[Failure]:
         """Let waiting rows join until the batch is full or nothing waits."""
@@ -127,10 +127,7 @@ class TransformersEngine:
 
     def _prompts(self, requests: Iterable[Request]) -> Iterator[Prompt | Failure]:
         """Requests as ids and tiles; images are read ahead in threads."""
-
-        def read(request: Request) -> list[torch.Tensor]:
-            return read_tiles(request, self.model.config)
-
+        read = partial(read_tiles, config=self.model.config)
         for request, tiles in map_ahead(read, requests, self._pool, self.options.num_workers):
             try:
                 yield self._prompt(request, tiles())

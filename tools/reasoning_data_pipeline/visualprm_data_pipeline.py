@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from internvl_chat.records import Prompt, RecordError, SampledResponse
+from internvl_chat.records import RecordError, SampledResponse
 from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, Question, modes_for_dataset, parse_answer
 from tools.reasoning_data_pipeline.engines import Request
 from tools.reasoning_data_pipeline.prompt_files import Task
@@ -69,23 +69,8 @@ def read_prompt(run: SamplingRun, task: Task) -> AskedPrompt:
             raise RecordError(*task.where, f"{reason}, not {run.args.num_return_sequences}")
         asked = SampledResponse.from_row(task.row, task.where)
     else:
-        asked = _asked(run, task)
+        asked = run.asked(task)
     return AskedPrompt(run.request(task, asked.question, asked.image), asked)
-
-
-def _asked(run: SamplingRun, task: Task) -> SampledResponse:
-    """A prompt as a row whose response is still empty."""
-    prompt = Prompt.from_row(task.row, task.where)
-    return SampledResponse(
-        image=prompt.image,
-        question=run.ask(task, prompt.question, len(prompt.image)),
-        question_orig=prompt.question,
-        answer=prompt.answer,
-        response="",
-        prompt_version=run.version,
-        extra={key: value for key, value in prompt.extra.items() if key not in SampledResponse.KEYS},
-        image_form=prompt.image_form,
-    )
 
 
 def solve(run: SamplingRun, window: Sequence[AskedPrompt]) -> Iterator[Solution]:
