@@ -49,29 +49,47 @@ def read_items(text: str) -> Items | None:
     """The list, set, tuple, interval, union or matrix that all of `text`, normalised, spells."""
     if "matrix" in text:
         return _read_matrix(text)
-    variable = ""
-    member = _MEMBER_OF.match(text)
-    if member:
-        variable, text = member[1], text[member.end() :]
     if text.count("±") == 1 and "," not in text:
-        before, _, after = text.partition("±")
-        left, equals, start = before.rpartition("=")
-        sides = (f"{start}+{after}" if start.strip() else after, f"{start}-{after}")
-        return Items(tuple(f"{left}{equals}{side}".strip() for side in sides), "±")
-    if not _SEPARATOR.search(text) and text[:1] not in _OPENINGS:
-        return None
-    opening, inner, closing = _enclosed(text)
+        return _read_both_signs(text)
+    member = _MEMBER_OF.match(text)
+    inside = text[member.end() :] if member else text
+    if inside[:1] in _OPENINGS:
+        opening, inner, closing = _enclosed(inside)
+        if opening:
+            return _read_bracketed(opening, inner, closing, member[1] if member else "")
+    return _read_list(inside) if _SEPARATOR.search(inside) else None
+
+
+def _read_both_signs(text: str) -> Items:
+    """x = 2 ± 3 as x = 2 + 3 and x = 2 - 3."""
+    before, _, after = text.partition("±")
+    left, equals, start = before.rpartition("=")
+    sides = (f"{start}+{after}" if start.strip() else after, f"{start}-{after}")
+    return Items(tuple(f"{left}{equals}{side}".strip() for side in sides), "±")
+
+
+def _read_bracketed(opening: str, inner: str, closing: str, variable: str) -> Items | None:
     items, separators = _split(inner)
-    if not 1 < len(items) + bool(opening) <= MAX_ITEMS or not all(items):
+    if "∪" in separators or not _are_items(items):
         return None
-    if not opening and text.count("=") == 1 and "=" in items[0]:  # x = 1, 2 is one equation with two solutions
+    if opening in "⦃{":
+        opening, closing = "⦃", "⦄"
+    return Items(items, opening, closing, variable)
+
+
+def _read_list(text: str) -> Items | None:
+    items, separators = _split(text)
+    if len(items) < 2 or not _are_items(items):
+        return None
+    if text.count("=") == 1 and "=" in items[0]:  # x = 1, 2 is one equation with two solutions
         return None
     if "∪" in separators:
-        return Items(items, "∪") if not opening else None
-    if opening:
-        set_like = opening in "⦃{"
-        return Items(items, "⦃" if set_like else opening, "⦄" if set_like else closing, variable)
+        return Items(items, "∪")
     return Items(items, "", "or" if separators & {"or", "或"} else ",")
+
+
+def _are_items(items: tuple[str, ...]) -> bool:
+    return len(items) <= MAX_ITEMS and all(items)
 
 
 def _enclosed(text: str) -> tuple[str, str, str]:
@@ -121,10 +139,10 @@ def _read_matrix(text: str) -> Items | None:
     return Items(tuple(entry.strip() for row in rows for entry in row), f"{kind}matrix {len(rows)}x{len(rows[0])}")
 
 
-_SIMPLE_INEQUALITY = re.compile(r"([^<>≤≥=]+)([<>≤≥])([^<>≤≥=]+)")
-_DOUBLE_INEQUALITY = re.compile(
-    r"([^<>≤≥=]+)([<≤])\s*([A-Za-zα-ω])\s*([<≤])([^<>≤≥=]+)|([^<>≤≥=]+)([>≥])\s*([A-Za-zα-ω])\s*([>≥])([^<>≤≥=]+)"
-)
+_SIDE = r"([^<>≤≥=]+)"
+_SIMPLE_INEQUALITY = re.compile(rf"{_SIDE}([<>≤≥]){_SIDE}")
+_RISING = re.compile(rf"{_SIDE}([<≤])\s*([A-Za-zα-ω])\s*([<≤]){_SIDE}")
+_FALLING = re.compile(rf"{_SIDE}([>≥])\s*([A-Za-zα-ω])\s*([>≥]){_SIDE}")
 _VARIABLE = re.compile(r"[A-Za-zα-ω]")
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
 _RELATIONS = re.compile("[<>≤≥≠]")
@@ -133,26 +151,33 @@ _RELATIONS = re.compile("[<>≤≥≠]")
 def read_relation(text: str) -> Equation | Items | None:
     """An equation, or the interval that an inequality in one variable describes; None for anything else."""
     text = text.replace("<=", "≤").replace(">=", "≥").replace("==", "=")
-    if "=" in text and not _RELATIONS.search(text):
-        sides = [side.strip() for side in _at_top_level(text, "=")]
-        return Equation(sides[0], sides[-1]) if len(sides) > 1 and all(sides) else None
-    double = _DOUBLE_INEQUALITY.fullmatch(text)
-    if double:
-        low, below, variable, above, high = (
-            double.groups()[:5] if double[1] else (double[10], double[9], double[8], double[7], double[6])
-        )
-        return _interval(variable, low.strip(), below in "<>", high.strip(), above in "<>")
-    simple = _SIMPLE_INEQUALITY.fullmatch(text)
-    if simple is None:
+    if _RELATIONS.search(text):
+        return _read_double_inequality(text) or _read_inequality(text)
+    sides = [side.strip() for side in _at_top_level(text, "=")]
+    return Equation(sides[0], sides[-1]) if len(sides) > 1 and all(sides) else None
+
+
+def _read_double_inequality(text: str) -> Items | None:
+    """1 < x ≤ 2 or 2 ≥ x > 1."""
+    match = _RISING.fullmatch(text)
+    if match:
+        return _interval(match[3], match[1], match[2], match[4], match[5])
+    match = _FALLING.fullmatch(text)
+    return _interval(match[3], match[5], match[4], match[2], match[1]) if match else None
+
+
+def _read_inequality(text: str) -> Items | None:
+    """x < 2 or 2 > x."""
+    match = _SIMPLE_INEQUALITY.fullmatch(text)
+    if match is None:
         return None
-    left, relation, right = simple[1].strip(), simple[2], simple[3].strip()
+    left, relation, right = match[1].strip(), match[2], match[3].strip()
     if not _VARIABLE.fullmatch(left):
         left, relation, right = right, _FLIPPED[relation], left
     if not _VARIABLE.fullmatch(left) or _VARIABLE.fullmatch(right):
         return None
-    is_open = relation in "<>"
     return (
-        _interval(left, "-∞", True, right, is_open) if relation in "<≤" else _interval(left, right, is_open, "∞", True)
+        _interval(left, "-∞", "<", relation, right) if relation in "<≤" else _interval(left, right, relation, "<", "∞")
     )
 
 
@@ -168,5 +193,6 @@ def _at_top_level(text: str, mark: str) -> list[str]:
     return parts
 
 
-def _interval(variable: str, low: str, low_open: bool, high: str, high_open: bool) -> Items:
-    return Items((low, high), "(" if low_open else "[", ")" if high_open else "]", variable)
+def _interval(variable: str, low: str, above: str, below: str, high: str) -> Items:
+    """Values between `low` and `high`; `above` and `below` are the relations of `variable` to them, strict or not."""
+    return Items((low.strip(), high.strip()), "(" if above in "<>" else "[", ")" if below in "<>" else "]", variable)

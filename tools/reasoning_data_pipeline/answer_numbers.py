@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from tools.reasoning_data_pipeline.answer_units import NO_UNIT, Unit, read_unit
+from tools.reasoning_data_pipeline.number_words import HAN_NUMERALS, NOT_COUNTED, PARTS, english_number, han_number
 
 MAX_DIGITS = 400
 """Longer numbers and larger powers of ten are compared as text."""
@@ -72,36 +73,35 @@ def read_quantity(text: str) -> Quantity | None:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         return _read_worded(text)
-    unit = read_unit((match["unit"] or "").strip())
-    if unit is None or (match["ordinal"] and unit is not NO_UNIT):
+    unit, value = _unit(match), _value(match)
+    if unit is None or value is None:
         return None
-    if match["currency"]:
-        if unit is not NO_UNIT:
-            return None
-        unit = read_unit(match["currency"]) or NO_UNIT
-    value = _value(match)
-    if value is None:
-        return None
-    decimals = len((match["number"] or "").partition(".")[2])
-    return Quantity(value, decimals, "." not in (match["number"] or ""), unit, bool(match["percent"]))
+    number = match["number"] or ""
+    return Quantity(value, len(number.partition(".")[2]), "." not in number, unit, bool(match["percent"]))
+
+
+def _unit(match: re.Match[str]) -> Unit | None:
+    """The unit after the number or the currency before it; None where it is neither, or one too many."""
+    unit = read_unit(match["unit"].strip())
+    if unit is NO_UNIT:
+        return read_unit(match["currency"] or "")
+    return None if match["ordinal"] or match["currency"] else unit
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
     """Sign, digits and powers of ten together; None where the denominator is 0 or the power of ten too large."""
-    if match["number"]:
-        value = Fraction(re.sub("[, ]", "", match["number"]).rstrip(".") or "0")
-    else:
-        above, below = (
-            re.findall(r"\d+", match["slash"]) if match["slash"] else re.findall(r"\d+|\d", _spread(match["fraction"]))
-        )
-        if int(below) == 0:
-            return None
-        value = Fraction(int(above), int(below)) + int(match["whole"] or 0)
-    shift = _power_of_ten(match["exponent"] or match["power"] or "0")
-    if shift is None:
+    number, shift = _unsigned(match), _power_of_ten(match["exponent"] or match["power"] or "0")
+    if number is None or shift is None:
         return None
-    value *= shift * 10 ** _SCALES.get((match["scale"] or "").lower(), 0)
+    value = number * shift * 10 ** _SCALES.get((match["scale"] or "").lower(), 0)
     return -value if (match["sign"] == "-") != (match["minus"] == "-") else value
+
+
+def _unsigned(match: re.Match[str]) -> Fraction | None:
+    if match["number"]:
+        return Fraction(re.sub("[, ]", "", match["number"]).rstrip(".") or "0")
+    above, below = re.findall(r"\d+", match["slash"] or _spread(match["fraction"]))
+    return Fraction(int(above), int(below)) + int(match["whole"] or 0) if int(below) else None
 
 
 def _spread(fraction: str) -> str:
@@ -113,115 +113,66 @@ def _power_of_ten(exponent: str) -> Fraction | None:
     return Fraction(10) ** int(exponent) if len(exponent) <= 5 and abs(int(exponent)) <= MAX_DIGITS else None
 
 
-_ONES = """zero one two three four five six seven eight nine ten eleven twelve
-thirteen fourteen fifteen sixteen seventeen eighteen nineteen"""
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
-_SMALL = {
-    **{word: value for value, word in enumerate(_ONES.split())},
-    **{word: 10 * value for value, word in enumerate(_TENS.split(), 2)},
-    **{word: value for value, word in enumerate(_ORDINALS.split(), 1)},
-    "none": 0, "dozen": 12,
-}  # fmt: skip
-_PARTS = {
-    **dict.fromkeys(("half", "one half", "a half"), Fraction(1, 2)),
-    **dict.fromkeys(("a quarter", "one quarter", "one fourth"), Fraction(1, 4)),
-    "one third": Fraction(1, 3),
-    "two thirds": Fraction(2, 3),
-    "three quarters": Fraction(3, 4),
-    "a dozen": Fraction(12),
-}
-_NOT_COUNTED = frozenset({"none", *_ORDINALS.split()})
-_LARGE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_HAN_DIGITS = {"零": 0, "〇": 0, **{digit: value for value, digit in enumerate("一二三四五六七八九", 1)}, "两": 2}
-_HAN_SCALES = {"十": 10, "百": 100, "千": 1000}
-_HAN = re.compile(r"(负?)([零〇一二三四五六七八九两十百千万亿点]+)(.*)")
-_HAN_FRACTION = re.compile(r"(百|[零一二三四五六七八九两十百千]+)分之([零〇一二三四五六七八九两十百千点]+|[\d.]+)")
+_HAN = re.compile(rf"(负?)([{HAN_NUMERALS}]+)(.*)")
+_HAN_FRACTION = re.compile(rf"([{HAN_NUMERALS}]+)分之([{HAN_NUMERALS}]+|\d+(?:\.\d+)?)")
 
 
 def _read_worded(text: str) -> Quantity | None:
     """A number in English or Chinese words, perhaps with what it counts."""
-    first = text[:1]
-    if not first or first.isdigit():
+    text = re.sub(f"^{_APPROXIMATELY}", "", text)
+    if not text or text[0].isdigit():
         return None
-    return _read_english(text) if first.isascii() else _read_chinese(text)
+    return _read_english(text.lower()) if text.isascii() else _read_han_fraction(text) or _read_han(text)
 
 
 def _read_english(text: str) -> Quantity | None:
-    """twenty-one, two hundred and five, five cats, minus three."""
-    words = re.sub(f"^{_APPROXIMATELY}", "", text.lower()).replace("-", " ").split()
-    if " ".join(words) in _PARTS:
-        return Quantity(_PARTS[" ".join(words)])
-    sign = -1 if words and words[0] in ("minus", "negative") else 1
-    words = words[sign == -1 :]
-    total = part = used = 0
-    for word in words:
-        if word in _SMALL:
-            part += _SMALL[word]
-        elif word in _LARGE and used:
-            part, total = (part * 100, total) if word == "hundred" else (0, total + part * _LARGE[word])
-        elif not (word == "and" and used and words[used - 1] in _LARGE):
-            break
-        used += 1
+    words = text.replace("-", " ").split()
+    whole = " ".join(words)
+    if whole in PARTS:
+        return Quantity(PARTS[whole])
+    value, used = english_number(words)
     rest = " ".join(words[used:])
-    percent = rest in ("percent", "per cent", "%")
-    unit = NO_UNIT if percent else read_unit(rest)
-    if not used or unit is None or (unit is not NO_UNIT and words[used - 1] in _NOT_COUNTED):
+    if not used or (rest and words[used - 1] in NOT_COUNTED):
         return None
-    return Quantity(Fraction(sign * (total + part)), unit=unit, percent=percent)
+    if rest in ("percent", "per cent", "%"):
+        return Quantity(Fraction(value), percent=True)
+    unit = read_unit(rest)
+    return None if unit is None else Quantity(Fraction(value), unit=unit)
 
 
-def _read_chinese(text: str) -> Quantity | None:
-    """二十一, 三个, 三分之一, 百分之五十, 三点五."""
-    text = re.sub(f"^{_APPROXIMATELY}", "", text)
-    ratio = _HAN_FRACTION.fullmatch(text)
-    if ratio:
-        below, above = _han_value(ratio[1]), _han_value(ratio[2])
-        if not below or above is None:
-            return None
-        return Quantity(above, percent=True) if ratio[1] == "百" else Quantity(above / below)
+def _read_han_fraction(text: str) -> Quantity | None:
+    """三分之一 is 1/3, 百分之五十 is 50 %."""
+    match = _HAN_FRACTION.fullmatch(text)
+    if match is None:
+        return None
+    below, above = han_number(match[1]), Fraction(match[2]) if match[2].isascii() else han_number(match[2])
+    if not below or above is None:
+        return None
+    return Quantity(above, percent=True) if match[1] == "百" else Quantity(above / below)
+
+
+def _read_han(text: str) -> Quantity | None:
     match = _HAN.fullmatch(text)
-    value = _han_value(match[2]) if match else None
-    unit = read_unit(match[3]) if match else None
-    if match is None or value is None or unit is None:
+    if match is None:
+        return None
+    value, unit = han_number(match[2]), read_unit(match[3])
+    if value is None or unit is None:
         return None
     return Quantity(-value if match[1] else value, exact="点" not in match[2], unit=unit)
 
 
-def _han_value(digits: str) -> Fraction | None:
-    """The number that Chinese digits spell, or plain digits as they are."""
-    if digits.replace(".", "", 1).isdigit() and digits.isascii():
-        return Fraction(digits)
-    whole, point, decimals = digits.partition("点")
-    if point:
-        tail = "".join(str(_HAN_DIGITS.get(digit, "?")) for digit in decimals)
-        head = _han_value(whole)
-        return None if head is None or not tail.isdigit() else head + Fraction(int(tail), 10 ** len(tail))
-    if len(whole) > 1 and all(digit in _HAN_DIGITS for digit in whole):  # 二〇一九: digit by digit
-        return Fraction(int("".join(str(_HAN_DIGITS[digit]) for digit in whole)))
-    total = section = digit = 0
-    for character in whole:
-        if character in _HAN_DIGITS:
-            digit = _HAN_DIGITS[character]
-        elif character in _HAN_SCALES:
-            section, digit = section + (digit or 1) * _HAN_SCALES[character], 0
-        else:
-            total, section, digit = (total + section + digit) * 10 ** _SCALES[character], 0, 0
-    return Fraction(total + section + digit) if whole else None
-
-
 def quantities_agree(predicted: Quantity, gold: Quantity) -> bool:
     """Whether two quantities are the same amount: units convert, and one side may leave out unit or percent sign."""
-    units = (predicted.unit, gold.unit)
-    if units[0].powers and units[1].powers:
-        if units[0].powers != units[1].powers:
+    first, second = predicted.unit, gold.unit
+    if first.powers and second.powers:
+        if first.powers != second.powers:
             return False
-        if units[0].factor != units[1].factor:
-            return _close(predicted.value * units[0].factor, gold.value * units[1].factor, RELATIVE_TOLERANCE)
-    if numbers_agree(predicted, gold):
-        return True
-    if predicted.percent == gold.percent:
-        return False
+        if first.factor != second.factor:
+            return _close(predicted.value * first.factor, gold.value * second.factor, RELATIVE_TOLERANCE)
+    return numbers_agree(predicted, gold) or (predicted.percent != gold.percent and _shares_agree(predicted, gold))
+
+
+def _shares_agree(predicted: Quantity, gold: Quantity) -> bool:
     tolerance = Fraction(0) if predicted.exact and gold.exact else RELATIVE_TOLERANCE
     return _close(predicted.as_share(), gold.as_share(), tolerance)
 
@@ -233,19 +184,15 @@ def numbers_agree(predicted: Quantity, gold: Quantity) -> bool:
     truncation, of one that is written more finely and within 1e-3 of it (3.14 of 3.1416); two of the same fineness
     must be equal (12.34 is not 12.35).
     """
-    if predicted.value == gold.value:
-        return True
-    if predicted.exact and gold.exact:
-        return False
+    if predicted.exact and gold.exact or predicted.value == gold.value:
+        return predicted.value == gold.value
+    difference = abs(predicted.value - gold.value)
     if predicted.value.denominator == 1 or gold.value.denominator == 1:
-        difference = abs(predicted.value - gold.value)
         return difference < Fraction(1, 100) and _close(predicted.value, gold.value, WHOLE_TOLERANCE)
     if not _close(predicted.value, gold.value, RELATIVE_TOLERANCE):
         return False
-    if predicted.exact or gold.exact:
-        return True
-    coarse, fine = sorted((predicted, gold), key=lambda number: number.decimals)
-    return coarse.decimals < fine.decimals and abs(coarse.value - fine.value) < Fraction(1, 10**coarse.decimals)
+    coarse, fine = sorted((predicted.decimals, gold.decimals))
+    return predicted.exact or gold.exact or (coarse < fine and difference < Fraction(1, 10**coarse))
 
 
 def _close(first: Fraction, second: Fraction, tolerance: Fraction) -> bool:

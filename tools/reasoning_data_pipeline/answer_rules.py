@@ -87,14 +87,13 @@ def same_choice(predicted: Reading, gold: Reading, scope: Scope) -> bool | None:
     """Option letters, with their texts where both give one; an option's text also stands for the option."""
     first, second = predicted.value, gold.value
     if isinstance(first, Choice) and isinstance(second, Choice):
-        if not first.text or not second.text:
-            return first.letter == second.letter
-        return first.letter == second.letter and _agree(first.text, second.text, scope)
-    if isinstance(first, Choices) and isinstance(second, Choices):
-        return first.letters == second.letters
-    if isinstance(first, Choice) and first.text and not isinstance(second, Choices):
+        texts = first.text and second.text
+        return first.letter == second.letter and (not texts or _agree(first.text, second.text, scope))
+    if isinstance(first, Choices) or isinstance(second, Choices):
+        return first == second if type(first) is type(second) else None
+    if isinstance(first, Choice) and first.text:
         return _agree(first.text, gold.text, scope)
-    if isinstance(second, Choice) and second.text and not isinstance(first, Choices):
+    if isinstance(second, Choice) and second.text:
         return _agree(predicted.text, second.text, scope)
     return None
 
@@ -108,9 +107,7 @@ def same_moment(predicted: Reading, gold: Reading, scope: Scope) -> bool | None:
         return not set(first.readings).isdisjoint(second.readings)
     if isinstance(first, Time) and isinstance(second, Time):
         return _same_time(first, second)
-    if isinstance(first, Ratio) and isinstance(second, Ratio):
-        return first == second
-    return None
+    return first == second if isinstance(first, Ratio) and isinstance(second, Ratio) else None
 
 
 def _same_time(first: Time, second: Time) -> bool:
@@ -168,15 +165,22 @@ def same_items(predicted: Reading, gold: Reading, scope: Scope) -> bool | None:
     if isinstance(first, Items) and isinstance(second, Items):
         if len(first.items) != len(second.items) or not _same_brackets(first, second):
             return False
-        if first.ordered or second.ordered:
-            return all(_agree(left, right, scope) for left, right in zip(first.items, second.items, strict=True))
-        return _same_multiset(first.items, second.items, scope)
-    for one, other in ((first, gold), (second, predicted)):
-        if isinstance(one, Items) and len(one.items) == 1 and other.value is None:
-            return _agree(one.items[0], other.text, scope)
-        if isinstance(one, Items) and other.quantity is not None:
-            return False
-    return None
+        same = _same_in_order if first.ordered or second.ordered else _same_multiset
+        return same(first.items, second.items, scope)
+    if isinstance(first, Items):
+        return _same_alone(first, gold, scope)
+    return _same_alone(second, predicted, scope) if isinstance(second, Items) else None
+
+
+def _same_alone(items: Items, other: Reading, scope: Scope) -> bool | None:
+    """Items against one answer: {5} is 5, and no number is several."""
+    if len(items.items) == 1 and other.value is None:
+        return _agree(items.items[0], other.text, scope)
+    return None if other.quantity is None else False
+
+
+def _same_in_order(first: tuple[str, ...], second: tuple[str, ...], scope: Scope) -> bool:
+    return all(_agree(left, right, scope) for left, right in zip(first, second, strict=True))
 
 
 def _same_brackets(first: Items, second: Items) -> bool:
@@ -184,9 +188,9 @@ def _same_brackets(first: Items, second: Items) -> bool:
         return False
     if first.opening and second.opening:
         unordered = not first.ordered and not second.ordered
-        return unordered or (first.opening == second.opening and first.closing == second.closing)
+        return unordered or (first.opening, first.closing) == (second.opening, second.closing)
     if {first.closing, second.closing} == {",", "or"}:  # 3 or -3 are two solutions, red or blue is a hedge
-        return all(read(item).words is None for item in (*first.items, *second.items))
+        return all(read(item).words is None for item in first.items + second.items)
     return True
 
 

@@ -7,6 +7,7 @@ measure counts as one of its own ("7 apples" is 7 of the dimension `apple`), whi
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -102,9 +103,7 @@ def read_measure(text: str) -> Unit | None:
 def _product(compact: str) -> Unit | None:
     """Factors joined by `*` and `/`."""
     compact = _COMPOUND.get(compact) or _COMPOUND.get(compact.lower(), compact)
-    if compact in _BARE:
-        return NO_UNIT
-    factor, powers = Fraction(1), dict[str, int]()
+    factor, powers = Fraction(1), Counter[str]()
     for index, side in enumerate(compact.split("/")):
         for part in side.strip("()").split("*"):
             match = _FACTOR.fullmatch(part)
@@ -113,7 +112,7 @@ def _product(compact: str) -> Unit | None:
                 return None
             exponent = int(match[2] or 1) * (1 if index == 0 else -1)
             factor *= known[0] ** exponent
-            powers[known[1]] = powers.get(known[1], 0) + exponent
+            powers[known[1]] += exponent
     return Unit(factor, tuple(sorted((base, exponent) for base, exponent in powers.items() if exponent)))
 
 

@@ -95,17 +95,20 @@ def _read_choice(text: str) -> Choice | Choices | None:
 
 
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:([ap])\.?m\.?)?|(\d{1,2})\s*([ap])\.?m\.?", re.IGNORECASE)
-_NUMERIC_DATE = re.compile(r"(\d{1,4})([-/.])(\d{1,2})\2(\d{1,4})|(\d{4})年(\d{1,2})月(?:(\d{1,2})[日号])?")
 _MONTHS = "janfebmaraprmayjunjulaugsepoctnovdec"
-_MONTH_NAME = (
-    r"jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
-    r"|nov(?:ember)?|dec(?:ember)?"
+_MONTH = (
+    r"(?P<month>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
+    r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
 )
-_NAMED_DATE = re.compile(
-    rf"(?:the )?(?:(\d{{1,2}})(?:st|nd|rd|th)?(?: of)?[ -])?({_MONTH_NAME})\.?"
-    r"(?: (\d{1,2})(?:st|nd|rd|th)?(?!\d))?(?:,? ?-?(\d{4}))?",
-    re.IGNORECASE,
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+_YEAR = r"(?:,? ?-?(?P<year>\d{4}))?"
+_DATE_FORMS = (
+    re.compile(r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})"),
+    re.compile(r"(?P<year>\d{4})年(?P<month>\d{1,2})月(?:(?P<day>\d{1,2})[日号])?"),
+    re.compile(rf"(?:the )?{_DAY}(?: of)?[ -]{_MONTH}{_YEAR}", re.IGNORECASE),
+    re.compile(rf"(?=.*\d){_MONTH}(?: {_DAY}(?!\d))?{_YEAR}", re.IGNORECASE),
 )
+_DAY_AND_MONTH = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|(?<!\.)\d{2})")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)(?:\s*(?::|to|比)\s*(\d+(?:\.\d+)?))(?:\s*:\s*(\d+(?:\.\d+)?))?")
 
 
@@ -118,25 +121,19 @@ def _read_time(text: str) -> Time | None:
 
 
 def _read_date(text: str) -> Date | None:
-    numeric = _NUMERIC_DATE.fullmatch(text)
-    if numeric:
-        if numeric[5] or len(numeric[1]) == 4:
-            year, month, day = (
-                int(part or 0) for part in (numeric.group(5, 6, 7) if numeric[5] else numeric.group(1, 3, 4))
-            )
-            return Date(((year, month, day),))
-        if len(numeric[4]) not in (2, 4) or len(numeric[1]) > 2 or (numeric[2] == "." and len(numeric[4]) == 2):
-            return None
-        first, second, year = int(numeric[1]), int(numeric[3]), int(numeric[4])
-        return Date(
-            tuple((year, month, day) for month, day in ((second, first), (first, second)) if month <= 12 and day <= 31)
-        )
-    named = _NAMED_DATE.fullmatch(text)
-    if named and (named[1] or named[3] or named[4]):
-        return Date(
-            ((int(named[4] or 0), _MONTHS.index(named[2][:3].lower()) // 3 + 1, int(named[1] or named[3] or 0)),)
-        )
-    return None
+    for form in _DATE_FORMS:
+        match = form.fullmatch(text)
+        if match:
+            return Date(((int(match["year"] or 0), _month_number(match["month"]), int(match["day"] or 0)),))
+    match = _DAY_AND_MONTH.fullmatch(text)
+    if match is None:
+        return None
+    first, second, year = int(match[1]), int(match[3]), int(match[4])
+    return Date(tuple((year, month, day) for month, day in ((second, first), (first, second)) if month <= 12))
+
+
+def _month_number(month: str) -> int:
+    return int(month) if month.isdigit() else _MONTHS.index(month[:3].lower()) // 3 + 1
 
 
 def _read_ratio(text: str) -> Ratio | None:

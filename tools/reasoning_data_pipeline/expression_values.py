@@ -74,14 +74,12 @@ def _constants_agree(predicted: Formula, gold: Formula) -> bool | None:
     first, second = value_at(predicted.root, {}), value_at(gold.root, {})
     if first is None or second is None:
         return None if first is second else False
-    if _equal(first, second, FLOAT_TOLERANCE):
-        return True
-    if predicted.exact and gold.exact:
-        return False
+    if _equal(first, second, FLOAT_TOLERANCE) or (predicted.exact and gold.exact):
+        return _equal(first, second, FLOAT_TOLERANCE)
     if isinstance(first, complex) and isinstance(second, complex):
         return _equal(first, second, _ROUNDED_TOLERANCE)
-    quantities = [_as_quantity(value, formula) for value, formula in ((first, predicted), (second, gold))]
-    return quantities[0] is not None and quantities[1] is not None and numbers_agree(quantities[0], quantities[1])
+    left, right = _as_quantity(first, predicted), _as_quantity(second, gold)
+    return left is not None and right is not None and numbers_agree(left, right)
 
 
 def _as_quantity(value: Value, formula: Formula) -> Quantity | None:
