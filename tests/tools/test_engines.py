@@ -297,3 +297,15 @@ def test_open_loads_a_checkpoint(golden_folder):
     opened.close()
     with pytest.raises(FileNotFoundError):
         open_engine("transformers", EngineOptions(checkpoint="no/such/folder"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_answers_on_a_gpu(golden_folder, requests):
+    options = EngineOptions(
+        checkpoint=str(golden_folder / "ckpt" / "tiny-qwen2"), sampling=SamplingSettings(max_new_tokens=12), max_rows=8
+    )
+    opened = open_engine("transformers", options)
+    assert opened.model.device.type == "cuda" and opened.model.dtype == torch.bfloat16
+    assert set(texts(opened, requests)) == {(request.key, sample) for request in requests for sample in request.seeds}
+    opened.close()

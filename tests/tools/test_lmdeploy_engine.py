@@ -4,8 +4,6 @@ Everything of lmdeploy runs (pipeline, preprocessing, sessions, detokenizing loo
 is replaced by one that records what it is asked and answers from the seed.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -31,6 +29,7 @@ lmdeploy = pytest.importorskip(
 from lmdeploy.messages import EngineOutput, ResponseType  # noqa: E402
 from lmdeploy.serve.core.async_engine import AsyncEngine  # noqa: E402
 
+from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments  # noqa: E402
 from tools.reasoning_data_pipeline import lmdeploy_engine  # noqa: E402
 
 SETTINGS = SamplingSettings(temperature=0.7, top_k=20, top_p=0.9, max_new_tokens=8)
@@ -226,11 +225,23 @@ def test_an_engine_failure_names_the_request(start):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_answers_on_a_gpu(golden_folder):
-    path = str(Path(golden_folder) / "data" / "images" / "square_small.png")
-    options = EngineOptions(checkpoint=str(golden_folder / "ckpt" / "tiny-qwen2"), sampling=SETTINGS, session_len=512)
-    engine = open_engine("lmdeploy", options)
-    results = list(engine.generate([Request("a", "<image>\nWhat?", dict(enumerate(range(6))), (path,))]))
+@pytest.mark.parametrize("backend", ["turbomind", "pytorch"])
+def test_answers_on_a_gpu(backend, image, tmp_path):
+    sizes = (
+        "--hidden_size 512 --num_attention_heads 8 --image_size 224 --vit_hidden_size 256 --vit_num_attention_heads 4"
+    )
+    make_tiny_checkpoint(parse_arguments([*sizes.split(), "--out", str(tmp_path / "model")]))
+    options = {"checkpoint": str(tmp_path / "model"), "session_len": 4096, "lmdeploy_backend": backend}
+    engine = open_engine("lmdeploy", EngineOptions(sampling=SETTINGS, **options))
+    seeds = dict(enumerate(range(6)))
+    requests = [
+        Request("image", "<image>\nWhat?", seeds, (image(448, 224),), max_tiles=6),
+        Request("prefix", "<image>\nWhat?", seeds, (image(448, 224),), max_tiles=6, prefix="Let me look"),
+        Request("text", "How many?", seeds),
+    ]
+    results = list(engine.generate(requests))
     engine.close()
-    assert sorted(result.sample for result in results) == list(range(6))
-    assert len({result.text for result in results}) > 1
+    assert sorted((result.key, result.sample) for result in results) == [
+        (key, sample) for key in ("image", "prefix", "text") for sample in range(6)
+    ]
+    assert len({result.text for result in results}) > 6
