@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -93,6 +94,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--direct", type=Path, nargs="+", default=[], help="prompts to answer as they stand")
     parser.add_argument("--pairs", type=Path, help="meta.json of preference pairs")
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--before", type=Path, help="--out of an earlier evaluation, to compare with")
+    parser.add_argument("--least-lift", type=float, help="exit with 1 unless --reasoned rose by so many points")
     parser.add_argument("--prompt-version", choices=VERSIONS, default="en", help="how --reasoned questions are put")
     parser.add_argument("--image-root", type=Path, help="folder of the prompts' images; paths may not lead out of it")
     parser.add_argument("--max-num", type=int, default=12, help="tile limit of a picture")
@@ -121,6 +124,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             report[way] = summarize(judge(questions, answers))
     if args.pairs:
         report["pairs"] = asdict(measure_pairs(args))
+    if args.before:
+        report["before"] = json.loads(args.before.read_text(encoding="utf-8"))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -261,16 +266,44 @@ def _percent(flags: torch.Tensor) -> float:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as lines of text."""
-    lines = [f"{report['checkpoint']}"]
+    """The report as lines of text, each figure behind what it was before, if that is known."""
+    before = report.get("before", {})
+    lines = [" -> ".join(found["checkpoint"] for found in (before, report) if found)]
     for way in ("reasoned", "direct"):
         for name, found in report.get(way, {}).items():
-            counts = f"{found['correct']} of {found['questions']}, {found['format_errors']} without an answer"
-            lines.append(f"  {way:<9} {name:<9} {found['percent']:6.1f} %   ({counts})")
+            shown = _shown(before.get(way, {}).get(name, {}).get("percent"), found["percent"])
+            lines.append(f"  {f'{way}, {name}':<20} {shown} %   {found['correct']} of {found['questions']} right")
     for name, value in report.get("pairs", {}).items():
-        lines.append(f"  {'pairs':<9} {name:<16} {'-' if value is None else value}")
+        if value is not None:
+            lines.append(f"  {f'pairs, {name}':<20} {_shown(before.get('pairs', {}).get(name), value)}")
     return "\n".join(lines)
 
 
+def _shown(before: float | None, now: float) -> str:
+    return f"{now:8.2f}" if before is None else f"{before:8.2f} -> {now:.2f} ({now - before:+.2f})"
+
+
+def lift(report: dict[str, Any]) -> float:
+    """Points of accuracy by which step-by-step answers rose.
+
+    Raises:
+        ValueError: one of the two evaluations has no such answers.
+    """
+    if "reasoned" not in report or "reasoned" not in report.get("before", {}):
+        raise ValueError(f"{report['checkpoint']}: --least-lift needs --reasoned, and --before with it")
+    return report["reasoned"]["all"]["percent"] - report["before"]["reasoned"]["all"]["percent"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status says whether --least-lift was reached."""
+    args = parse_arguments(argv)
+    report = evaluate(args)
+    print(table(report))
+    if args.least_lift is None or lift(report) >= args.least_lift:
+        return 0
+    print(f"step-by-step answers rose by {lift(report):.2f} points, less than --least-lift {args.least_lift}")
+    return 1
+
+
 if __name__ == "__main__":
-    print(table(evaluate(parse_arguments())))
+    sys.exit(main())

@@ -16,6 +16,7 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import orjson
 import sentencepiece
@@ -83,7 +84,7 @@ def make_tiny_checkpoint(args: argparse.Namespace) -> None:
 
     Raises:
         FileExistsError: the folder holds a checkpoint already.
-        ValueError: sizes that do not go together, or a corpus too small for the vocabulary.
+        ValueError: sizes that do not go together, or a vocabulary too small for the corpus.
     """
     if (args.out / "config.json").exists():
         raise FileExistsError(f"{args.out} holds a checkpoint already; name another folder or delete it")
@@ -147,21 +148,27 @@ def qwen2_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreT
 
 
 def internlm2_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerBase:
-    """Sentencepiece BPE with byte fallback as InternLM2's; its tokenizer.model is written to `folder`."""
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        model_type="bpe",
-        byte_fallback=True,
-        split_digits=True,
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
-        num_threads=1,
-        minloglevel=2,
-    )
+    """Sentencepiece BPE with byte fallback as InternLM2's; its tokenizer.model is written to `folder`.
+
+    Raises:
+        ValueError: the vocabulary has no room for every character of the texts.
+    """
+    options: dict[str, Any] = {
+        "model_prefix": str(folder / "tokenizer"),
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "split_digits": True,
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "normalization_rule_name": "identity",
+        "hard_vocab_limit": False,
+        "num_threads": 1,
+        "minloglevel": 2,
+    }
+    try:
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), vocab_size=vocab_size, **options)
+    except RuntimeError as error:
+        raise ValueError(f"--vocab_size {vocab_size} is too small for the characters of the corpus: {error}") from error
     (folder / "tokenizer.vocab").unlink()  # a listing that no tool reads
     return InternLM2Tokenizer(
         str(folder / "tokenizer.model"),

@@ -114,7 +114,7 @@ def draw_panel(axes: Axes, panel: Panel, entries: Sequence[Mapping[str, Any]], w
         [line] = axes.plot(steps, running_mean(values, window), label=LABELS[name], linewidth=1.8)
         axes.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=0.7)
         axes.plot(*curve(entries, f"eval_{name}"), "o", color=line.get_color())
-    if len(panel.names) > 1:
+    if len(panel.names) > 1 and axes.lines:
         axes.legend()
 
 
