@@ -8,6 +8,7 @@ vLLM, VLMEvalKit and `trust_remote_code` expect of the published InternVL2.5 lay
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +18,20 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from internvl_chat.model import InternVLChatModel, remote_code_files
 
+logger = logging.getLogger(__name__)
+
 CONFIG_NAME = "config.json"
+PREFERENCE_STATE = "preference_state.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
 COPIED_SUFFIXES = (".json", ".model", ".txt", ".py", ".jinja", ".md")
 RUN_STATE = (
     "trainer_state.json",
-    "preference_state.json",
+    PREFERENCE_STATE,
     "training_args.bin",
     "all_results.json",
     "train_results.json",
@@ -114,3 +119,20 @@ def write_config(source: Path, folder: Path, current: Mapping[str, Any]) -> None
     # Another tile size resizes the position embedding, so the weights tell their own size.
     config["vision_config"]["image_size"] = current["vision_config"]["image_size"]
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def mark_whole(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write the preference state into a checkpoint, as the last of its files: it says that all others are there."""
+    fresh = folder / f"{PREFERENCE_STATE}.tmp"
+    fresh.write_text(json.dumps(state))
+    fresh.replace(folder / PREFERENCE_STATE)
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run that was written to its end; newer torn ones are named in the log."""
+    numbered = {int(path.name.rpartition("-")[2]): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*[0-9]")}
+    for step in sorted(numbered, reverse=True):
+        if (numbered[step] / PREFERENCE_STATE).is_file():
+            return numbered[step]
+        logger.warning("%s: the run was killed while it was written; passed over", numbered[step])
+    return None

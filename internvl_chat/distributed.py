@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,7 +22,7 @@ class ProcessPlace:
 
     Attributes:
         rank: 0 <= rank < world_size.
-        local_rank: index among the processes of this node.
+        local_rank: index among the processes of this node; its GPU, where it sees those of the whole node.
         world_size: number of processes of the job, >= 1.
         master_address: host of rank 0, None for a single process.
         master_port: TCP port of the rendezvous, None for a single process.
@@ -53,13 +53,15 @@ def find_place(environment: Mapping[str, str]) -> ProcessPlace:
             master_address=environment["MASTER_ADDR"],
             master_port=int(environment["MASTER_PORT"]),
         )
-    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+    # A batch script has a SLURM_PROCID too, but only what srun starts has a step.
+    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in environment:
+        job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
         return ProcessPlace(
             rank=int(environment["SLURM_PROCID"]),
             local_rank=int(environment["SLURM_LOCALID"]),
             world_size=int(environment["SLURM_NTASKS"]),
-            master_address=environment.get("MASTER_ADDR") or first_slurm_host(environment["SLURM_JOB_NODELIST"]),
-            master_port=int(environment.get("MASTER_PORT") or slurm_port(int(environment["SLURM_JOB_ID"]))),
+            master_address=environment.get("MASTER_ADDR") or first_slurm_host(environment["SLURM_STEP_NODELIST"]),
+            master_port=int(environment.get("MASTER_PORT") or slurm_port(job, step)),
         )
     return ProcessPlace()
 
@@ -70,9 +72,25 @@ def first_slurm_host(node_list: str) -> str:
     return hosts.stdout.split()[0]
 
 
-def slurm_port(job_id: int) -> int:
-    """A rendezvous port in 20000..59999 that all tasks of a job agree on and two jobs rarely share."""
-    return 20000 + job_id % 40000
+def slurm_port(job_id: int, step_id: int) -> int:
+    """A rendezvous port that all tasks of a step agree on and two steps rarely share.
+
+    In 10000..29999, below the ports that Linux gives to outgoing connections.
+    """
+    return 10000 + (job_id * 16 + step_id) % 20000
+
+
+def device_index(local_rank: int, device_count: int) -> int:
+    """The GPU of a process among those it sees: its own, where Slurm bound one to each task, else that of its rank.
+
+    Raises:
+        ValueError: it sees several GPUs, but fewer than processes were started on this node.
+    """
+    if device_count == 1:
+        return 0
+    if local_rank >= device_count:
+        raise ValueError(f"process {local_rank} of this node sees {device_count} GPUs: start one process per GPU")
+    return local_rank
 
 
 def export_place(place: ProcessPlace) -> None:
@@ -104,13 +122,15 @@ def initialize(use_deepspeed: bool = False) -> ProcessPlace:
         The place of this process.
     """
     place = find_place(os.environ)
+    if torch.cuda.is_available():
+        # accelerate and DeepSpeed take LOCAL_RANK for the index of the GPU
+        place = replace(place, local_rank=device_index(place.local_rank, torch.cuda.device_count()))
+        torch.cuda.set_device(place.local_rank)
     if place.world_size > 1:
         export_place(place)
     elif use_deepspeed:
         place = ProcessPlace(master_address="127.0.0.1", master_port=free_port())
         export_place(place)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
     if use_deepspeed:
         _initialize_deepspeed()
     return place

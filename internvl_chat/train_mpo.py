@@ -22,11 +22,10 @@ import transformers
 import xxhash
 import yaml
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
 
 from internvl_chat import distributed
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
-from internvl_chat.checkpoint import local_checkpoint
+from internvl_chat.checkpoint import last_whole_checkpoint, local_checkpoint
 from internvl_chat.dataset import MixtureDataset
 from internvl_chat.logps_cache import LogpsCache
 from internvl_chat.model import (
@@ -37,6 +36,7 @@ from internvl_chat.model import (
     load_tokenizer,
 )
 from internvl_chat.reference import CachedReference, cache_folder
+from internvl_chat.signals import StopOnSignal
 from internvl_chat.trainer import MultimodalDPOTrainer
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ValueError, FileNotFoundError: a flag, the checkpoint or the mixture is not usable; said before the first step.
         FloatingPointError: the loss is not finite; names the rows.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    with StopOnSignal() as stop:
+        run(list(sys.argv[1:] if argv is None else argv), stop)
+
+
+def run(argv: list[str], stop: StopOnSignal) -> None:
+    """`main`, with the signals taken over."""
     distributed.initialize(use_deepspeed=wants_deepspeed(argv))
     model_args, data_args, mpo_args = parse_arguments(argv)
     set_up_logging(mpo_args)
@@ -82,10 +87,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         reference=CachedReference(cache) if cache is not None else None,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
+        callbacks=[stop],
     )
     if cache is not None and needs_model:
         trainer.cache_reference(cache, data_name)
     result = trainer.train(resume_from_checkpoint=find_resume_point(mpo_args))
+    stop.leave()
     trainer.save_model()
     trainer.save_metrics("train", {**result.metrics, "skipped_rows": trainer.skipped.total})
     trainer.save_state()
@@ -204,15 +211,19 @@ def freeze(model: InternVLChatModel, args: ModelArguments) -> None:
 
 
 def find_resume_point(args: MPOConfig) -> str | None:
-    """The checkpoint to go on from: as named, else the last one in the output folder unless that is overwritten."""
+    """The checkpoint to go on from: as named, else the last whole one in the output folder unless that is overwritten.
+
+    A job that Slurm started again goes on in any case: what it would overwrite is its own.
+    """
     if args.resume_from_checkpoint:
         return args.resume_from_checkpoint
-    if args.overwrite_output_dir or not Path(args.output_dir).is_dir():
+    if args.overwrite_output_dir and int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
         return None
-    last = get_last_checkpoint(args.output_dir)
-    if last is not None:
-        logger.info("going on from %s; --overwrite_output_dir True would start anew", last)
-    return last
+    last = last_whole_checkpoint(Path(args.output_dir))
+    if last is None:
+        return None
+    logger.info("going on from %s; --overwrite_output_dir True would start anew", last)
+    return str(last)
 
 
 if __name__ == "__main__":

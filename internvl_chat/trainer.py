@@ -23,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from internvl_chat.arguments import MPOConfig
-from internvl_chat.checkpoint import export_checkpoint
+from internvl_chat.checkpoint import PREFERENCE_STATE, export_checkpoint, mark_whole
 from internvl_chat.forward import PairLogps, answer_logps, idle_batch, packed, pair_logps, use_shared_prefix
 from internvl_chat.ledger import SkippedRows
 from internvl_chat.logps_cache import LogpsCache
@@ -33,8 +33,7 @@ from internvl_chat.model import InternVLChatModel
 from internvl_chat.packing import collate_packed
 from internvl_chat.reference import CachedReference, FrozenReference, Reference, fill_cache
 from internvl_chat.sampler import StepSampler, prompt_groups
-
-PREFERENCE_STATE = "preference_state.json"
+from internvl_chat.signals import shield
 
 
 class MultimodalDPOTrainer(Trainer):
@@ -219,7 +218,9 @@ class MultimodalDPOTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """As in transformers, or with whole steps dealt to the ranks where prompts are grouped or ranks balanced."""
         if not (self.args.group_prompts or self.args.balance_ranks):
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
+            loader.worker_init_fn = shield(loader.worker_init_fn)
+            return loader
         sampler = StepSampler(
             self.train_dataset.lengths(),
             prompt_groups(self.train_dataset.mixture) if self.args.group_prompts else None,
@@ -239,6 +240,7 @@ class MultimodalDPOTrainer(Trainer):
             dataset,
             batch_sampler=batches,
             collate_fn=self.data_collator,
+            worker_init_fn=shield(None),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             prefetch_factor=self.args.dataloader_prefetch_factor,
@@ -269,11 +271,13 @@ class MultimodalDPOTrainer(Trainer):
         export_checkpoint(model, self.source, output_dir or self.args.output_dir, state_dict=state_dict)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Save the checkpoint, the state of the Trainer, and BCO's delta."""
+        """Save the checkpoint, the state of the Trainer, and when all ranks are done BCO's delta."""
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            (folder / PREFERENCE_STATE).write_text(json.dumps({"running_mean": self.running_mean.state_dict()}))
+            mark_whole(folder, {"running_mean": self.running_mean.state_dict()})
+        self.accelerator.wait_for_everyone()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, from the start or on from a checkpoint folder.

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "internvl_chat"
 # A module imports only from rows above its own, or from a module listed before it in the same row.
 LAYERS = [
-    ["distributed", "records", "meta", "jsonl", "model"],
+    ["distributed", "signals", "records", "meta", "jsonl", "model"],
     ["pair_losses", "losses", "logps", "logps_cache", "images", "tokenization", "attention"],
     ["mixture", "sampler", "dataset", "collator", "packing", "forward"],
     ["metrics", "ledger", "reference", "checkpoint", "arguments"],

@@ -1,0 +1,8 @@
+#!/bin/sh
+# MPO of InternVL3-78B: InternViT-6B and Qwen2.5-72B. Flags that follow win.
+export GPUS="${GPUS:-512}" BATCH_SIZE="${BATCH_SIZE:-512}"
+exec bash "$(dirname "$0")/../../launch.sh" internvl_chat.train_mpo \
+    --model_name_or_path ckpt/InternVL3-78B-Instruct \
+    --output_dir work_dirs/internvl3_mpo/$(basename "$0" .sh) \
+    --meta_path MMPR-v1.2/meta.json --max_seq_length 8192 --learning_rate 2e-7 \
+    --deepspeed zero_stage3_offload_config.json --drop_path_rate 0.4 "$@"

@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# Starts a Python module as processes: under Slurm, with torchrun, or alone. The launchers beside it say what is special.
+#
+#   bash shell/launch.sh MODULE [FLAGS...]     MODULE such as internvl_chat.train_mpo; of flags given twice the later wins
+#
+# Environment, all optional:
+#   DRY_RUN=1              print the command, the steps and the memory per GPU instead, and refuse what cannot fit
+#   LAUNCHER               slurm | torchrun | local; default: slurm where there is srun, torchrun for several GPUs
+#   GPUS, GPUS_PER_NODE=8  processes in all and on each node, one GPU each; local is always one process
+#   PARTITION, QUOTA_TYPE (sites with --quotatype), CPUS_PER_TASK=10, SRUN_ARGS (more words for srun)
+#   MASTER_ADDR, NODE_RANK, MASTER_PORT=29500         torchrun on several nodes: the same command on each of them
+#   BATCH_SIZE=$GPUS, PER_DEVICE_BATCH_SIZE=1         training: pairs per optimizer step, and per process at once
+#   PYTHON                 interpreter; default: that of .venv, else python
+# Relative paths are meant from the root of the repository. The console goes to a log file in the output folder too.
+# A batch job that Slurm warns with SIGUSR1 (sbatch --signal=USR1@300 --requeue) saves, stops, and queues itself again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+die() {
+    echo "launch.sh: $*" >&2
+    exit 2
+}
+
+value_of() { # the last value of --$1 among the other words, in both spellings
+    local name=$1 value= word previous=
+    shift
+    for word; do
+        [[ $previous != --$name ]] || value=$word
+        [[ $word != --$name=* ]] || value=${word#*=}
+        previous=$word
+    done
+    echo "$value"
+}
+
+(($#)) || die "name a module, such as internvl_chat.train_mpo; what can be set stands at the head of this file"
+module=$1
+shift
+default_python=python
+[[ ! -x .venv/bin/python ]] || default_python=.venv/bin/python
+PYTHON=${PYTHON:-$default_python}
+
+# --- how many processes where
+GPUS=${GPUS:-1} GPUS_PER_NODE=${GPUS_PER_NODE:-8}
+LAUNCHER=${LAUNCHER:-$(if command -v srun >/dev/null; then echo slurm; elif ((GPUS > 1)); then echo torchrun; else echo local; fi)}
+[[ $LAUNCHER != local ]] || GPUS=1
+for name in GPUS GPUS_PER_NODE CPUS_PER_TASK BATCH_SIZE PER_DEVICE_BATCH_SIZE; do
+    [[ ${!name:-1} =~ ^[1-9][0-9]*$ ]] || die "$name=${!name} is not a whole number of at least 1"
+done
+per_node=$((GPUS < GPUS_PER_NODE ? GPUS : GPUS_PER_NODE)) nodes=$(((GPUS + GPUS_PER_NODE - 1) / GPUS_PER_NODE))
+((per_node * nodes == GPUS)) || die "GPUS=$GPUS do not fill nodes of GPUS_PER_NODE=$GPUS_PER_NODE: take a multiple of it"
+
+# --- what every training of the published recipe shares
+flags=()
+if [[ $module == internvl_chat.train_mpo ]]; then
+    BATCH_SIZE=${BATCH_SIZE:-$GPUS} PER_DEVICE_BATCH_SIZE=${PER_DEVICE_BATCH_SIZE:-1}
+    at_once=$((GPUS * PER_DEVICE_BATCH_SIZE))
+    ((BATCH_SIZE % at_once == 0)) || die "BATCH_SIZE=$BATCH_SIZE is no multiple of the $at_once pairs of" \
+        "GPUS=$GPUS x PER_DEVICE_BATCH_SIZE=$PER_DEVICE_BATCH_SIZE: there is no exact gradient accumulation"
+    flags=(
+        --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps $((BATCH_SIZE / at_once))
+        --loss_type sigmoid,bco_pair --sigmoid_loss_weight 0.8 --bco_pair_loss_weight 0.2 --rpo_alpha 1
+        --num_train_epochs 1 --weight_decay 0.05 --warmup_ratio 0.03 --lr_scheduler_type cosine
+        --bf16 True --grad_checkpoint True --dataloader_num_workers 8
+        --save_strategy steps --save_steps 200 --save_total_limit 2 --logging_steps 1 --report_to tensorboard
+    )
+fi
+flags+=("$@")
+
+# --- the command
+case $LAUNCHER in
+slurm)
+    start=(srun --nodes="$nodes" --ntasks="$GPUS" --ntasks-per-node="$per_node" --gres=gpu:"$per_node"
+        --cpus-per-task="${CPUS_PER_TASK:-10}" --kill-on-bad-exit=1 --label --job-name="${module##*.}")
+    [[ -z ${PARTITION:-} ]] || start+=(--partition="$PARTITION")
+    [[ -z ${QUOTA_TYPE:-} ]] || start+=(--quotatype="$QUOTA_TYPE")
+    read -ra more <<<"${SRUN_ARGS:-}"
+    start+=("${more[@]}" "$PYTHON" -u)
+    ;;
+torchrun)
+    start=("$PYTHON" -u -m torch.distributed.run --nproc_per_node="$per_node")
+    if ((nodes == 1)); then
+        start+=(--standalone)
+    else
+        meet="MASTER_ADDR=<host of the first node> and NODE_RANK=0..$((nodes - 1))"
+        [[ -n ${DRY_RUN:-} || -n ${MASTER_ADDR:-} && -n ${NODE_RANK:-} ]] || die "GPUS=$GPUS are $nodes nodes of" \
+            "GPUS_PER_NODE=$GPUS_PER_NODE: start this on each of them with $meet, or set GPUS=$GPUS_PER_NODE for one node"
+        start+=(--nnodes="$nodes" --node_rank="${NODE_RANK:-NODE_RANK}"
+            --master_addr="${MASTER_ADDR:-MASTER_ADDR}" --master_port="${MASTER_PORT:-29500}")
+    fi
+    ;;
+local) start=("$PYTHON" -u) ;;
+*) die "LAUNCHER=$LAUNCHER is unknown: slurm, torchrun or local" ;;
+esac
+command=("${start[@]}" -m "$module" "${flags[@]}")
+
+if [[ -n ${DRY_RUN:-} && $DRY_RUN != 0 ]]; then
+    printf '%q ' "${command[@]}"
+    echo
+    [[ $module == internvl_chat.train_mpo ]] || exit 0
+    exec "$PYTHON" -m tools.footprint --gpus "$GPUS" --gpus_per_node "$per_node" -- "${flags[@]}"
+fi
+
+# --- run it, with its log and the signals that reach us
+folder=$(value_of output_dir "${flags[@]}")$(value_of out-dir "${flags[@]}")$(value_of save-dir "${flags[@]}")
+mkdir -p "${folder:=work_dirs}"
+log=$(cd "$folder" && pwd)/${module##*.}${NODE_RANK:+.node$NODE_RANK}.log
+exec > >(trap '' INT TERM USR1 && exec tee -a "$log") 2>&1
+printf '%q ' "${command[@]}"
+echo
+
+"${command[@]}" &
+child=$!
+# srun answers TERM by killing its tasks at once, but hands USR1 on to them; torchrun knows only TERM
+forwarded=TERM
+[[ $LAUNCHER != slurm ]] || forwarded=USR1
+pass_on() { # the signal that reached us; bash makes its background processes deaf to INT
+    received=$1 stopped_by=$1
+    kill -s "$forwarded" "$child" 2>/dev/null || true
+}
+trap 'pass_on TERM' INT TERM
+trap 'pass_on USR1' USR1
+status=0 received=none stopped_by=
+while [[ -n $received ]]; do # a signal ends the wait, not the process
+    received=
+    wait "$child" && status=0 || status=$?
+done
+
+((status != 138)) || stopped_by=${stopped_by:-USR1} # 128 + SIGUSR1: it reached the processes directly
+if ((status != 0)) && [[ $stopped_by == USR1 && -n ${SLURM_JOB_ID:-} ]]; then
+    echo "launch.sh: stopped before the time limit; job $SLURM_JOB_ID goes back into the queue"
+    scontrol requeue "$SLURM_JOB_ID"
+elif ((status != 0)); then
+    echo "launch.sh: ended with exit code $status; see $log"
+fi
+exit "$status"

@@ -1,0 +1,240 @@
+"""Every launcher's command, by the launchers themselves, started with `sh` from two folders: nothing is run."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from internvl_chat.train_mpo import parse_arguments
+
+ROOT = Path(__file__).parents[1]
+V25 = "shell/internvl2.5_mpo/preference_optimization/internvl2_5_{}_dynamic_res_mpo.sh"
+V3 = "shell/internvl3.0/mpo/internvl3_{}_mpo.sh"
+# name: checkpoint, GPUS = BATCH_SIZE, drop path, DeepSpeed, learning rate, max_seq_length
+STAGE1, STAGE3, OFFLOAD = (f"zero_stage{name}_config.json" for name in ("1", "3", "3_offload"))
+TRAINING = {
+    V25.format("1b_qwen2_5_0_5b"): ("InternVL2_5-1B", 256, 0.1, STAGE1, 1e-6, 8192),
+    V25.format("2b_internlm2_5_1_8b"): ("InternVL2_5-2B", 256, 0.1, STAGE1, 1e-6, 8192),
+    V25.format("4b_qwen2_5_3b"): ("InternVL2_5-4B", 256, 0.1, STAGE1, 1e-6, 8192),
+    V25.format("8b_internlm2_5_7b"): ("InternVL2_5-8B", 256, 0.1, STAGE1, 1e-6, 8192),
+    V25.format("26b_internlm2_5_20b"): ("InternVL2_5-26B", 256, 0.4, STAGE3, 1e-6, 8192),
+    V25.format("38b_qwen2_5_32b"): ("InternVL2_5-38B", 512, 0.4, STAGE3, 1e-6, 8192),
+    V25.format("78b_qwen2_5_72b"): ("InternVL2_5-78B", 512, 0.4, STAGE3, 1e-6, 8192),
+    V3.format("1b"): ("InternVL3-1B-Instruct", 256, 0.1, STAGE1, 2e-7, 12288),
+    V3.format("2b"): ("InternVL3-2B-Instruct", 256, 0.1, STAGE1, 2e-7, 12288),
+    V3.format("8b"): ("InternVL3-8B-Instruct", 256, 0.1, STAGE3, 2e-7, 12288),
+    V3.format("14b"): ("InternVL3-14B-Instruct", 256, 0.1, STAGE3, 2e-7, 12288),
+    V3.format("38b"): ("InternVL3-38B-Instruct", 512, 0.4, OFFLOAD, 2e-7, 8192),
+    V3.format("78b"): ("InternVL3-78B-Instruct", 512, 0.4, OFFLOAD, 2e-7, 8192),
+}
+SETTINGS = ("DRY_RUN", "LAUNCHER", "GPUS", "GPUS_PER_NODE", "PARTITION", "QUOTA_TYPE", "CPUS_PER_TASK", "SRUN_ARGS")
+SETTINGS += ("BATCH_SIZE", "PER_DEVICE_BATCH_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "PYTHON")
+EIGHT = V25.format("8b_internlm2_5_7b")
+
+
+def launch(script, *words, folder=ROOT, **settings):
+    """Result of `sh script words`; PYTHON is `true`, so that the estimate after the command is left out."""
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS and "SLURM" not in name}
+    environment = {**clean, "DRY_RUN": "1", "PYTHON": "true", **settings}
+    return subprocess.run(
+        ["sh", str(ROOT / script), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def command(result):
+    """(words before the flags of the module, the flags) of the printed command."""
+    assert result.returncode == 0, result.stderr
+    words = shlex.split(result.stdout.splitlines()[0])
+    split = words.index("internvl_chat.train_mpo") + 1
+    return words[:split], words[split:]
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "torchrun"])
+@pytest.mark.parametrize("script", TRAINING)
+def test_a_training_launcher_states_the_published_run(script, launcher, tmp_path):
+    checkpoint, gpus, drop_path, stage, rate, length = TRAINING[script]
+    from_root, elsewhere = launch(script, LAUNCHER=launcher), launch(script, folder=tmp_path, LAUNCHER=launcher)
+    assert from_root.stdout == elsewhere.stdout
+    head, flags = command(from_root)
+    model, data, mpo = parse_arguments([*flags, "--bf16", "False"])  # refuses a flag that the entry point lacks
+    assert model.model_name_or_path == f"ckpt/{checkpoint}" and model.drop_path_rate == drop_path
+    assert data.meta_path == f"MMPR-v1.{1 if '2_5' in checkpoint else 2}/meta.json" and data.max_seq_length == length
+    assert (mpo.learning_rate, Path(mpo.deepspeed).name) == (rate, stage)
+    assert mpo.gradient_accumulation_steps * mpo.per_device_train_batch_size * gpus == gpus
+    assert mpo.save_strategy == "steps" and mpo.save_steps <= 200
+    assert not mpo.overwrite_output_dir  # a launcher that is started again goes on
+    assert mpo.loss_mixture().names == ("sigmoid", "bco_pair")
+    nodes = gpus // 8
+    expected = ["--ntasks-per-node=8", f"--nodes={nodes}", f"--ntasks={gpus}"]
+    assert set(expected if launcher == "slurm" else ["--nproc_per_node=8", f"--nnodes={nodes}"]) <= set(head)
+
+
+def test_runs_write_to_folders_of_their_own():
+    folders = set()
+    for script in TRAINING:
+        _, flags = command(launch(script))
+        folders.add(flags[flags.index("--output_dir") + 1])
+    assert len(folders) == len(TRAINING)
+
+
+def test_there_are_no_other_launchers():
+    assert {str(p.relative_to(ROOT)) for p in ROOT.glob("shell/internvl*/*/*.sh")} == set(TRAINING)
+
+
+def test_launchers_are_short_and_share_no_lines():
+    """By the measure of lines that lie in a window of 4 equal ones; blanks and comments do not count."""
+    texts = {path: path.read_text() for path in ROOT.glob("shell/**/*.sh")}
+    lengths = sorted(text.count("\n") for text in texts.values())
+    assert lengths[len(lengths) // 2] <= 10
+    lines = {
+        p: [" ".join(s.split()) for s in t.splitlines() if s.strip() and s.strip()[0] != "#"] for p, t in texts.items()
+    }
+    windows = {}
+    for path, own in lines.items():
+        for k in range(len(own) - 3):
+            windows.setdefault(tuple(own[k : k + 4]), []).append((path, k))
+    doubled = {(p, k + j) for places in windows.values() if len(places) > 1 for p, k in places for j in range(4)}
+    assert len(doubled) <= 0.025 * sum(map(len, lines.values()))
+
+
+def test_extra_flags_pass_through_and_win():
+    _, flags = command(launch(EIGHT, "--learning_rate", "5e-6", "--output_dir=runs/a b", "--reference", "cache"))
+    _, _, mpo = parse_arguments([*flags, "--bf16", "False"])
+    assert (mpo.learning_rate, mpo.output_dir, mpo.reference) == (5e-6, "runs/a b", "cache")
+
+
+def test_slurm_variables_become_srun_flags():
+    settings = {
+        "PARTITION": "vc",
+        "QUOTA_TYPE": "reserved",
+        "CPUS_PER_TASK": "12",
+        "SRUN_ARGS": "--jobid=7 --exclude=n3",
+    }
+    head, _ = command(launch(EIGHT, LAUNCHER="slurm", **settings))
+    assert head[0] == "srun" and "--kill-on-bad-exit=1" in head and "--gres=gpu:8" in head
+    assert {"--partition=vc", "--quotatype=reserved", "--cpus-per-task=12", "--jobid=7", "--exclude=n3"} <= set(head)
+    plain, _ = command(launch(EIGHT, LAUNCHER="slurm"))
+    assert not [word for word in plain if "quotatype" in word or "partition" in word]  # stock srun has no --quotatype
+
+
+@pytest.mark.parametrize(
+    ("settings", "accumulation", "per_device"),
+    [
+        ({"GPUS": "8"}, 32, 1),
+        ({"GPUS": "8", "PER_DEVICE_BATCH_SIZE": "4"}, 8, 4),
+        ({"GPUS": "128", "BATCH_SIZE": "512"}, 4, 1),
+        ({"LAUNCHER": "local", "BATCH_SIZE": "6", "PER_DEVICE_BATCH_SIZE": "3"}, 2, 3),
+    ],
+)
+def test_gradient_accumulation_is_exact(settings, accumulation, per_device):
+    _, flags = command(launch(EIGHT, **{"LAUNCHER": "slurm", **settings}))
+    assert flags[flags.index("--gradient_accumulation_steps") + 1] == str(accumulation)
+    assert flags[flags.index("--per_device_train_batch_size") + 1] == str(per_device)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"GPUS": "24"}, "BATCH_SIZE=256 is no multiple of the 24 pairs of GPUS=24 x PER_DEVICE_BATCH_SIZE=1"),
+        ({"GPUS": "512"}, "BATCH_SIZE=256 is no multiple of the 512 pairs"),
+        ({"GPUS": "12"}, "GPUS=12 do not fill nodes of GPUS_PER_NODE=8"),
+        ({"GPUS": "0"}, "GPUS=0 is not a whole number of at least 1"),
+        ({"PER_DEVICE_BATCH_SIZE": "1.5"}, "PER_DEVICE_BATCH_SIZE=1.5 is not a whole number"),
+        ({"LAUNCHER": "mpi"}, "LAUNCHER=mpi is unknown: slurm, torchrun or local"),
+        ({"LAUNCHER": "torchrun", "DRY_RUN": ""}, "GPUS=256 are 32 nodes.*NODE_RANK=0..31, or set GPUS=8 for one node"),
+    ],
+)
+def test_what_cannot_be_started_is_refused_with_its_numbers(settings, message):
+    result = launch(EIGHT, **{"LAUNCHER": "slurm", **settings})
+    assert result.returncode == 2
+    assert re.search(message, result.stderr), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"GPUS": "8"}, "--standalone"),
+        ({"GPUS": "16", "MASTER_ADDR": "n7", "NODE_RANK": "1"}, "--master_addr=n7"),
+        ({"GPUS": "16", "MASTER_ADDR": "n7", "NODE_RANK": "1"}, "--node_rank=1"),
+    ],
+)
+def test_torchrun_meets_on_one_node_by_itself_and_on_several_where_it_is_told(settings, word):
+    head, _ = command(launch(EIGHT, LAUNCHER="torchrun", **settings))
+    assert word in head
+
+
+def test_without_slurm_several_gpus_mean_torchrun_and_one_means_alone(tmp_path):
+    for name in ("bash", "dirname", "basename", "sh", "true"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    several = command(launch(EIGHT, PATH=str(tmp_path), GPUS="8"))[0]
+    alone = command(launch(EIGHT, PATH=str(tmp_path), GPUS="1"))[0]
+    assert "torch.distributed.run" in several and alone == ["true", "-u", "-m", "internvl_chat.train_mpo"]
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Makes a module of some code that `python -m` finds; returns its name."""
+
+    def make(code):
+        (tmp_path / "small_program.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        return "small_program"
+
+    return make
+
+
+def run(module, folder, **settings):
+    return subprocess.run(
+        ["bash", str(ROOT / "shell/launch.sh"), module, "--output_dir", str(folder)],
+        env={**os.environ, "LAUNCHER": "local", "PYTHON": sys.executable, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_failed_run_fails_and_names_its_log(program, tmp_path):
+    """The original piped into `tee` without pipefail: a failed run looked like a finished one."""
+    result = run(program("import sys; print('half way'); sys.exit('no more disk')"), tmp_path / "out")
+    assert result.returncode == 1
+    log = tmp_path / "out" / "small_program.log"
+    assert f"ended with exit code 1; see {log}" in result.stdout
+    assert "half way" in log.read_text() and "no more disk" in log.read_text()
+
+
+def test_console_and_log_hold_the_same_and_a_second_run_appends(program, tmp_path):
+    first = run(program("print('a line')"), tmp_path / "out")
+    second = run("small_program", tmp_path / "out")
+    assert first.returncode == second.returncode == 0
+    assert (tmp_path / "out" / "small_program.log").read_text() == first.stdout + second.stdout
+
+
+SLEEPER = """
+import signal, sys, time
+def stop(number, frame):
+    print('saved', flush=True); time.sleep(0.3); sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+print('ready', flush=True)
+time.sleep(30)
+"""
+
+
+def test_a_signal_to_the_launcher_reaches_the_program_which_may_still_save(program, tmp_path):
+    module, log = program(SLEEPER), tmp_path / "out" / "small_program.log"
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "shell/launch.sh"), module, "--output_dir", str(tmp_path / "out")],
+        env={**os.environ, "LAUNCHER": "local", "PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while "ready" not in process.stdout.readline():
+        pass
+    process.terminate()
+    assert process.wait(20) == 143
+    process.stdout.read()
+    assert "saved" in log.read_text() and "ended with exit code 143" in log.read_text()
