@@ -1,0 +1,163 @@
+"""The training benchmarks on toy sizes: forms agree, FLOPs are counted right, every command runs."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+NAMES = (
+    "machine",
+    "training_model",
+    "training_flops",
+    "training_forms",
+    "bench_training",
+    "bench_training_memory",
+    "simulate_ranks",
+    "plot_training",
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def benchmarks():
+    """The modules by name, imported as their scripts import each other."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield {name: importlib.import_module(name) for name in NAMES}
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def steps(benchmarks, tmp_path_factory):
+    """Function from a form and whether pairs share a prompt to its step on the toy size, and its work."""
+    forms, model = benchmarks["training_forms"], benchmarks["training_model"]
+    forms.SCRATCH = tmp_path_factory.mktemp("scratch")
+    size = model.SIZES["toy"]
+
+    def made(form, same_prompt=False):
+        shape = model.Shape(2, 7, 12, pairs=2, same_prompt=same_prompt, tile_tokens=size.tile_tokens)
+        step = forms.FORMS[form](size, shape, CPU, torch.float32)
+        return step, *forms.form_work(form, shape)
+
+    return made
+
+
+def gradient_norm(model):
+    return sum(parameter.grad.double().square().sum() for parameter in model.parameters()).sqrt().item()
+
+
+@pytest.mark.parametrize("same_prompt", [False, True], ids=["apart", "grouped"])
+def test_all_forms_have_one_loss_and_one_gradient(benchmarks, steps, same_prompt):
+    figures = []
+    for form in benchmarks["training_forms"].FORMS:
+        step, *_ = steps(form, same_prompt)
+        figures.append((step(), gradient_norm(step.model)))
+    losses, norms = np.array(figures).T
+    assert np.ptp(losses) < 1e-5 and np.ptp(norms) < 1e-5 * norms[0]
+
+
+@pytest.mark.parametrize("form", ["original", "ours_model_reference", "ours_cached_reference"])
+@pytest.mark.parametrize("same_prompt", [False, True], ids=["apart", "grouped"])
+def test_counted_flops_are_those_of_torch(benchmarks, steps, form, same_prompt):
+    """Without attention, which torch counts as full rectangles where it counts it at all."""
+    size = benchmarks["training_model"].SIZES["toy"]
+    step, work, with_reference = steps(form, same_prompt)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    counted = sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
+    without_keys = replace(work, seen=0).step(size, with_reference=with_reference)
+    in_tiles = 4 * (size.patches + 1) ** 2 * size.vision_width * size.vision_layers * work.tiles
+    assert counted == without_keys - (4 + with_reference) * in_tiles
+
+
+def test_seen_keys_are_those_of_the_layout(benchmarks):
+    """Packed, 1 prompt of 66 tokens with answers of 2 and 3: 65 causal, then 2 and 3 branch rows that see 65 more."""
+    shape = benchmarks["training_model"].Shape(2, 2, 3, tile_tokens=1)
+    work = benchmarks["training_flops"].packed_work(shape, prompts=1)
+    assert (work.tokens, work.scored) == (65 + 5, 5)
+    assert work.seen == 65 * 66 // 2 + (2 * 65 + 3) + (3 * 65 + 6)
+
+
+def test_bounds_of_the_real_model_are_those_asked_for(benchmarks):
+    """InternVL2.5-2B at 7 tiles: 2.44 and 1.95 over the original, 2.33 over TRL; 4 tiles, long: 2.16, 1.73, 2.09."""
+    model, forms = benchmarks["training_model"], benchmarks["training_forms"]
+
+    def gflop(form, shape):
+        work, with_reference = forms.form_work(form, shape)
+        return work.step(model.SIZES["2B"], with_reference=with_reference)
+
+    for shape, expected in (
+        (model.Shape(7, 250, 400), (2.44, 1.95, 2.33)),
+        (model.Shape(4, 500, 700), (2.16, 1.73, 2.09)),
+    ):
+        original, cached = gflop("original", shape), gflop("ours_cached_reference", shape)
+        bounds = original / cached, original / gflop("ours_model_reference", shape), gflop("trl", shape) / cached
+        assert bounds == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("part", ["table", "sweeps", "profile"])
+def test_every_part_runs_and_writes_its_figures(benchmarks, steps, tmp_path, monkeypatch, part):
+    bench = benchmarks["bench_training"]
+    monkeypatch.setattr(benchmarks["machine"], "RESULTS", tmp_path)
+    monkeypatch.setattr(bench, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(bench, "VOCABULARIES", (100, 200))
+    bench.main(["--size", "toy", "--rounds", "1", "--part", part])
+    [path] = tmp_path.glob("*.json")
+    figures = json.loads(path.read_text())
+    if part == "table":
+        grouped = figures["shapes"][0]["ratios"]["ours_grouped / original"]
+        assert grouped["speedup"] > 0 and grouped["share"] == pytest.approx(
+            grouped["speedup"] / grouped["bound"], rel=1e-3
+        )
+    elif part == "sweeps":
+        assert [point["point"] for point in figures["vocabulary"]] == ["100", "200"]
+    else:
+        assert 0.5 < sum(figures["share_of_time"]["trl"].values()) <= 1
+
+
+def test_shares_compare_time_and_work_of_a_pair(benchmarks):
+    figures = {
+        "original": {"seconds": 6.0, "gflop_per_pair": 30.0},
+        "ours_grouped": {"seconds": 8.0, "gflop_per_pair": 6.0},
+    }
+    compared = benchmarks["bench_training"].ratios(figures, {"original": 1, "ours_grouped": 4}, "seconds")
+    assert compared == {"ours_grouped / original": {"speedup": 3.0, "speedup_wall": 3.0, "bound": 5.0, "share": 0.6}}
+
+
+@pytest.mark.integration
+def test_memory_is_measured_in_a_process_of_its_own(benchmarks):
+    bench = benchmarks["bench_training_memory"]
+    shape = benchmarks["training_model"].Shape(7, 250, 400)
+    figures = {form: bench.measure(form, shape, 8_000, "toy") for form in bench.PAIR}
+    assert figures["original"]["loss"] == pytest.approx(figures["ours_cached_reference"]["loss"], rel=1e-3)
+    assert figures["ours_cached_reference"]["peak_mib"] > figures["ours_cached_reference"]["gradients_mib"] > 31
+    # a tensor of the original's logits is 2 * 576 * 8,000 floats, 35 MiB, and there are several
+    assert figures["original"]["peak_mib"] > figures["ours_cached_reference"]["peak_mib"] + 35
+
+
+def test_a_step_waits_for_the_fullest_slot_of_each_turn(benchmarks):
+    costs = np.array([5.0, 1.0, 2.0, 4.0])
+    assert benchmarks["simulate_ranks"].step_time(costs, [[0], [1], [2], [3]], ranks=2) == 5 + 4
+    assert benchmarks["simulate_ranks"].step_time(costs, [[0, 1], [2, 3]], ranks=2) == 6
+
+
+def test_balancing_by_cost_uses_more_of_the_ranks_than_by_text_and_that_than_none(benchmarks):
+    forms = benchmarks["simulate_ranks"].simulate(ranks=8, pairs=256, steps=2)["forms"]
+    by = {name: figures["efficiency"] for name, figures in forms.items()}
+    assert by["packed"] < by["balanced_by_text"] < by["balanced"] <= 1
+    assert by["balanced"] > 0.95
+    assert forms["original"]["speedup"] == 1
+
+
+def test_the_picture_is_drawn_from_the_committed_results(benchmarks, tmp_path):
+    plot = benchmarks["plot_training"]
+    plot.main(["--out", str(tmp_path / "training.png")])
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(FileNotFoundError, match="training_sweeps"):
+        plot.main(["--results", str(tmp_path)])
