@@ -128,7 +128,7 @@ def build_model(size: Size, *, dtype: torch.dtype = torch.float32, device: str =
         force_image_size=size.tile_side,
     )
     with torch.device(device):
-        model = InternVLChatModel(config).to(dtype)
+        model = InternVLChatModel._from_config(config, dtype=dtype)  # .to(dtype) would round the rotary frequencies
     model.img_context_token_id = IMAGE_TOKEN
     model.set_attn_implementation("sdpa")
     return model
@@ -170,7 +170,8 @@ def to_transformers(model: InternVLChatModel, size: Size) -> InternVLForConditio
         image_seq_length=size.tile_tokens,
         tie_word_embeddings=False,
     )
-    twin = InternVLForConditionalGeneration(config).to(device=model.device, dtype=model.dtype)
+    with torch.device(model.device):
+        twin = InternVLForConditionalGeneration._from_config(config, dtype=model.dtype)
     twin.load_state_dict(renamed_weights(model))
     twin.set_attn_implementation("sdpa")
     return twin

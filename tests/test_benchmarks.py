@@ -101,13 +101,13 @@ def test_bounds_of_the_real_model_are_those_asked_for(benchmarks):
         assert bounds == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize("part", ["table", "sweeps", "profile"])
-def test_every_part_runs_and_writes_its_figures(benchmarks, steps, tmp_path, monkeypatch, part):
+@pytest.mark.parametrize(("part", "dtype"), [("table", "bfloat16"), ("sweeps", "float32"), ("profile", "float32")])
+def test_every_part_runs_and_writes_its_figures(benchmarks, steps, tmp_path, monkeypatch, part, dtype):
     bench = benchmarks["bench_training"]
     monkeypatch.setattr(benchmarks["machine"], "RESULTS", tmp_path)
     monkeypatch.setattr(bench, "SCRATCH", tmp_path / "scratch")
     monkeypatch.setattr(bench, "VOCABULARIES", (100, 200))
-    bench.main(["--size", "toy", "--rounds", "1", "--part", part])
+    bench.main(["--size", "toy", "--rounds", "1", "--part", part, "--dtype", dtype])
     [path] = tmp_path.glob("*.json")
     figures = json.loads(path.read_text())
     if part == "table":
@@ -132,13 +132,11 @@ def test_shares_compare_time_and_work_of_a_pair(benchmarks):
 
 @pytest.mark.integration
 def test_memory_is_measured_in_a_process_of_its_own(benchmarks):
-    bench = benchmarks["bench_training_memory"]
     shape = benchmarks["training_model"].Shape(7, 250, 400)
-    figures = {form: bench.measure(form, shape, 8_000, "toy") for form in bench.PAIR}
-    assert figures["original"]["loss"] == pytest.approx(figures["ours_cached_reference"]["loss"], rel=1e-3)
-    assert figures["ours_cached_reference"]["peak_mib"] > figures["ours_cached_reference"]["gradients_mib"] > 31
-    # a tensor of the original's logits is 2 * 576 * 8,000 floats, 35 MiB, and there are several
-    assert figures["original"]["peak_mib"] > figures["ours_cached_reference"]["peak_mib"] + 35
+    figures = benchmarks["bench_training_memory"].measure("original", shape, 8_000, "toy")
+    # embedding and LM head, and several tensors of logits, 35 MiB each: two rows of 576 tokens, 8,000 words
+    assert figures["gradients_mib"] > 2 * 8_000 * 512 * 4 / 2**20
+    assert figures["peak_mib"] > figures["gradients_mib"] + 2 * 35
 
 
 def test_a_step_waits_for_the_fullest_slot_of_each_turn(benchmarks):
