@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from internvl_chat.attention import ATTENTION_NAME, register_attention
-from internvl_chat.logps import LogpsHead, install_logps_head, sequence_logps
+from internvl_chat.logps import install_logps_head, sequence_logps
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.packing import PackedPairs, pack_batch
@@ -59,16 +59,15 @@ def answer_logps(model: torch.nn.Module, batch: Mapping[str, Any]) -> torch.Tens
         batch: `packed`, `pixel_values` (T, 3, H, W) uint8 or normalised, `image_flags` (T,).
     """
     row: PackedPairs = batch["packed"]
-    hidden = model(
+    logps = model(
         pixel_values=batch["pixel_values"],
         input_ids=row.input_ids,
         position_ids=row.position_ids,
         image_flags=batch["image_flags"],
         shared_prefix=row.layout,
-        skip_logits=True,
+        head_labels=row.labels[None],
         use_cache=False,
-    ).last_hidden_state
-    logps = language_model_head(model)(hidden[0], row.labels)
+    ).logits[0]
     return sequence_logps(logps, row.answer_ids, len(row.lengths))
 
 
@@ -78,14 +77,6 @@ def pair_logps(logps: torch.Tensor, row: PackedPairs) -> PairLogps:
     if len(sides) == 1:
         return PairLogps(sides[0], None, lengths[0], None)
     return PairLogps(sides[0], sides[1], lengths[0], lengths[1])
-
-
-def language_model_head(model: torch.nn.Module) -> LogpsHead:
-    """The LM head of a model that DDP or DeepSpeed may have wrapped."""
-    inner: Any = model
-    while not isinstance(inner, InternVLChatModel):
-        inner = inner.module
-    return inner.language_model.get_output_embeddings()
 
 
 def idle_batch(model: InternVLChatModel, device: torch.device) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_internlm2 import InternLM2Config
@@ -63,9 +63,9 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
         position_ids: torch.Tensor | None = None,
         image_flags: torch.Tensor | None = None,
         *,
-        skip_logits: bool = False,
+        head_labels: torch.Tensor | None = None,
         **kwargs: object,
-    ) -> CausalLMOutputWithPast | BaseModelOutputWithPast:
+    ) -> CausalLMOutputWithPast:
         """Score every next token.
 
         Args:
@@ -74,23 +74,27 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
             attention_mask: (B, S), 1 for tokens and 0 for padding.
             position_ids: (B, S).
             image_flags: (T,), as of `embed`.
-            skip_logits: stop before the output layer; who needs few positions applies it there alone.
+            head_labels: (B, S), given to an output layer that takes labels besides hidden states and then need not
+                form the logits; it runs in here because DDP watches what a forward uses.
             kwargs: of the language model: `labels` (B, S) adds a loss; `use_cache`, `past_key_values`, ...; unknown
                 ones reach the attention function.
 
         Returns:
-            `logits` (B, S, V), and `loss` with labels; with `skip_logits`, `last_hidden_state` (B, S, D).
+            `logits` (B, S, V), and `loss` with labels; with `head_labels`, as `logits` what the output layer says.
 
         Raises:
             ValueError: as of `embed`.
         """
-        language_model = self.language_model.model if skip_logits else self.language_model
-        return language_model(
+        decode = self.language_model if head_labels is None else self.language_model.model
+        decoded = decode(
             inputs_embeds=self.embed(pixel_values, input_ids, image_flags),
             attention_mask=attention_mask,
             position_ids=position_ids,
             **kwargs,
         )
+        if head_labels is None:
+            return decoded
+        return CausalLMOutputWithPast(logits=self.get_output_embeddings()(decoded.last_hidden_state, head_labels))
 
     def embed(
         self, pixel_values: torch.Tensor | None, input_ids: torch.Tensor, image_flags: torch.Tensor | None = None

@@ -1,0 +1,36 @@
+"""Trainings in several processes of this machine, forked from a server that has imported everything once."""
+
+import multiprocessing
+import os
+import sys
+
+from internvl_chat.distributed import free_port
+
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["tests.integration.preload"])
+
+
+def train(argv, *, world, log):
+    """Run `train_mpo` with these flags on `world` ranks; RuntimeError with their output if one fails."""
+    port = free_port()
+    processes = [FORKED.Process(target=_rank, args=(rank, world, port, argv, str(log))) for rank in range(world)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    if any(codes):
+        raise RuntimeError(f"exit codes {codes}; {log}: {log.read_text()[-4000:]}")
+
+
+def _rank(rank, world, port, argv, log):
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    with open(log, "a") as output:
+        os.dup2(output.fileno(), sys.stdout.fileno())
+        os.dup2(output.fileno(), sys.stderr.fileno())
+    from internvl_chat.train_mpo import main
+
+    main(argv)
