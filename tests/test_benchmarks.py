@@ -153,9 +153,22 @@ def test_balancing_by_cost_uses_more_of_the_ranks_than_by_text_and_that_than_non
     assert forms["original"]["speedup"] == 1
 
 
-def test_the_picture_is_drawn_from_the_committed_results(benchmarks, tmp_path):
+def test_the_picture_is_drawn_from_results(benchmarks, tmp_path):
     plot = benchmarks["plot_training"]
-    plot.main(["--out", str(tmp_path / "training.png")])
-    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    forms = [*benchmarks["training_forms"].FORMS, "ours_grouped"]
+    figures = {"seconds": 2.0, "cpu_seconds": 1.0, "pairs_per_second": 0.5, "gflop_per_pair": 3.0, "peak_mib": 100.0}
+    point = {"point": "7", "shape": {"tiles": 7, "chosen": 2, "rejected": 3}, "forms": dict.fromkeys(forms, figures)}
+    efficiency = dict.fromkeys(("original", "packed", "balanced_by_text", "balanced"), {"efficiency": 0.5})
+    results = {
+        "training": {"shapes": [point]},
+        "training_sweeps": {"tiles": [point]},
+        "training_memory": {"goal": {**point, "vocabulary": 10}},
+        "simulate_ranks": {"rows": [{"pairs_per_step": 1024, "ranks": 8, "forms": efficiency}]},
+    }
     with pytest.raises(FileNotFoundError, match="training_sweeps"):
         plot.main(["--results", str(tmp_path)])
+    for name, content in results.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    plot.main(["--results", str(tmp_path), "--out", str(tmp_path / "training.png")])
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert plot.per_pair(point, "original", "cpu_seconds") == 1.0
