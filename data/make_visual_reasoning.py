@@ -26,11 +26,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from internvl_chat.meta import DatasetSpec
-from tools.visual_reasoning.questions import Question, ask_anything
+from tools.visual_reasoning.questions import TASKS, Question, ask_anything
 from tools.visual_reasoning.scenes import render
 
 CELL_SIDES = (24, 28, 36)  # pixels: pictures of 48 x 48 to 216 x 72
 PLACEHOLDER = "<image>\n"
+
+# Of fine-tuning rows, how often in sft.json: what is seen, single facts (none: they take long to learn), reasoning.
+SFT_REPEATS = {"sft_describe": 0.5, "sft_fact": 0, "sft_reason": 1}
 
 Row = dict[str, str]
 Files = dict[str, list[Row]]
@@ -44,6 +47,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sft", type=int, default=0, help="pictures for fine-tuning, three rows each")
     parser.add_argument("--pairs", type=int, default=3000, help="preference pairs, one picture each")
     parser.add_argument("--held_out", type=int, default=400, help="held-out questions, one picture each")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="which to draw")
     parser.add_argument("--slips", type=float, default=0.0, help="share of fine-tuning answers with a slip, 0 to 1")
     return parser.parse_args(argv)
 
@@ -59,11 +63,11 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
     files: Files = defaultdict(list)
     for index in tqdm(range(args.sft), desc="pictures for fine-tuning", disable=not args.sft):
         rng = random.Random(f"{args.seed} sft {index}")
-        _add_sft_rows(files, draw_question(args.out, "train", f"sft{index:06}", rng), rng, args.slips)
+        _add_sft_rows(files, draw_question(args, "train", f"sft{index:06}", rng), rng, args.slips)
     for split, count in (("train", args.pairs), ("held_out", args.held_out)):
         for index in tqdm(range(count), desc=f"pictures, {split}"):
             rng = random.Random(f"{args.seed} {split} {index}")
-            _add_pair_rows(files, draw_question(args.out, split, f"{index:06}", rng), rng, split)
+            _add_pair_rows(files, draw_question(args, split, f"{index:06}", rng), rng, split)
     for name, rows in files.items():
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (args.out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -71,10 +75,10 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
         write_meta(args.out, meta, files)
 
 
-def draw_question(out: Path, split: str, name: str, rng: random.Random) -> tuple[str, Question]:
+def draw_question(args: argparse.Namespace, split: str, name: str, rng: random.Random) -> tuple[str, Question]:
     """A question about a new picture of the split, and the picture's path below images/."""
-    question = ask_anything(rng, held_out=split == "held_out")
-    path = out / "images" / split / f"{name}.png"
+    question = ask_anything(rng, held_out=split == "held_out", tasks=args.tasks)
+    path = args.out / "images" / split / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     render(question.scene, rng.choice(CELL_SIDES), rng).save(path)
     return f"{split}/{name}.png", question
@@ -111,7 +115,9 @@ def _add_pair_rows(files: Files, drawn: tuple[str, Question], rng: random.Random
 def write_meta(out: Path, name: str, files: Files) -> None:
     """Write <name>.json, the mixture of the data sets `name` and `name`_*, if there are any."""
     meta = {
-        part: DatasetSpec(part, "images", f"{part}.jsonl", length=len(rows)).to_entry()
+        part: DatasetSpec(
+            part, "images", f"{part}.jsonl", repeat_time=SFT_REPEATS.get(part, 1), length=len(rows)
+        ).to_entry()
         for part, rows in files.items()
         if part == name or part.startswith(f"{name}_")
     }

@@ -29,7 +29,18 @@ SHAPES = Scene("shapes", 2, 1, cards=((RED, None, BLUE, RED), (BLUE, RED, None, 
 NUMBERS = Scene("numbers", 2, 1, cards=((3, None, None, 6), (None, 5, None, None)))
 BARS = Scene("bars", 1, 1, bars=(("green", 2), ("yellow", 5), ("red", 1)))
 
-EXPECTED = {
+SEEN = {
+    "shapes": {
+        "en": "Card 1: red circle, empty, blue square, red circle.\nCard 2: blue square, red circle, empty, empty.",
+        "zh": "第1张：红色圆形，空，蓝色方块，红色圆形。\n第2张：蓝色方块，红色圆形，空，空。",
+    },
+    "numbers": {
+        "en": "Card 1: 3, empty, empty, 6.\nCard 2: empty, 5, empty, empty.",
+        "zh": "第1张：3，空，空，6。\n第2张：空，5，空，空。",
+    },
+    "bars": {"en": "green bar 2, yellow bar 5, red bar 1", "zh": "绿色柱 2，黄色柱 5，红色柱 1"},
+}
+THOUGHT = {
     ("count", "en"): "Card 1: 2.\n\nCard 2: 1.\n\n2 + 1 = 3.\n\nFinal answer: 3",
     ("count", "zh"): "第1张：2。\n\n第2张：1。\n\n2 + 1 = 3.\n\n最终答案：3",
     ("compare", "en"): (
@@ -52,9 +63,10 @@ def question(task, language="en"):
     return Question(scene, task, language, subjects)
 
 
-@pytest.mark.parametrize(("task", "language"), EXPECTED)
-def test_right_steps(task, language):
-    assert question(task, language).solution().response == EXPECTED[task, language]
+@pytest.mark.parametrize(("task", "language"), THOUGHT)
+def test_right_steps_begin_with_what_is_seen(task, language):
+    expected = f"{SEEN[TASKS[task]][language]}\n\n{THOUGHT[task, language]}"
+    assert question(task, language).solution().response == expected
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -69,10 +81,16 @@ def test_a_slip_ends_in_a_wrong_answer_and_is_followed_through(task, language):
             assert checker.check(parse_answer(slip, language), asked.solution().answer).outcome is Outcome.WRONG
 
 
+def test_only_the_tasks_asked_for_are_drawn():
+    drawn = {ask_anything(random.Random(seed), tasks=("count", "compare")).task for seed in range(30)}
+    assert drawn == {"count", "compare"}
+
+
 def test_what_follows_a_slip_agrees_with_it():
     slips = {question("count").slip(random.Random(seed)).response for seed in range(40)}
-    assert "Card 1: 3.\n\nCard 2: 1.\n\n3 + 1 = 4.\n\nFinal answer: 4" in slips
-    assert "Card 1: 2.\n\nCard 2: 1.\n\n2 + 1 = 2.\n\nFinal answer: 2" in slips
+    seen = SEEN["shapes"]["en"]
+    assert f"{seen}\n\nCard 1: 3.\n\nCard 2: 1.\n\n3 + 1 = 4.\n\nFinal answer: 4" in slips
+    assert f"{seen}\n\nCard 1: 2.\n\nCard 2: 1.\n\n2 + 1 = 2.\n\nFinal answer: 2" in slips
 
 
 def test_a_comparison_that_no_miscount_turns_can_still_go_wrong():

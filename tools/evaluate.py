@@ -3,7 +3,8 @@
     python tools/evaluate.py --checkpoint work_dirs/mpo --reference ckpt/base --reasoned held_out_en_prompts.jsonl \
         --direct held_out_en_facts.jsonl --pairs held_out_pairs.json --out work_dirs/mpo/evaluation.json
 
-Answers are the most likely ones (greedy), judged by the checks of the data pipelines. `--reasoned` questions are put in
+Answers are the most likely ones (greedy) unless `--temperature` and `--samples` ask for sampled ones, judged by the
+checks of the data pipelines. `--reasoned` questions are put in
 the words that ask for step-by-step reasoning (Chinese ones where the file's name has `_zh_`), `--direct` ones as they
 stand. Pairs tell how often the chosen answer is likelier than the rejected one, and, with `--reference`, the reward
 beta * log(policy / reference) of both.
@@ -100,6 +101,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image-root", type=Path, help="folder of the prompts' images; paths may not lead out of it")
     parser.add_argument("--max-num", type=int, default=12, help="tile limit of a picture")
     parser.add_argument("--max-new-tokens", type=int, default=1024, help="cut answers here")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 for the most likely answer")
+    parser.add_argument("--samples", type=int, default=1, help="answers to each question, each counted")
     parser.add_argument("--batch-size", type=int, default=64, help="questions answered at once")
     parser.add_argument("--engine", default="auto", help="auto, transformers or lmdeploy")
     parser.add_argument("--beta", type=float, default=0.1, help="of the rewards, as in training")
@@ -119,7 +122,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     for way, files in (("reasoned", args.reasoned), ("direct", args.direct)):
         if files:
             version = args.prompt_version if way == "reasoned" else None
-            questions = [question for file in files for question in read_questions(file, version, args.image_root)]
+            once = [question for file in files for question in read_questions(file, version, args.image_root)]
+            questions = [question for question in once for _ in range(args.samples)]
             answers = answer_questions(questions, args, way)
             report[way] = summarize(judge(questions, answers))
     if args.pairs:
@@ -149,15 +153,15 @@ def read_questions(file: Path, version: str | None, image_root: Path | None) -> 
 
 
 def answer_questions(questions: Sequence[Question], args: argparse.Namespace, way: str) -> list[str]:
-    """The model's most likely answer to each question.
+    """The model's answer to each question: the most likely one, or at a temperature above 0 a sampled one.
 
     Raises:
         ValueError: the engine could not answer one; an evaluation leaves none out.
     """
-    settings = SamplingSettings(temperature=0, max_new_tokens=args.max_new_tokens)
+    settings = SamplingSettings(temperature=args.temperature, max_new_tokens=args.max_new_tokens)
     engine = open_engine(args.engine, EngineOptions(args.checkpoint, settings, max_rows=args.batch_size, num_workers=2))
     requests = (
-        Request(str(index), question.text, {0: 0}, question.images, args.max_num)
+        Request(str(index), question.text, {0: index}, question.images, args.max_num)
         for index, question in enumerate(questions)
     )
     answers: dict[int, str] = {}

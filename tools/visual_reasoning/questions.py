@@ -6,14 +6,14 @@ the answers of a model that misreads or miscalculates. English and Chinese diffe
 
     question = ask(scene, "count", "en", random.Random(0))
     question.text                      # How many circles are there?
-    question.solution().response       # Card 1: 2.\n\nCard 2: 1.\n\n2 + 1 = 3.\n\nFinal answer: 3
+    question.solution().response       # Card 1: red circle, ...\n\nCard 1: 2.\n\n2 + 1 = 3.\n\nFinal answer: 3
     question.slip(random.Random(1)).response
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -123,7 +123,7 @@ class Question:
 
     def solution(self, note: Note = int) -> Solution:
         """Solve the task, each fact written down as `note` has it."""
-        steps: list[str] = []
+        steps = [self.describe()]  # first look, then think: small models learn to reason over what they wrote down
         answer = SOLVERS[self.task](self, note, steps)
         return Solution(tuple(steps), answer, self.words["final"])
 
@@ -257,9 +257,9 @@ def ask(scene: Scene, task: str, language: str, rng: random.Random) -> Question:
     return Question(scene, task, language, tuple(subjects))
 
 
-def ask_anything(rng: random.Random, *, held_out: bool = False) -> Question:
-    """A random question of any task in any language about a scene of the training or of the held-out split."""
-    task = rng.choice(list(TASKS))
+def ask_anything(rng: random.Random, *, held_out: bool = False, tasks: Sequence[str] = tuple(TASKS)) -> Question:
+    """A random question of these tasks in any language about a scene of the training or of the held-out split."""
+    task = rng.choice(list(tasks))
     scene = draw_scene(TASKS[task], rng)
     while scene.is_held_out != held_out:
         scene = draw_scene(TASKS[task], rng)
