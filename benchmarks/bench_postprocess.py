@@ -4,8 +4,8 @@
     python benchmarks/bench_postprocess.py --rows 20000    # the short form
 
 Rows look like those of a sampling run: 32 answers per question of about 600 characters, choices, numbers and words as
-ground truth, five different answers to a question, 10 % out of format. One worker process, so rows/s is rows/s/core. Peak memory is that of the
-process (ru_maxrss), generation of the rows left out: each size runs in a process of its own.
+ground truth, five different answers to a question, 10 % out of format. One worker process, so rows/s is rows/s/core.
+Peak memory is that of the process (ru_maxrss), generation of the rows left out: each size runs in its own process.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def proportional(predicted: Formula, gold: Formula) -> bool | None:
         first, second = value_at(predicted.root, point), value_at(gold.root, point)
         if first is None or second is None:
             continue
-        if abs(first) < FLOAT_TOLERANCE or abs(second) < FLOAT_TOLERANCE:
+        if abs(first) < FLOAT_TOLERANCE or abs(second) < FLOAT_TOLERANCE:  # type: ignore[operator]  # of a union
             return False
         ratios.append(first / second)
     if len(ratios) < MIN_POINTS:

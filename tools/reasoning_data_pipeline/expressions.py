@@ -233,7 +233,7 @@ class _Reader:
 def sample_points(names: tuple[str, ...]) -> list[Mapping[str, Fraction]]:
     """Points at which two formulas in `names` are compared: fixed, of both signs, with no small integer relations."""
     primes = (7919, 6841, 5737, 4643, 3559, 2477, 1409, 383)
-    points = []
+    points: list[Mapping[str, Fraction]] = []
     for row in range(len(primes)):
         signs = (1, 1, -1, 1, -1, -1, 1, -1)
         points.append(

@@ -55,7 +55,7 @@ def han_number(numerals: str) -> Fraction | None:
     if not whole or bool(point) != bool(decimals) or not set(decimals) <= set(_HAN_DIGITS):
         return None
     shown = [_HAN_DIGITS[digit] for digit in decimals]
-    tail = sum(Fraction(digit, 10**place) for place, digit in enumerate(shown, 1))
+    tail = sum((Fraction(digit, 10**place) for place, digit in enumerate(shown, 1)), Fraction(0))
     if len(whole) > 1 and set(whole) <= set(_HAN_DIGITS):
         return int("".join(str(_HAN_DIGITS[digit]) for digit in whole)) + tail
     return _han_groups(whole) + tail
