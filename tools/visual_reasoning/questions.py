@@ -132,6 +132,7 @@ class Question:
         facts: list[int] = []
 
         def remember(value: int) -> int:
+            """Note the fact as it is, and that there was one."""
             facts.append(value)
             return value
 
