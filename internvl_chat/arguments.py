@@ -17,6 +17,7 @@ import torch
 from transformers import TrainingArguments
 
 from internvl_chat.losses import LossMixture, parse_loss_type
+from internvl_chat.model.constants import NORMALIZATIONS
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ class DataArguments:
         if not 1 <= self.min_dynamic_patch <= self.max_dynamic_patch:
             limits = f"--min_dynamic_patch {self.min_dynamic_patch} --max_dynamic_patch {self.max_dynamic_patch}"
             raise ValueError(f"{limits}: must be 1 <= min <= max")
+        if self.normalize_type not in NORMALIZATIONS:
+            raise ValueError(f"--normalize_type {self.normalize_type} is unknown: take one of {sorted(NORMALIZATIONS)}")
         if self.use_data_resampling:
             logger.warning("--use_data_resampling has no effect: the mixture follows repeat_time of %s", self.meta_path)
 

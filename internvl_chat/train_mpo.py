@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
     train_dataset, eval_dataset = (
         build_dataset(path, tokenizer, data_args, mpo_args, config.num_image_token) if path else None for path in paths
     )
-    policy = load(source, config, model_args, mpo_args)
+    load_again = partial(load, source, config, model_args, mpo_args, normalize_type=data_args.normalize_type)
+    policy = load_again()
     freeze(policy, model_args)
     cache, data_name = None, data_fingerprint(filter(None, (train_dataset, eval_dataset)), data_args, mpo_args.seed)
     needs_model = needs_reference = mpo_args.loss_mixture().needs_reference
@@ -80,7 +82,7 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
         needs_model = not cache.is_filled(data_name)
     trainer = MultimodalDPOTrainer(
         policy,
-        load(source, config, model_args, mpo_args) if needs_model else None,
+        load_again() if needs_model else None,
         mpo_args,
         processing_class=tokenizer,
         source=source,
@@ -172,7 +174,12 @@ def run_config(source: Path, model_args: ModelArguments, data_args: DataArgument
 
 
 def load(
-    source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig
+    source: Path,
+    config: InternVLChatConfig,
+    model_args: ModelArguments,
+    mpo_args: MPOConfig,
+    *,
+    normalize_type: str = "imagenet",
 ) -> InternVLChatModel:
     """The checkpoint in the number format of the training.
 
@@ -180,7 +187,9 @@ def load(
     """
     half = torch.bfloat16 if mpo_args.bf16 else torch.float16 if mpo_args.fp16 else torch.float32
     dtype = half if mpo_args.deepspeed else torch.float32
-    return load_model(source, config=config, dtype=dtype, attn_implementation=model_args.attn_implementation)
+    model = load_model(source, config=config, dtype=dtype, attn_implementation=model_args.attn_implementation)
+    model.normalize_type = normalize_type
+    return model
 
 
 def open_cache(source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig) -> LogpsCache:

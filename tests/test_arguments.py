@@ -90,6 +90,8 @@ def test_bad_model_and_data_values_are_refused():
         ModelArguments(model_name_or_path="x", use_llm_lora=16)
     with pytest.raises(ValueError, match="--meta_path is empty"):
         DataArguments()
+    with pytest.raises(ValueError, match="--normalize_type siglop is unknown"):
+        DataArguments(meta_path="x", normalize_type="siglop")
     with pytest.raises(ValueError, match="--max_dynamic_patch 2: must be 1 <= min <= max"):
         DataArguments(meta_path="x", min_dynamic_patch=3, max_dynamic_patch=2)
 

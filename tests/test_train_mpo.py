@@ -81,6 +81,12 @@ def test_frozen_parts_stay_as_they_were(flags, golden, tmp_path):
     assert not [name for name in changed if name.startswith("mlp1.")]
 
 
+def test_the_normalisation_that_a_flag_names_reaches_the_vision_tower(flags, tmp_path):
+    for name in ("imagenet", "siglip"):
+        main(flags(output_dir=tmp_path / name, normalize_type=name, loss_type="sft", max_steps=1, save_strategy="no"))
+    assert log_of(tmp_path / "imagenet") != log_of(tmp_path / "siglip")
+
+
 @pytest.mark.parametrize("loss_type", ["sft", "orpo", "sigmoid", "ipo,sppo_hard", "aot+"])
 def test_other_losses_train(flags, tmp_path, loss_type):
     main(flags(loss_type=loss_type, max_steps=3, save_strategy="no"))

@@ -27,6 +27,7 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
     Attributes:
         num_image_token: P.
         img_context_token_id: id of `<IMG_CONTEXT>`; set by `load_model` and by `chat`.
+        normalize_type: of uint8 tiles; that of all published models unless set otherwise.
     """
 
     config_class = InternVLChatConfig
@@ -42,6 +43,7 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.num_image_token = config.num_image_token
         self.img_context_token_id: int | None = None
+        self.normalize_type = "imagenet"
         self.vision_model = InternVisionModel(config.vision_config)
         self.language_model = _language_model(config)
         self.mlp1 = _projector(config)
@@ -149,13 +151,13 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
         """Turn tiles into image tokens.
 
         Args:
-            pixel_values: (T, 3, H, W), float and normalised, or uint8, which is then normalised here (ImageNet).
+            pixel_values: (T, 3, H, W), float and normalised, or uint8, which is then normalised here.
 
         Returns:
             (T, P, D) in the width of the language model.
         """
         if pixel_values.dtype == torch.uint8:
-            pixel_values = normalize_tiles(pixel_values)
+            pixel_values = normalize_tiles(pixel_values, self.normalize_type)
         features = self._vision_features(pixel_values)[:, 1:]  # without the class token
         side = int(features.shape[1] ** 0.5)
         features = self.pixel_shuffle(features.unflatten(1, (side, side)), self.config.downsample_ratio)

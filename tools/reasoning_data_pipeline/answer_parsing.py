@@ -18,7 +18,7 @@ MIN_REASONING_CHARS = 21
 MAX_ANSWER_LINES = 2
 """A response may correct itself once; a third "Final answer:" is a list of guesses."""
 
-# Its first characters are spelled out, so that the search skips ahead to them: eight times as fast as ignoring all case.
+# Its first characters are spelled out, so that the search skips ahead to them: eight times as fast as ignoring case.
 _ANSWER_LINE = re.compile(r"(?:F(?i:inal\s+answer)|f(?i:inal\s+answer)|最终答案|答案)\s*\**\s*[:：]")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
