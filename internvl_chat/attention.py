@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 ATTENTION_NAME = "shared_prefix"
-MOST_PADDING = 1.25  # padded over real query-key products that a group of segments may reach
+MOST_PADDING = 1.1  # padded over real query-key products of a group: with long answers padding costs more than a call
 
 Moved = TypeVar("Moved")
 
