@@ -86,7 +86,8 @@ def export_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if state_dict is None else state_dict
     dtypes = stored_dtypes(source)
-    model.save_pretrained(folder, state_dict={k: w.to(dtypes.get(k, w.dtype)) for k, w in weights.items()})
+    stored = {key: weight.to(dtypes.get(key, weight.dtype)) for key, weight in weights.items()}
+    model.save_pretrained(folder, state_dict=stored, max_shard_size="5GB")  # as the published files are cut
     copy_companions(source, folder)
     write_config(source, folder, model.config.to_dict())
 

@@ -17,7 +17,7 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import release_memory
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_parameter_names
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from trl.trainer.callbacks import SyncRefModelCallback
@@ -80,6 +80,8 @@ class MultimodalDPOTrainer(Trainer):
         use_shared_prefix(model)
         super().__init__(model, args, processing_class=processing_class, callbacks=callbacks, **kwargs)
         self.model_accepts_loss_kwargs = True
+        if not self.is_world_process_zero():
+            self.remove_callback(PrinterCallback)  # it would print on the first rank of every node
         self.source = Path(source)
         self.running_mean = RunningMean()
         self.sums = {"train": MetricSums(), "eval": MetricSums()}

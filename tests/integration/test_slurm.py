@@ -1,0 +1,155 @@
+"""Launchers under a real Slurm of two nodes on this machine: they train, are killed, cancelled, and out of time."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+LAB = ROOT / "tests" / "slurm"
+SHELL = ROOT / "shell"
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """Environment in which `srun` works; installs Debian's packages where it may."""
+    if os.geteuid():
+        pytest.skip("starting a Slurm needs root")
+    if not shutil.which("slurmctld") and not shutil.which("apt-get"):
+        pytest.skip("no Slurm here, and no apt-get to install it with")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "RANK", "MASTER"))},
+        "SLURM_LAB": str(tmp_path_factory.mktemp("lab")),
+        "PYTHON": sys.executable,
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "GPUS": "2",
+        "GPUS_PER_NODE": "1",
+        "CPUS_PER_TASK": "1",
+        "PARTITION": "lab",
+    }
+    up = subprocess.run(["bash", LAB / "slurm_up.sh"], env=environment, capture_output=True, text=True, timeout=180)
+    if up.returncode:
+        pytest.skip(f"Slurm does not start here: {up.stderr[-300:]}")
+    yield {**environment, "SLURM_CONF": f"{environment['SLURM_LAB']}/slurm.conf"}
+    subprocess.run(["bash", LAB / "slurm_down.sh", "--purge"], env=environment, timeout=60)
+
+
+def call(words, environment, **changes):
+    """Result of a command; its output is one text."""
+    return subprocess.run(
+        [str(word) for word in words],
+        env={**environment, **changes},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+
+
+def wait_for(condition, what, seconds=400):
+    """Until the condition holds; AssertionError if it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def slow_training(tiny_flags):
+    """Function to the command of a run that can be interrupted: `launch.sh` and all flags."""
+    return lambda folder, **changes: [
+        "bash",
+        SHELL / "launch.sh",
+        "tests.slurm.slow_training",
+        *tiny_flags(folder, **{"save_steps": 2, **changes}),
+    ]
+
+
+@pytest.fixture
+def same_result(losses_of, single_process):
+    """Function that asserts a folder to hold the result of an undisturbed single process."""
+
+    def check(folder):
+        assert losses_of(folder) == pytest.approx(losses_of(single_process), abs=1e-4)
+        before, after = load_file(single_process / "model.safetensors"), load_file(folder / "model.safetensors")
+        assert max((before[name] - after[name]).abs().max().item() for name in before) < 2e-5
+
+    return check
+
+
+def test_a_launcher_trains_on_two_nodes_as_a_single_process_does(slurm, tiny_flags, same_result, tmp_path):
+    """That of the 26B under ZeRO-3, started with `sh` from another folder, with the paths and sizes of the tiny run."""
+    script = SHELL / "internvl2.5_mpo/preference_optimization/internvl2_5_26b_internlm2_5_20b_dynamic_res_mpo.sh"
+    flags = tiny_flags(tmp_path / "run", drop_path_rate=0, warmup_ratio=0, weight_decay=0, disable_tqdm=True)
+    result = subprocess.run(
+        ["sh", script, *flags],
+        cwd=tmp_path,
+        env={**slurm, "BATCH_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert set(re.findall(r"^(\d): .*'loss'", result.stdout, re.M)) == {"0"}
+    assert (tmp_path / "run" / "train_mpo.log").read_text() == result.stdout
+    same_result(tmp_path / "run")
+
+
+def test_a_killed_task_ends_the_job_and_the_same_command_goes_on(slurm, slow_training, same_result, tmp_path):
+    command = slow_training(tmp_path / "run", deepspeed="zero_stage1_config.json")
+    killed = call(command, slurm, KILL_AT="1:5")
+    assert killed.returncode != 0
+    assert f"see {tmp_path}/run/slow_training.log" in killed.stdout and "task 1: Killed" in killed.stdout
+    again = call(command, slurm)
+    assert again.returncode == 0, again.stdout[-4000:]
+    assert "going on from" in again.stdout and "checkpoint-4" in again.stdout
+    same_result(tmp_path / "run")
+
+
+def test_a_cancelled_run_saves_its_step_and_goes_on(slurm, slow_training, same_result, tmp_path):
+    command = slow_training(tmp_path / "run", save_steps=100)
+    log = tmp_path / "run" / "slow_training.log"
+    process = subprocess.Popen(command, env={**slurm, "PAUSE": "1", "SRUN_ARGS": "--job-name=doomed"}, stdout=-3)
+    wait_for(lambda: log.exists() and "'loss'" in log.read_text(), "first step")
+    job = call(["squeue", "--noheader", "--name=doomed", "--format=%A"], slurm).stdout.strip()
+    call(["scancel", job], slurm)
+    assert process.wait(60) == 143
+    assert "SIGTERM: saving step" in log.read_text()
+    [checkpoint] = (tmp_path / "run").glob("checkpoint-*")
+    again = call(command, slurm)
+    assert again.returncode == 0 and f"going on from {checkpoint}" in again.stdout
+    same_result(tmp_path / "run")
+
+
+def test_a_run_that_is_out_of_time_queues_itself_and_finishes(slurm, slow_training, same_result, tmp_path):
+    """Slurm warns 120 s before the end; the limit is set so near only once the run has made a step, however slow."""
+    log = tmp_path / "batch.log"
+    command = " ".join(map(str, slow_training(tmp_path / "run", deepspeed="zero_stage3_config.json")))
+    batch = ["sbatch", "--parsable", "--requeue", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gres=gpu:1"]
+    batch += ["--time=60", "--signal=USR1@120", f"--output={log}", "--open-mode=append", "--wrap", command]
+    job = call(batch, slurm, PAUSE="5").stdout.strip()
+
+    def has_logged(text):
+        return log.exists() and text in log.read_text()
+
+    def limit(minutes):
+        call(["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}"], slurm)
+
+    begin = time.monotonic()
+    wait_for(lambda: has_logged("'loss'"), "first step")
+    limit(2 + int(time.monotonic() - begin) // 60)
+    wait_for(lambda: has_logged(f"job {job} goes back into the queue"), "requeue")
+    limit(60)
+    wait_for(
+        lambda: not call(["squeue", "--noheader", f"--jobs={job}"], slurm).stdout.strip(), "end of the second start"
+    )
+    assert has_logged("SIGUSR1: saving step") and has_logged("going on from")
+    same_result(tmp_path / "run")
