@@ -1,0 +1,172 @@
+"""The estimate before a run against what is measured, and what the dry run says."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from internvl_chat.forward import answer_logps, use_shared_prefix
+from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config
+from internvl_chat.packing import pack_batch
+from internvl_chat.train_mpo import parse_arguments
+from tools.footprint import (
+    Plan,
+    Row,
+    activations,
+    count_rows,
+    footprint,
+    main,
+    read_plan,
+    step_flops,
+)
+from tools.model_sizes import Parameters, count_parameters, meta_model, published_config
+
+ALONE = Plan(gpus=1, stage=0, offload=False, half=False, recompute=False, reference=True, deepspeed=False)
+CONTEXT = 600  # id of the image token
+
+
+def make_config(vision_width, vision_layers, width, layers):
+    vision = {"hidden_size": vision_width, "intermediate_size": 4 * vision_width, "num_hidden_layers": vision_layers}
+    vision |= {"num_attention_heads": 4, "norm_type": "layer_norm", "qkv_bias": True, "qk_normalization": False}
+    language = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "vocab_size": 632}
+    language |= {"model_type": "qwen2", "num_attention_heads": 8, "num_key_value_heads": 2}
+    return InternVLChatConfig(
+        vision_config={**vision, "image_size": 56, "patch_size": 14},
+        llm_config={**language, "tie_word_embeddings": False},
+        template="internvl2_5",
+        ps_version="v2",
+        force_image_size=56,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("shape", "tiles"), [((32, 1, 256, 8), 2), ((256, 8, 32, 1), 40)])
+def test_activations_are_what_autograd_keeps(shape, tiles, dtype):
+    """Once nearly all in the language model, once nearly all in the vision tower."""
+    config = make_config(*shape)
+    model = InternVLChatModel(config).to(dtype)
+    model.img_context_token_id = CONTEXT
+    use_shared_prefix(model)
+    ids = [CONTEXT] * (model.num_image_token * tiles) + [1] * 40
+    batch = {"pixel_values": torch.zeros(tiles, 3, 56, 56, dtype=torch.uint8), "image_flags": torch.ones(tiles).long()}
+    for side, length in (("chosen", 300), ("rejected", 200)):
+        batch[f"{side}_input_ids"] = torch.tensor([ids + [2] * length])
+        batch[f"{side}_labels"] = torch.tensor([[-100] * len(ids) + [2] * length])
+    batch = pack_batch(batch)
+    weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        answer_logps(model.train(), batch)
+    measured = sum(storage.nbytes() for storage in kept.values())
+    plan = Plan(**{**vars(ALONE), "half": dtype == torch.bfloat16})
+    assert activations(config, plan, Row(batch["packed"].input_ids.numel(), tiles)) == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.integration
+def test_the_estimate_meets_the_peak_of_a_training(golden, golden_folder, tmp_path):
+    """A model of 0.5 GB: policy, gradients, Adam's moments and reference, in float32 in one process."""
+    config = make_config(512, 12, 768, 10)
+    source = shutil.copytree(golden.ckpt, tmp_path / "source", ignore=shutil.ignore_patterns("*.safetensors"))
+    InternVLChatModel(config).save_pretrained(source)
+    data = shutil.copytree(golden_folder / "data", tmp_path / "data")
+    flags = f"--model_name_or_path {source} --meta_path {data}/meta.json --output_dir {tmp_path}/run --max_steps 2"
+    flags += " --force_image_size 56 --max_seq_length 512 --per_device_train_batch_size 2 --save_strategy no"
+    flags += " --report_to none --dataloader_num_workers 0 --grad_checkpoint True"
+    command = [sys.executable, "-m", "tests.peak_memory", "train", *flags.split()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    measured = int(result.stdout.split("peak")[-1])
+    model = meta_model(config)
+    count = count_parameters(model)
+    assert count.total * 4 > 500e6
+    plan = Plan(**{**vars(ALONE), "recompute": True})
+    assert footprint(config, count, count.total, plan, Row(600, 10)).total == pytest.approx(measured, rel=0.15)
+
+
+def bytes_per_parameter(**changes):
+    """(weights, gradients, optimizer, reference) of a model of a billion, in bytes per parameter of it."""
+    count = Parameters(vision=10**8, projector=0, language=9 * 10**8)
+    plan = Plan(**{**vars(ALONE), "half": True, **changes})
+    need = footprint(published_config("InternVL2_5-1B"), count, count.total, plan, Row(1000, 1))
+    return tuple(value / count.total for value in (need.weights, need.gradients, need.optimizer, need.reference))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (4, 4, 8, 4)),
+        ({"reference": False}, (4, 4, 8, 0)),
+        ({"deepspeed": True, "stage": 1, "gpus": 8}, (2, 2, 1.5, 2)),
+        ({"deepspeed": True, "stage": 2, "gpus": 8}, (2, 0.25, 1.5, 2)),
+        ({"deepspeed": True, "stage": 3, "gpus": 8}, (0.25, 0.25, 1.5, 0.25)),
+        ({"deepspeed": True, "stage": 3, "gpus": 8, "offload": True}, (0, 0.25, 0, 0)),
+    ],
+)
+def test_model_states_are_those_of_the_zero_paper(changes, expected):
+    """Mixed precision with Adam: 2 + 2 + 12 bytes (arXiv 1910.02054, section 3.1), split stage by stage."""
+    assert bytes_per_parameter(**changes) == pytest.approx(expected)
+
+
+def test_flops_of_a_step_follow_the_weights():
+    """In short rows attention is negligible: 2 per weight and token, 4 times with recomputing, once the reference."""
+    config = published_config("InternVL2_5-8B")
+    count = count_parameters(meta_model(config))
+    plan = Plan(**{**vars(ALONE), "recompute": True})
+    assert step_flops(count, config, plan, Row(10, 0)) == pytest.approx(5 * 2 * count.language * 10, rel=1e-3)
+
+
+FLAGS = "--model_name_or_path ckpt/InternVL2_5-{} --meta_path {} --output_dir run --bf16 True --grad_checkpoint True "
+FLAGS += "--per_device_train_batch_size 1 --num_train_epochs 1"
+
+
+def test_a_dry_run_states_what_is_needed_and_from_where(tmp_path, capsys):
+    meta = tmp_path / "meta.json"
+    entry = {"root": "", "annotation": "a.jsonl", "repeat_time": 0.5, "length": 1001}
+    meta.write_text(json.dumps({"a": entry, "b": {**entry, "repeat_time": 2, "length": "500"}}))
+    main(["--gpus", "64", "--", *FLAGS.format("78B", meta).split(), "--deepspeed", "zero_stage3_config.json"])
+    text = capsys.readouterr().out
+    assert "parameters: 78.41 B" in text
+    assert "batch: 64 pairs a step" in text
+    assert "steps: 24 for 1,501 rows" in text
+    assert "missing: ckpt/InternVL2_5-78B; hf download OpenGVLab/InternVL2_5-78B --local-dir" in text
+    assert "missing: " + str(meta) not in text
+
+
+def test_what_cannot_fit_is_refused_with_the_numbers(capsys):
+    with pytest.raises(SystemExit, match="does not fit into 80 GiB per GPU: take more GPUs, a higher ZeRO stage"):
+        main(["--gpus", "8", "--", *FLAGS.format("26B", "none.json").split(), "--deepspeed", "zero_stage1_config.json"])
+    assert "weights 47.5, gradients 47.5" in capsys.readouterr().out
+
+
+def test_an_unknown_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="shapes of InternVL9-1B are not known; known are InternVL2_5-1B"):
+        main(["--", *f"--model_name_or_path {tmp_path}/InternVL9-1B --meta_path x --output_dir y".split()])
+
+
+def test_a_checkpoint_that_is_here_counts_before_the_table(golden, capsys):
+    main(["--", *f"--model_name_or_path {golden.ckpt} --meta_path none.json --output_dir y".split()])
+    total = count_parameters(meta_model(load_config(golden.ckpt))).total
+    assert f"parameters: {total / 1e9:.2f} B" in capsys.readouterr().out
+
+
+def test_offload_needs_memory_of_the_node(capsys):
+    flags = [*FLAGS.format("38B", "none.json").split(), "--deepspeed", "zero_stage3_offload_config.json"]
+    main(["--gpus", "64", "--", *flags])
+    assert "memory per node: 72" in capsys.readouterr().out  # (12 + 2 + 2) x 38.39e9 / 64 x 8 bytes = 71.5 GiB
+    plan = read_plan(64, parse_arguments(flags)[2])
+    assert plan.offload and plan.stage == 3 and plan.half
+
+
+def test_rows_are_known_only_with_every_length(tmp_path):
+    assert count_rows(str(tmp_path / "none.json")) is None
+    (tmp_path / "meta.json").write_text(json.dumps({"a": {"root": "", "annotation": "a.jsonl"}}))
+    assert count_rows(str(tmp_path / "meta.json")) is None
