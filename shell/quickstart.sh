@@ -28,7 +28,7 @@ evaluate() { # checkpoint, name of the result, more flags
         --pairs "$OUT/data/held_out_pairs.json" --reference ckpt/tiny-base "${@:3}"
 }
 
-rm -rf "$OUT"
+rm -rf "$OUT"/{base,data,sampled,pairs,mpo,before.json,after.json,curves.png}
 if [ "${1:-}" = --from-scratch ]; then
     stage "Base: a random InternVL of a million weights learns to look, and to reason as carelessly as its examples"
     rm -rf ckpt/tiny-base

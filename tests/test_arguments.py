@@ -128,6 +128,8 @@ def test_one_file_holds_all_flags(tmp_path, suffix):
 def test_a_run_goes_on_from_its_last_checkpoint_unless_overwritten(tmp_path):
     for step in (2, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "preference_state.json").touch()
+    (tmp_path / "checkpoint-12").mkdir()  # killed while it was written
     assert find_resume_point(config(tmp_path)) == str(tmp_path / "checkpoint-10")
     assert find_resume_point(config(tmp_path, resume_from_checkpoint="other")) == "other"
     assert find_resume_point(config(tmp_path, overwrite_output_dir=True)) is None

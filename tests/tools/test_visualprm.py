@@ -28,7 +28,7 @@ class Scripted:
             if "broken" in request.question:
                 yield Failure(request.key, "cannot")
                 continue
-            steps = request.prefix.count("\n\n") + 1 if request.prefix else 0
+            steps = request.prefix.strip().count("\n\n") + 1 if request.prefix else 0
             for number, sample in enumerate(request.seeds):
                 yield Completion(request.key, sample, self.text(steps, number))
 
@@ -71,7 +71,7 @@ def test_every_step_is_scored_by_its_continuations(run, write_rows):
     assert (row["question_orig"], row["prompt_version"], row["image"]) == ("How many?", "en", "square_small.png")
     first, *levels = engine.requests
     assert (first.prefix, len(first.seeds)) == ("", 1)
-    assert [request.prefix for request in levels] == ["Look.", "Look.\n\nCount.", "Look.\n\nCount.\n\nSum."]
+    assert [request.prefix for request in levels] == ["Look.\n\n", "Look.\n\nCount.\n\n", "Look.\n\nCount.\n\nSum."]
     assert all(len(request.seeds) == 8 and len(request.images) == 1 for request in levels)
     seeds = Counter(seed for request in engine.requests for seed in request.seeds.values())
     assert max(seeds.values()) == 1

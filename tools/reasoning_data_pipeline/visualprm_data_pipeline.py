@@ -25,7 +25,7 @@ from tools.reasoning_data_pipeline.prompt_files import Task
 from tools.reasoning_data_pipeline.sampling import Pipeline, run_pipeline
 from tools.reasoning_data_pipeline.sampling_arguments import sampling_parser
 from tools.reasoning_data_pipeline.sampling_run import KEY_SEPARATOR, SamplingRun
-from tools.reasoning_data_pipeline.steps import ScoredStep, StepPrefix, score_steps, split_steps
+from tools.reasoning_data_pipeline.steps import STEP_BREAK, ScoredStep, StepPrefix, score_steps, split_steps
 
 WINDOW = 32  # prompts whose answers are scored together, level by level
 
@@ -114,12 +114,17 @@ class StepScorer:
             asked = self.solutions[prefix.response].prompt.request
             if not self.run.rejected(asked.key):
                 seeds = self.run.seeds(key, range(self.run.args.num_mc_sequences))
-                yield replace(asked, key=key, seeds=seeds, prefix=prefix.text)
+                yield replace(asked, key=key, seeds=seeds, prefix=self._begun(prefix))
+
+    def _begun(self, prefix: StepPrefix) -> str:
+        """The prefix, and the break behind it where the answer goes on: one token often holds a full stop and both."""
+        goes_on = len(prefix.text) < len(self.solutions[prefix.response].text.strip())
+        return prefix.text + STEP_BREAK if goes_on else prefix.text
 
     def _question(self, prefix: StepPrefix, continuation: str) -> Question:
         """What the checker is asked about one continuation."""
         asked = self.solutions[prefix.response].prompt.asked
-        parsed = parse_answer(prefix.text + continuation, asked.prompt_version)
+        parsed = parse_answer(self._begun(prefix) + continuation, asked.prompt_version)
         return Question(parsed, asked.answer, modes_for_dataset(self.run.dataset))
 
 
