@@ -14,7 +14,7 @@ from tests.integration.ranks import train
 pytestmark = pytest.mark.integration
 
 # A bias of keys hardly moves the loss (in InternViT not at all), so Adam makes steps of what rounding leaves of its
-# gradient: up to the learning rate, here 1e-4, whatever its size.
+# gradient: up to the learning rate, here 10 steps of 1e-4, whatever its size.
 KEY_BIAS = re.compile(r"(qkv|k_proj)\.bias$")
 STAGES = (None, *sorted(path.name for path in DEEPSPEED_FOLDER.glob("*.json")))
 
@@ -31,7 +31,7 @@ def test_every_stage_trains_and_saves_as_a_single_process(stage, tiny_flags, los
         after = load_file(tmp_path / "run" / folder / "model.safetensors")
         assert before.keys() == after.keys()
         away = {name: (before[name] - after[name]).abs().max().item() for name in before}
-        assert not {name: far for name, far in away.items() if far > (1e-5 if KEY_BIAS.search(name) else 1e-6)}
+        assert not {name: far for name, far in away.items() if far > (1e-3 if KEY_BIAS.search(name) else 1e-6)}
     assert torch.isfinite(load_model(tmp_path / "run").mlp1[1].weight).all()
 
 
