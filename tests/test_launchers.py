@@ -1,5 +1,6 @@
 """Every launcher's command, by the launchers themselves, started with `sh` from two folders: nothing is run."""
 
+import importlib
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.train_mpo import parse_arguments
+from tools import footprint
 
 ROOT = Path(__file__).parents[1]
 V25 = "shell/internvl2.5_mpo/preference_optimization/internvl2_5_{}_dynamic_res_mpo.sh"
@@ -32,8 +34,30 @@ TRAINING = {
     V3.format("38b"): ("InternVL3-38B-Instruct", 512, 0.4, OFFLOAD, 2e-7, 8192),
     V3.format("78b"): ("InternVL3-78B-Instruct", 512, 0.4, OFFLOAD, 2e-7, 8192),
 }
+PIPELINES = "tools.reasoning_data_pipeline."
+DATA = {
+    f"shell/mpo_data_construction/{script}.sh": PIPELINES + module
+    for script, module in {
+        "correctness_sample": "mmpr_data_pipeline_correctness",
+        "correctness_build_pairs": "mmpr_data_pipeline_correctness_postprocess",
+        "dropout_ntp": "mmpr_data_pipeline_dropout_ntp",
+        "visualprm_sample": "visualprm_data_pipeline",
+        "visualprm_build": "visualprm_data_pipeline_postprocess",
+    }.items()
+}
 SETTINGS = ("DRY_RUN", "LAUNCHER", "GPUS", "GPUS_PER_NODE", "PARTITION", "QUOTA_TYPE", "CPUS_PER_TASK", "SRUN_ARGS")
-SETTINGS += ("BATCH_SIZE", "PER_DEVICE_BATCH_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "PYTHON")
+SETTINGS += (
+    "PROMPTS",
+    "CHECKPOINT",
+    "TP",
+    "START_RATIO",
+    "BATCH_SIZE",
+    "PER_DEVICE_BATCH_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NODE_RANK",
+    "PYTHON",
+)
 EIGHT = V25.format("8b_internlm2_5_7b")
 
 
@@ -46,11 +70,11 @@ def launch(script, *words, folder=ROOT, **settings):
     )
 
 
-def command(result):
+def command(result, module="internvl_chat.train_mpo"):
     """(words before the flags of the module, the flags) of the printed command."""
     assert result.returncode == 0, result.stderr
     words = shlex.split(result.stdout.splitlines()[0])
-    split = words.index("internvl_chat.train_mpo") + 1
+    split = words.index(module) + 1
     return words[:split], words[split:]
 
 
@@ -74,6 +98,38 @@ def test_a_training_launcher_states_the_published_run(script, launcher, tmp_path
     assert set(expected if launcher == "slurm" else ["--nproc_per_node=8", f"--nnodes={nodes}"]) <= set(head)
 
 
+@pytest.mark.parametrize("launcher", ["slurm", "torchrun"])
+@pytest.mark.parametrize("script", DATA)
+def test_a_data_launcher_passes_only_flags_that_its_pipeline_has(script, launcher, tmp_path, capsys):
+    settings = {"LAUNCHER": launcher, "PROMPTS": "a.jsonl b.jsonl"}
+    from_root, elsewhere = launch(script, **settings), launch(script, folder=tmp_path, **settings)
+    assert from_root.stdout == elsewhere.stdout
+    _, flags = command(from_root, DATA[script])
+    with pytest.raises(SystemExit):
+        importlib.import_module(DATA[script]).main(["--help"])
+    known = set(re.findall(r"--[a-z][-a-z]+", capsys.readouterr().out))
+    assert {flag for flag in flags if flag.startswith("--")} <= known
+
+
+def test_prompt_files_are_sampled_at_the_tile_limit_of_their_data_set(tmp_path):
+    names = {"nlvr2_en.jsonl": "1", "geos_en.jsonl": "6", "m3cot_train.jsonl": "6", "chartqa_trainval.jsonl": "12"}
+    names |= {"SROIE_information.jsonl": "12", "docvqa_train.jsonl": "18", "infographics_qa.jsonl": "24"}
+    result = launch("shell/mpo_data_construction/correctness_sample.sh", PROMPTS=" ".join(names), LAUNCHER="torchrun")
+    found = {}
+    for line in result.stdout.splitlines():
+        words = shlex.split(line)
+        files = words[words.index("--prompt-path") + 1 : words.index("--out-dir")]
+        found |= dict.fromkeys(files, words[words.index("--max-num") + 1])
+    assert found == names
+    assert result.stdout.count(PIPELINES) == 5  # the engine starts once per limit
+
+
+def test_a_failing_tile_limit_ends_the_sampling(tmp_path):
+    script = "shell/mpo_data_construction/correctness_sample.sh"
+    result = launch(script, PROMPTS="nlvr2.jsonl geos.jsonl", LAUNCHER="torchrun", GPUS="12")
+    assert result.returncode == 2 and result.stderr.count("GPUS=12 do not fill nodes") == 1
+
+
 def test_runs_write_to_folders_of_their_own():
     folders = set()
     for script in TRAINING:
@@ -84,6 +140,7 @@ def test_runs_write_to_folders_of_their_own():
 
 def test_there_are_no_other_launchers():
     assert {str(p.relative_to(ROOT)) for p in ROOT.glob("shell/internvl*/*/*.sh")} == set(TRAINING)
+    assert {str(p.relative_to(ROOT)) for p in ROOT.glob("shell/mpo_data_construction/*.sh")} == set(DATA)
 
 
 def test_launchers_are_short_and_share_no_lines():
@@ -100,6 +157,28 @@ def test_launchers_are_short_and_share_no_lines():
             windows.setdefault(tuple(own[k : k + 4]), []).append((path, k))
     doubled = {(p, k + j) for places in windows.values() if len(places) > 1 for p, k in places for j in range(4)}
     assert len(doubled) <= 0.025 * sum(map(len, lines.values()))
+
+
+@pytest.mark.parametrize("script", TRAINING)
+def test_published_runs_fit_their_gpus(script, capsys):
+    """The second half of a dry run, without starting an interpreter for each."""
+    gpus = TRAINING[script][1]
+    footprint.main(["--gpus", str(gpus), "--", *command(launch(script, LAUNCHER="slurm"))[1]])
+    text = capsys.readouterr().out
+    assert f"batch: {gpus} pairs a step = {gpus} GPUs x 1 x 1" in text
+    assert f"missing: ckpt/{TRAINING[script][0]}; hf download OpenGVLab/{TRAINING[script][0]} --local-dir" in text
+
+
+@pytest.mark.integration
+def test_a_dry_run_ends_with_the_estimate():
+    result = launch(EIGHT, "--max_steps", "7", PYTHON=sys.executable, LAUNCHER="slurm")
+    assert (
+        result.returncode == 0
+        and "memory per GPU" in result.stdout
+        and "hf download OpenGVLab/MMPR-v1.1" in result.stdout
+    )
+    refused = launch(EIGHT.replace("8b_internlm2_5_7b", "78b_qwen2_5_72b"), PYTHON=sys.executable, GPUS="8")
+    assert refused.returncode == 1 and "does not fit into 80 GiB per GPU" in refused.stderr
 
 
 def test_extra_flags_pass_through_and_win():

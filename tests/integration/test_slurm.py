@@ -1,5 +1,6 @@
 """Launchers under a real Slurm of two nodes on this machine: they train, are killed, cancelled, and out of time."""
 
+import json
 import os
 import re
 import shutil
@@ -153,3 +154,29 @@ def test_a_run_that_is_out_of_time_queues_itself_and_finishes(slurm, slow_traini
     )
     assert has_logged("SIGUSR1: saving step") and has_logged("going on from")
     same_result(tmp_path / "run")
+
+
+def test_sampling_on_four_tasks_is_cancelled_and_goes_on_to_the_result_of_one(slurm, tmp_path):
+    rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(24)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"PROMPTS": f"{tmp_path}/sums.jsonl", "GPUS": "4", "GPUS_PER_NODE": "2"}
+
+    def command(folder, delay):
+        flags = f"--engine scripted --checkpoint one/model --out-dir {tmp_path}/{folder} --num-return-sequences 4"
+        return ["sh", SHELL / "mpo_data_construction/correctness_sample.sh", *flags.split(), "--scripted-delay", delay]
+
+    parts = tmp_path / "four" / "one_model" / "max_tiles_6" / "sums.parts"
+    process = subprocess.Popen(
+        command("four", "0.5"), env={**slurm, **settings, "SRUN_ARGS": "--job-name=doomed"}, stdout=-3, stderr=-3
+    )
+    wait_for(lambda: any(path.stat().st_size for path in parts.glob("rank-*")), "answer in a shard")
+    call(["scancel", "--name=doomed"], slurm)
+    assert process.wait(60) != 0
+    assert not (parts.parent / "sums.jsonl").exists()
+    again = call(command("four", "0"), {**slurm, **settings})
+    assert again.returncode == 0, again.stdout[-3000:]
+    alone = call(command("alone", "0"), {**slurm, **settings, "LAUNCHER": "local"})
+    assert alone.returncode == 0, alone.stdout[-3000:]
+    result = (parts.parent / "sums.jsonl").read_text()
+    assert result.count("\n") == 24 * 4
+    assert result == (tmp_path / "alone" / "one_model" / "max_tiles_6" / "sums.jsonl").read_text()
