@@ -221,7 +221,8 @@ class MultimodalDPOTrainer(Trainer):
         """As in transformers, or with whole steps dealt to the ranks where prompts are grouped or ranks balanced."""
         if not (self.args.group_prompts or self.args.balance_ranks):
             loader = super().get_train_dataloader()
-            loader.worker_init_fn = shield(loader.worker_init_fn)
+            inner = getattr(loader, "base_dataloader", loader)  # accelerate's wrapper starts the workers of this one
+            inner.worker_init_fn = shield(inner.worker_init_fn)
             return loader
         sampler = StepSampler(
             self.train_dataset.lengths(),
