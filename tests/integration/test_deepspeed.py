@@ -1,7 +1,10 @@
 """ZeRO-1, 2, 3, 3 with offload, and none: two processes over gloo train as one does, and save what it saves."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from internvl_chat.model import load_model
 from tests.integration.ranks import train
 
 pytestmark = pytest.mark.integration
+
+LAUNCHERS = DEEPSPEED_FOLDER.parent / "internvl2.5_mpo" / "preference_optimization"
 
 # A bias of keys hardly moves the loss (in InternViT not at all), so Adam makes steps of what rounding leaves of its
 # gradient: up to the learning rate, here 10 steps of 1e-4, whatever its size.
@@ -41,3 +46,21 @@ def config_without_compiler(stage, folder):
     path = folder / stage
     path.write_text(json.dumps({**config, "zero_force_ds_cpu_optimizer": False}))
     return path
+
+
+def test_a_launcher_trains_with_torchrun_where_there_is_no_slurm(tiny_flags, losses_of, single_process, tmp_path):
+    script = LAUNCHERS / "internvl2_5_8b_internlm2_5_7b_dynamic_res_mpo.sh"
+    flags = tiny_flags(tmp_path / "run", drop_path_rate=0, warmup_ratio=0, weight_decay=0)
+    settings = {
+        "LAUNCHER": "torchrun",
+        "GPUS": "2",
+        "BATCH_SIZE": "2",
+        "PYTHON": sys.executable,
+        "OMP_NUM_THREADS": "1",
+    }
+    result = subprocess.run(
+        ["sh", script, *flags], env={**os.environ, **settings}, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert losses_of(tmp_path / "run") == pytest.approx(losses_of(single_process), abs=1e-4)
+    assert "'loss'" in (tmp_path / "run" / "train_mpo.log").read_text()
