@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample
 
 ROOT = Path(__file__).parents[2]
 LAB = ROOT / "tests" / "slurm"
@@ -74,6 +77,42 @@ def slow_training(tiny_flags):
     ]
 
 
+def run_out_of_time(slurm, command, folder):
+    """Drive a batch job through its time limit; returns its log. Slurm warns 120 s before the end, at its next look.
+
+    The limit is set so near only once the run has made a step, however slow the machine.
+    """
+    log = folder / "batch.log"
+    batch = ["sbatch", "--parsable", "--requeue", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gres=gpu:1"]
+    batch += ["--time=60", "--signal=USR1@120", f"--output={log}", "--open-mode=append", "--wrap", command]
+    job = call(batch, slurm, PAUSE="5").stdout.strip()
+
+    def wait_for_log(text):
+        wait_for(lambda: log.exists() and text in log.read_text(), text)
+
+    def limit(minutes):
+        call(["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}"], slurm)
+
+    begin = time.monotonic()
+    wait_for_log("'loss'")
+    limit(2 + int(time.monotonic() - begin) // 60)
+    wait_for_log(f"job {job} goes back into the queue")
+    limit(60)
+    wait_for(
+        lambda: not call(["squeue", "--noheader", f"--jobs={job}"], slurm).stdout.strip(), "end of the second start"
+    )
+    return log
+
+
+@pytest.fixture(scope="module", autouse=True)
+def timed_out_run(slurm, slow_training, tmp_path_factory):
+    """The log to come of a run under ZeRO-3 that runs out of time, mostly waiting, while the other tests run."""
+    folder = tmp_path_factory.mktemp("timed_out")
+    command = " ".join(map(str, slow_training(folder / "run", deepspeed="zero_stage3_config.json")))
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(run_out_of_time, slurm, command, folder)
+
+
 @pytest.fixture
 def same_result(losses_of, single_process):
     """Function that asserts a folder to hold the result of an undisturbed single process."""
@@ -130,32 +169,6 @@ def test_a_cancelled_run_saves_its_step_and_goes_on(slurm, slow_training, same_r
     same_result(tmp_path / "run")
 
 
-def test_a_run_that_is_out_of_time_queues_itself_and_finishes(slurm, slow_training, same_result, tmp_path):
-    """Slurm warns 120 s before the end; the limit is set so near only once the run has made a step, however slow."""
-    log = tmp_path / "batch.log"
-    command = " ".join(map(str, slow_training(tmp_path / "run", deepspeed="zero_stage3_config.json")))
-    batch = ["sbatch", "--parsable", "--requeue", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gres=gpu:1"]
-    batch += ["--time=60", "--signal=USR1@120", f"--output={log}", "--open-mode=append", "--wrap", command]
-    job = call(batch, slurm, PAUSE="5").stdout.strip()
-
-    def has_logged(text):
-        return log.exists() and text in log.read_text()
-
-    def limit(minutes):
-        call(["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}"], slurm)
-
-    begin = time.monotonic()
-    wait_for(lambda: has_logged("'loss'"), "first step")
-    limit(2 + int(time.monotonic() - begin) // 60)
-    wait_for(lambda: has_logged(f"job {job} goes back into the queue"), "requeue")
-    limit(60)
-    wait_for(
-        lambda: not call(["squeue", "--noheader", f"--jobs={job}"], slurm).stdout.strip(), "end of the second start"
-    )
-    assert has_logged("SIGUSR1: saving step") and has_logged("going on from")
-    same_result(tmp_path / "run")
-
-
 def test_sampling_on_four_tasks_is_cancelled_and_goes_on_to_the_result_of_one(slurm, tmp_path):
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(24)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -175,8 +188,14 @@ def test_sampling_on_four_tasks_is_cancelled_and_goes_on_to_the_result_of_one(sl
     assert not (parts.parent / "sums.jsonl").exists()
     again = call(command("four", "0"), {**slurm, **settings})
     assert again.returncode == 0, again.stdout[-3000:]
-    alone = call(command("alone", "0"), {**slurm, **settings, "LAUNCHER": "local"})
-    assert alone.returncode == 0, alone.stdout[-3000:]
+    sample(["--prompt-path", settings["PROMPTS"], "--dynamic", *command("alone", "0")[2:]])
     result = (parts.parent / "sums.jsonl").read_text()
     assert result.count("\n") == 24 * 4
     assert result == (tmp_path / "alone" / "one_model" / "max_tiles_6" / "sums.jsonl").read_text()
+
+
+def test_a_run_that_is_out_of_time_queues_itself_and_finishes(timed_out_run, same_result):
+    log = timed_out_run.result(600)
+    text = log.read_text()
+    assert "goes back into the queue" in text and "SIGUSR1: saving step" in text and "going on from" in text
+    same_result(log.parent / "run")
