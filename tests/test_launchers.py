@@ -1,6 +1,8 @@
 """Every launcher's command, by the launchers themselves, started with `sh` from two folders: nothing is run."""
 
+import contextlib
 import importlib
+import io
 import os
 import re
 import shlex
@@ -167,6 +169,33 @@ def test_published_runs_fit_their_gpus(script, capsys):
     text = capsys.readouterr().out
     assert f"batch: {gpus} pairs a step = {gpus} GPUs x 1 x 1" in text
     assert f"missing: ckpt/{TRAINING[script][0]}; hf download OpenGVLab/{TRAINING[script][0]} --local-dir" in text
+
+
+def estimate(gpus, flags):
+    """Text of the estimate, None where the run does not fit."""
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            footprint.main(["--gpus", str(gpus), "--", *flags])
+    except SystemExit:
+        return None
+    return text.getvalue()
+
+
+def table_row(script):
+    """The line of a launcher in the table of docs/clusters.md."""
+    checkpoint, gpus, _, stage, *_ = TRAINING[script]
+    _, flags = command(launch(script, LAUNCHER="slurm"))
+    words = r"parameters: (.*? B).*memory per GPU: (.*? GiB).*time: (.*? s) a step"
+    parameters, memory, seconds = re.search(words, estimate(gpus, flags), re.S).groups()
+    fewest = next(count for count in (1, 2, 4, 8, 16, 32, 64) if estimate(count, flags))
+    enough = "by the node's memory" if stage == OFFLOAD else fewest
+    return f"| {checkpoint} | {parameters} | {gpus} | `{stage}` | {memory} | {seconds} | {enough} |"
+
+
+def test_the_table_of_the_docs_is_what_the_dry_runs_say():
+    table = [line for line in (ROOT / "docs" / "clusters.md").read_text().splitlines() if line.startswith("| InternVL")]
+    assert table == [table_row(script) for script in TRAINING]
 
 
 @pytest.mark.integration
