@@ -1,11 +1,13 @@
 """Launchers under a real Slurm of two nodes on this machine: they train, are killed, cancelled, and out of time."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,11 +41,14 @@ def slurm(tmp_path_factory):
         "CPUS_PER_TASK": "1",
         "PARTITION": "lab",
     }
-    up = subprocess.run(["bash", LAB / "slurm_up.sh"], env=environment, capture_output=True, text=True, timeout=180)
+    with open(Path(tempfile.gettempdir()) / "slurm-lab.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs on one machine take turns: they would share ports and hosts
+        up = subprocess.run(["bash", LAB / "slurm_up.sh"], env=environment, capture_output=True, text=True, timeout=180)
+        if up.returncode == 0:
+            yield {**environment, "SLURM_CONF": f"{environment['SLURM_LAB']}/slurm.conf"}
+        subprocess.run(["bash", LAB / "slurm_down.sh", "--purge"], env=environment, timeout=120)
     if up.returncode:
         pytest.skip(f"Slurm does not start here: {up.stderr[-300:]}")
-    yield {**environment, "SLURM_CONF": f"{environment['SLURM_LAB']}/slurm.conf"}
-    subprocess.run(["bash", LAB / "slurm_down.sh", "--purge"], env=environment, timeout=60)
 
 
 def call(words, environment, **changes):
