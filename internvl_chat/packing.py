@@ -17,9 +17,10 @@ import numpy as np
 import torch
 import xxhash
 
-from internvl_chat.attention import Segment, SharedPrefixLayout, build_layout, map_tensors
+from internvl_chat.attention import SharedPrefixLayout, build_layout
 from internvl_chat.collator import SIDES, dpo_concat_pad_data_collator
 from internvl_chat.model.constants import IGNORE_INDEX
+from internvl_chat.segments import Segment, map_tensors
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from internvl_chat.attention import MOST_PADDING, Segment, build_layout, group_segments, shared_prefix_attention
+from internvl_chat.attention import build_layout, shared_prefix_attention, working_dtype
+from internvl_chat.attention_groups import MOST_PADDING, group_segments
+from internvl_chat.segments import Segment
 
 SEGMENTS = [
     Segment(0, 5),
@@ -91,3 +93,10 @@ def test_layout_of_one_prompt_by_hand():
     assert chosen.keys.tolist() == [0, 1, 2, 3]
     assert chosen.mask[0, 0].tolist() == [[True, True, True, False], [True, True, True, True]]
     assert layout.restore.tolist() == [0, 1, 3, 4, 2]
+
+
+def test_autocast_decides_the_type_of_attention():
+    states = torch.zeros(1)
+    assert working_dtype(states) == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert working_dtype(states) == torch.bfloat16

@@ -12,7 +12,8 @@ PACKAGE = ROOT / "internvl_chat"
 # A module imports only from rows above its own, or from a module listed before it in the same row.
 LAYERS = [
     ["distributed", "signals", "records", "meta", "jsonl", "model"],
-    ["pair_losses", "losses", "logps", "logps_cache", "images", "tokenization", "attention"],
+    ["pair_losses", "losses", "logps", "logps_cache", "images", "tokenization"],
+    ["segments", "attention_groups", "attention_varlen", "attention"],
     ["mixture", "sampler", "dataset", "collator", "packing", "forward"],
     ["metrics", "ledger", "reference", "checkpoint", "arguments"],
     ["trainer"],

@@ -1,0 +1,97 @@
+"""The one-call form of packed attention: with a kernel in plain torch on a CPU, with torch's own on a GPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import varlen
+
+from internvl_chat.attention import build_layout, shared_prefix_attention
+from internvl_chat.attention_varlen import build_varlen, trial_error, varlen_attention, varlen_refusal
+from internvl_chat.segments import Segment, map_tensors
+
+CPU = torch.device("cpu")
+SEGMENTS = [Segment(0, 5), Segment(5, 3, 0, 5), Segment(8, 7, 0, 5), Segment(15, 4), Segment(19, 2, 15, 4)]
+
+
+def attend(query, key, value, query_ends, key_ends, scale, diagonal):
+    """What a variable-length kernel computes, one sequence at a time; `diagonal` from its numbers of queries, keys."""
+    outputs = []
+    for (q0, q1), (k0, k1) in zip(query_ends.unfold(0, 2, 1).tolist(), key_ends.unfold(0, 2, 1).tolist(), strict=True):
+        mask = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool).tril(diagonal(q1 - q0, k1 - k0))
+        parts = (part.transpose(0, 1)[None] for part in (query[q0:q1], key[k0:k1], value[k0:k1]))
+        outputs.append(F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale, enable_gqa=True)[0])
+    return torch.cat(outputs, 1).transpose(0, 1)
+
+
+def bottom_right(num_queries, num_keys):
+    return num_keys - num_queries
+
+
+def kernel_of_212(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size, enable_gqa):
+    assert window_size == (-1, 0) and enable_gqa and query_ends is not key_ends
+    assert (max_q, max_k) == (query_ends.diff().max(), key_ends.diff().max())
+    return attend(query, key, value, query_ends, key_ends, scale, bottom_right)
+
+
+def kernel_of_210(query, key, value, query_ends, key_ends, max_q, max_k, is_causal, *, scale):
+    assert is_causal and len(query[0]) == len(key[0])  # no grouped heads
+    return attend(query, key, value, query_ends, key_ends, scale, bottom_right)
+
+
+def kernel_aligned_otherwise(query, key, value, query_ends, key_ends, max_q, max_k, *, scale, window_size, enable_gqa):
+    return attend(query, key, value, query_ends, key_ends, scale, lambda *_: 0)
+
+
+def test_index_of_one_prompt_by_hand():
+    # prompt prefix 0 1, chosen 2 3 4, rejected 5; given in another order
+    index = build_varlen([Segment(5, 1, 0, 2), Segment(0, 2), Segment(2, 3, 0, 2)])
+    assert index.keys.tolist() == [0, 1, 0, 1, 2, 3, 4, 0, 1, 5]
+    assert index.query_ends.tolist() == [0, 2, 5, 6] and index.query_ends.dtype == torch.int32
+    assert index.key_ends.tolist() == [0, 2, 7, 10]
+    assert index.longest == (3, 5)
+
+
+@pytest.mark.parametrize("kernel", [kernel_of_212, kernel_of_210])
+def test_equals_the_groups_with_grouped_heads(kernel, monkeypatch):
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 21, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    layout = build_layout(SEGMENTS)
+    expected, _ = shared_prefix_attention(torch.nn.Module(), query, key, value, None, 0.3, shared_prefix=layout)
+    found = varlen_attention(query[0], key[0], value[0], layout.varlen, 0.3)
+    torch.testing.assert_close(found[None], expected, rtol=1e-12, atol=1e-12)
+    assert trial_error(CPU, torch.bfloat16) == ""
+
+
+def test_a_kernel_with_its_diagonal_elsewhere_is_refused_with_the_reason(monkeypatch):
+    monkeypatch.setattr(varlen, "varlen_attn", kernel_aligned_otherwise)
+    assert "its causal mask lies otherwise" in trial_error(CPU, torch.bfloat16)
+
+
+def test_a_kernel_that_does_not_run_is_refused_with_the_reason(monkeypatch):
+    def missing(*args, **kwargs):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(varlen, "varlen_attn", missing)
+    assert "does not run: no kernel image" in trial_error(CPU, torch.bfloat16)
+
+
+def test_the_trial_kernel_of_this_machine_is_only_tried_on_a_gpu_in_half_precision():
+    assert varlen_refusal(CPU, torch.bfloat16) == "the kernel needs a GPU, this is cpu"
+    assert "this is torch.float32" in varlen_refusal(torch.device("cuda", 0), torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_kernel_of_this_gpu_agrees_with_groups_in_float32():
+    device = torch.device("cuda", 0)
+    assert varlen_refusal(device, torch.bfloat16) == ""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 21, 64, device=device) for heads in (8, 2, 2))
+    layout = map_tensors(build_layout(SEGMENTS), lambda tensor: tensor.to(device))
+
+    def run(dtype):
+        states = (part.to(dtype) for part in (query, key, value))
+        return shared_prefix_attention(torch.nn.Module(), *states, None, shared_prefix=layout)[0].float()
+
+    torch.testing.assert_close(run(torch.bfloat16), run(torch.float32), rtol=2e-2, atol=2e-2)
