@@ -9,6 +9,7 @@ Tiles are planned before images are decoded, so that prompt and longest answer f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from internvl_chat.images import (
+    Grid,
     ImageError,
     Tiling,
     blank_tile,
@@ -151,18 +153,42 @@ class MixtureDataset(Dataset):
         root, tiling = found.data.root, self.tiling
         paths = [resolve_image(root, path, allow_file_symlinks=self.allow_file_symlinks) for path in pair.image]
         opened = [open_image(path) for path in paths]
-        room = (self.max_seq_length - text.length(0)) // text.image.per_tile
-        if room < len(opened):
-            need = f"{text.length(len(opened))} tokens with {len(opened)} tiles"
-            raise RecordError(*where, f"needs at least {need}, max_seq_length is {self.max_seq_length}")
+        sizes, limit = [image.size for image in opened], found.data.spec.max_dynamic_patch
+        grids = plan_tiles(tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
         if not opened:
             return blank_tile(tiling.image_size), []
-        grids = tiling.plan(
-            [image.size for image in opened], max_num=found.data.spec.max_dynamic_patch, most_tiles=room
-        )
         rng = np.random.default_rng([self.seed, found.data.number, found.row, found.copy])
         tiles = []
         for image, grid in zip(opened, grids, strict=True):
             rgb = decode_rgb(image)
             tiles.append(tiling.cut(degrade_jpeg(rgb, rng) if found.data.spec.data_augment else rgb, grid))
         return np.concatenate(tiles), [len(part) for part in tiles]
+
+
+def plan_tiles(
+    tiling: Tiling,
+    text: TokenizedRow,
+    sizes: Sequence[tuple[int, int]],
+    where: Source,
+    *,
+    max_num: int | None,
+    max_seq_length: int,
+) -> list[Grid]:
+    """The grid of each image of a row such that its prompt and longest answer fit.
+
+    Args:
+        tiling: of the mixture.
+        text: the tokenized row.
+        sizes: (width, height) of its images.
+        where: for the error.
+        max_num: most tiles of the row, by meta.json; None for the tiling's own.
+        max_seq_length: most tokens of prompt and one answer.
+
+    Raises:
+        RecordError: it does not fit even with one tile per image.
+    """
+    room = (max_seq_length - text.length(0)) // text.image.per_tile
+    if room < len(sizes):
+        need = f"{text.length(len(sizes))} tokens with {len(sizes)} tiles"
+        raise RecordError(*where, f"needs at least {need}, max_seq_length is {max_seq_length}", "too_long")
+    return tiling.plan(sizes, max_num=max_num, most_tiles=room)

@@ -45,7 +45,14 @@ Grid = tuple[int, int]  # (columns, rows)
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; the message names its path and the reason."""
+    """An image that cannot be used; the message names its path and the reason, `fault` the kind of fault."""
+
+    def __init__(self, message: str, fault: str = "image_unreadable") -> None:
+        super().__init__(message, fault)
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 def resolve_image(root: str, path: str, *, allow_file_symlinks: bool = False) -> str:
@@ -55,18 +62,20 @@ def resolve_image(root: str, path: str, *, allow_file_symlinks: bool = False) ->
     own folder unless `allow_file_symlinks`. Raises ImageError for URLs, paths out of the root, and absent files.
     """
     if "://" in path or path.startswith("data:"):
-        raise ImageError(f"{path[:200]}: URLs are not read; download the image and give its path under {root!r}")
+        reason = "URLs are not read; download the image and give its path under"
+        raise ImageError(f"{path[:200]}: {reason} {root!r}", "image_url")
     if "\0" in path:
-        raise ImageError(f"{path!r}: a path with a NUL character")
+        raise ImageError(f"{path!r}: a path with a NUL character", "image_missing")
     base = os.path.abspath(root)
     full = os.path.abspath(os.path.join(base, path))
     if not _is_under(full, base):
-        raise ImageError(f"{path}: leads out of its root {root!r} to {full}; paths in rows must stay under the root")
+        reason = f"leads out of its root {root!r} to {full}; paths in rows must stay under the root"
+        raise ImageError(f"{path}: {reason}", "image_outside_root")
     if os.path.islink(full) and not allow_file_symlinks:
         _check_symlink(full, base)
     if not os.path.isfile(full):
         kind = "not a regular file" if os.path.exists(full) else "no such file"
-        raise ImageError(f"{full}: {kind} (image {path!r} under root {root!r})")
+        raise ImageError(f"{full}: {kind} (image {path!r} under root {root!r})", "image_missing")
     return full
 
 
@@ -74,7 +83,8 @@ def _check_symlink(link: str, base: str) -> None:
     """Raise ImageError where a symlink of a file leads out of both `base` and its own folder."""
     target = os.path.realpath(link)
     if not any(_is_under(target, os.path.realpath(home)) for home in (base, os.path.dirname(link))):
-        raise ImageError(f"{link}: a symlink of a single file out of its root {base!r} to {target}; copy the file")
+        reason = f"a symlink of a single file out of its root {base!r} to {target}; copy the file"
+        raise ImageError(f"{link}: {reason}", "image_outside_root")
 
 
 def _is_under(path: str, folder: str) -> bool:
@@ -94,7 +104,7 @@ def open_image(path: str) -> Image.Image:
         raise ImageError(f"{path}: cannot be opened as an image ({reason})") from error
     width, height = image.size
     if not 0 < width * height <= MAX_PIXELS:
-        raise ImageError(f"{path}: {width} x {height} pixels; from 1 to {MAX_PIXELS} are read")
+        raise ImageError(f"{path}: {width} x {height} pixels; from 1 to {MAX_PIXELS} are read", "image_too_large")
     return image
 
 
@@ -110,7 +120,8 @@ def decode_rgb(image: Image.Image) -> Image.Image:
             return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)).convert("RGB")
         return image if image.mode == "RGB" else image.convert("RGB")
     except _DECODE_ERRORS as error:
-        raise ImageError(f"{getattr(image, 'filename', '') or image}: broken image data ({error})") from error
+        name = getattr(image, "filename", "") or image
+        raise ImageError(f"{name}: broken image data ({error})", "image_broken") from error
 
 
 def load_image(path: str) -> Image.Image:

@@ -29,11 +29,18 @@ class Source(NamedTuple):
 
 
 class RecordError(ValueError):
-    """A row that cannot be used; carries `file`, `line` (from 1) and `reason` (names the value and the cure)."""
+    """A row that cannot be used.
 
-    def __init__(self, file: str, line: int, reason: str) -> None:
-        super().__init__(file, line, reason)
-        self.file, self.line, self.reason = str(file), line, reason
+    Attributes:
+        file: as the user named it.
+        line: from 1.
+        reason: names the value and the cure.
+        fault: name of the kind of fault, by which `tools/validate.py` counts.
+    """
+
+    def __init__(self, file: str, line: int, reason: str, fault: str = "unusable_row") -> None:
+        super().__init__(file, line, reason, fault)
+        self.file, self.line, self.reason, self.fault = str(file), line, reason, fault
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.reason}"
@@ -44,10 +51,11 @@ def parse_row(line: bytes, file: str, line_no: int) -> dict[str, Any]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise RecordError(file, line_no, f"not a JSON row: {_json_reason(line, error)}") from error
+        raise RecordError(file, line_no, f"not a JSON row: {_json_reason(line, error)}", "bad_json") from error
     if not isinstance(row, dict):
         kind = type(row).__name__
-        raise RecordError(file, line_no, f"a row is a JSON object {{...}}, this line holds a {kind}: {shown(row)}")
+        reason = f"a row is a JSON object {{...}}, this line holds a {kind}: {shown(row)}"
+        raise RecordError(file, line_no, reason, "bad_json")
     return row
 
 
@@ -75,9 +83,10 @@ def shown(value: object, limit: int = 80) -> str:
 def _text(row: Mapping[str, Any], key: str, where: Source) -> str:
     """The string under `key`; RecordError when it is absent or of another type."""
     if key not in row:
-        raise RecordError(*where, f"field {key!r} is missing; the row has {sorted(row)}")
+        raise RecordError(*where, f"field {key!r} is missing; the row has {sorted(row)}", "missing_field")
     if not isinstance(row[key], str):
-        raise RecordError(*where, f"field {key!r} must be a string, not {type(row[key]).__name__}: {shown(row[key])}")
+        reason = f"field {key!r} must be a string, not {type(row[key]).__name__}: {shown(row[key])}"
+        raise RecordError(*where, reason, "wrong_type")
     return row[key]
 
 
@@ -89,14 +98,15 @@ def _optional_text(row: Mapping[str, Any], key: str, where: Source) -> str | Non
 def _question(row: Mapping[str, Any], where: Source) -> str:
     question = _text(row, "question", where)
     if not question.strip():
-        raise RecordError(*where, f"field 'question' is empty: {question!r}")
+        raise RecordError(*where, f"field 'question' is empty: {question!r}", "empty_question")
     return question
 
 
 def _images(row: Mapping[str, Any], where: Source) -> tuple[tuple[str, ...], ImageForm]:
     """Image paths in order, () for a text-only row, and the form in which the row wrote them."""
     if row.get("video"):
-        raise RecordError(*where, f"video rows are not supported yet: field 'video' is {shown(row['video'])}")
+        reason = f"video rows are not supported yet: field 'video' is {shown(row['video'])}"
+        raise RecordError(*where, reason, "video_row")
     if "image" not in row:
         return (), "absent"
     value = row["image"]
@@ -106,10 +116,11 @@ def _images(row: Mapping[str, Any], where: Source) -> tuple[tuple[str, ...], Ima
         return (value,), "str"
     if not isinstance(value, list):
         problem = f"not {type(value).__name__}: {shown(value)}"
-        raise RecordError(*where, f"field 'image' must be a string, a list of strings or null, {problem}")
+        reason = f"field 'image' must be a string, a list of strings or null, {problem}"
+        raise RecordError(*where, reason, "wrong_type")
     for path in value:
         if not isinstance(path, str) or not path:
-            raise RecordError(*where, f"field 'image' must list non-empty strings, not {shown(path)}")
+            raise RecordError(*where, f"field 'image' must list non-empty strings, not {shown(path)}", "wrong_type")
     return tuple(value), "list"
 
 

@@ -124,9 +124,9 @@ class RowTokenizer:
         ids = [self._encode_text(answer) for answer in answers]
         for answer, tokens in zip(answers, ids, strict=True):
             if not tokens:
-                raise RecordError(*where, f"an answer is empty, nothing to learn from it: {answer!r}")
+                raise RecordError(*where, f"an answer is empty, nothing to learn from it: {answer!r}", "empty_answer")
         if len(ids) > 1 and ids[0] == ids[1]:
-            raise RecordError(*where, f"chosen and rejected are the same: {shown(answers[0])}")
+            raise RecordError(*where, f"chosen and rejected are the same: {shown(answers[0])}", "same_answers")
         return TokenizedRow(tuple(pieces), tuple(tokens + self._end for tokens in ids), self._separator, self.image)
 
     def _special_id(self, token: str) -> int:
@@ -175,6 +175,5 @@ def place_images(question: str, num_images: int, where: Source) -> str:
         return question
     if placed == 0:
         return f"{IMAGE_PLACEHOLDER}\n" * num_images + question
-    raise RecordError(
-        *where, f"{placed} {IMAGE_PLACEHOLDER} in the question for {num_images} images; write one per image, or none"
-    )
+    reason = f"{placed} {IMAGE_PLACEHOLDER} in the question for {num_images} images; write one per image, or none"
+    raise RecordError(*where, reason, "placeholder_mismatch")

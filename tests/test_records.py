@@ -129,7 +129,7 @@ def test_surrogate_pairs_and_line_ends_are_fine():
 
 def test_error_survives_a_worker_process():
     error = pickle.loads(pickle.dumps(RecordError("f", 2, "why")))
-    assert (str(error), error.line) == ("f:2: why", 2)
+    assert (str(error), error.line, error.fault) == ("f:2: why", 2, "unusable_row")
 
 
 def test_shown_is_bounded():
