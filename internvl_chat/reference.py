@@ -25,7 +25,7 @@ from internvl_chat.model import InternVLChatModel
 
 logger = logging.getLogger(__name__)
 
-LAYOUT_VERSION = 1  # of the packed forward; raise it when a change moves log-probs by more than rounding
+LAYOUT_VERSION = 2  # of the packed forward; raise it when a change moves log-probs by more than rounding
 
 
 class Reference(Protocol):
@@ -48,6 +48,7 @@ class FrozenReference:
         model.requires_grad_(False)
         model.eval()
         self.unwrapped = model
+        self.autocast = accelerator.autocast
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.model: Any = prepare_deepspeed(model, accelerator)
         else:
@@ -55,8 +56,9 @@ class FrozenReference:
 
     @torch.no_grad()
     def answer_logps(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Log-probs (A,) of the distinct answers of a packed batch."""
-        return answer_logps(self.model, batch)
+        """Log-probs (A,) of the distinct answers of a packed batch, in the number format of the policy."""
+        with self.autocast():
+            return answer_logps(self.model, batch)
 
     def logps(self, batch: dict[str, Any]) -> PairLogps:
         """Sequence log-probs of both answers of each pair of a packed batch, (B,) each, without a graph."""
