@@ -77,8 +77,8 @@ def shared_prefix_attention(
         raise ValueError(f"{name}: attention {ATTENTION_NAME!r} needs shared_prefix=; use sdpa for unpacked batches")
     dtype = working_dtype(query)
     if not dropout and not varlen_refusal(query.device, dtype):
-        states = (part[0].to(dtype) for part in (query, key, value))
-        return varlen_attention(*states, shared_prefix.varlen, scaling)[None], None
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        return varlen_attention(query[0], key[0], value[0], shared_prefix.varlen, scaling)[None], None
     outputs = [group_attention(query[0], key[0], value[0], part, scaling, dropout) for part in shared_prefix.groups]
     return torch.cat(outputs).index_select(0, shared_prefix.restore)[None], None
 

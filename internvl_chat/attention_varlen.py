@@ -98,12 +98,12 @@ def trial_error(device: torch.device, dtype: torch.dtype) -> str:
     groups, restore = build_groups(TRIAL)
     index = map_tensors(build_varlen(TRIAL), lambda tensor: tensor.to(device))
 
-    def expected(*exact: torch.Tensor) -> torch.Tensor:
-        parts = [group_attention(*exact, map_tensors(group, lambda t: t.to(device)), None, 0.0) for group in groups]
-        return torch.cat(parts)[restore.to(device)]
+    def expected(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        placed = [map_tensors(group, lambda tensor: tensor.to(device)) for group in groups]
+        return torch.cat([group_attention(query, key, value, group, None, 0.0) for group in placed])[restore.to(device)]
 
     try:
-        found = _with_gradients(lambda *half: varlen_attention(*half, index, None), states)
+        found = _with_gradients(lambda query, key, value: varlen_attention(query, key, value, index, None), states)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         return f"the kernel of torch {torch.__version__} does not run: {error}"
     wanted = _with_gradients(expected, [part.float() for part in states])
