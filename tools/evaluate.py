@@ -1,89 +1,59 @@
-"""How well a checkpoint answers, and whether it prefers what it should: a table, and the same as JSON.
+"""How well a checkpoint answers, and whether it prefers what it should: a table, the same as JSON, and a plot.
 
     python tools/evaluate.py --checkpoint work_dirs/mpo --reference ckpt/base --reasoned held_out_en_prompts.jsonl \
         --direct held_out_en_facts.jsonl --pairs held_out_pairs.json --out work_dirs/mpo/evaluation.json
+    python tools/evaluate.py --checkpoint work_dirs/mpo --against ckpt/base --reasoned questions.jsonl \
+        --temperature 1 --samples 8 --greedy
 
 Answers are the most likely ones (greedy) unless `--temperature` and `--samples` ask for sampled ones, judged by the
-checks of the data pipelines. `--reasoned` questions are put in
-the words that ask for step-by-step reasoning (Chinese ones where the file's name has `_zh_`), `--direct` ones as they
-stand. Pairs tell how often the chosen answer is likelier than the rejected one, and, with `--reference`, the reward
-beta * log(policy / reference) of both.
+checks of the data pipelines. `--reasoned` questions are put in the words that ask for step-by-step reasoning (Chinese
+ones where the file's name has `_zh_`), `--direct` ones as they stand, `--vlmeval` ones as VLMEvalKit puts them under
+`--use-mpo-prompt` and the environment's USE_COT. `--probes` ask whether an object is there. Pairs tell how often the
+chosen answer is likelier than the rejected one, and, with `--reference`, the reward beta * log(policy / reference).
+Figures have intervals of 95 %; `--before` or `--against` adds a paired test. A repeat gives the same figures.
+With --out x.json the answers stand in x.answers.jsonl. docs/evaluation.md tells more.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-
-from internvl_chat.dataset import MixtureDataset
-from internvl_chat.forward import PairLogps, answer_logps, pair_logps, use_shared_prefix
-from internvl_chat.jsonl import JsonlFile
-from internvl_chat.model import load_config, load_model, load_tokenizer
-from internvl_chat.packing import collate_packed
-from internvl_chat.records import Prompt, Source, parse_row
-from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, modes_for_dataset, parse_answer
-from tools.reasoning_data_pipeline.engines import (
-    Completion,
-    EngineOptions,
-    Failure,
-    Request,
-    SamplingSettings,
-    open_engine,
+from tools.evaluation.accuracy import summarize
+from tools.evaluation.answering import (
+    AnswerRows,
+    answer_questions,
+    answer_rows,
+    judge,
+    read_answers,
+    write_answers,
 )
-from tools.reasoning_data_pipeline.prompt_files import ImageRoots
-from tools.reasoning_data_pipeline.prompts import VERSIONS, ask, version_for
+from tools.evaluation.comparison import compare
+from tools.evaluation.plots import save_plot
+from tools.evaluation.preference import measure_pairs
+from tools.evaluation.probes import judge_probes, measure_probes
+from tools.evaluation.questions import Question, Words, as_vlmevalkit, direct, read_questions, reasoned
+from tools.evaluation.table import table
+from tools.reasoning_data_pipeline.durable import json_text, write_atomically
+from tools.reasoning_data_pipeline.engines import ENGINES, EngineOptions, SamplingSettings
+from tools.reasoning_data_pipeline.gpu_groups import engine_worker
+from tools.reasoning_data_pipeline.prompts import VERSIONS
+from tools.reasoning_data_pipeline.worker import Worker
 
 
 @dataclass(frozen=True)
-class Question:
-    """A prompt row and how it is put: `text` as asked in prompt `version`, None for a direct question."""
+class Way:
+    """One way of asking: its name in the report, the questions, and whether answers are sampled."""
 
-    prompt: Prompt
-    text: str
-    version: str | None
-    images: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Right answers among `questions`; `format_errors` of the others gave no answer in the form asked for."""
-
-    questions: int
-    correct: int
-    format_errors: int
-
-    @property
-    def percent(self) -> float:
-        """Right answers in percent."""
-        return 100 * self.correct / max(1, self.questions)
-
-
-@dataclass(frozen=True)
-class Preference:
-    """What a model says of `pairs` pairs.
-
-    Attributes:
-        pairs: pairs that could be read.
-        likelier: percent whose chosen answer has the higher log-prob of the two.
-        reward_accuracy: percent whose chosen answer has the higher reward; None without a reference.
-        reward_margin: mean reward of chosen minus rejected; None without a reference.
-    """
-
-    pairs: int
-    likelier: float
-    reward_accuracy: float | None = None
-    reward_margin: float | None = None
+    name: str
+    questions: list[Question]
+    is_sampled: bool
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -93,201 +63,152 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", help="checkpoint that rewards are measured against")
     parser.add_argument("--reasoned", type=Path, nargs="+", default=[], help="prompts to answer step by step")
     parser.add_argument("--direct", type=Path, nargs="+", default=[], help="prompts to answer as they stand")
+    parser.add_argument("--vlmeval", type=Path, nargs="+", default=[], help="prompts to put as VLMEvalKit does")
+    parser.add_argument("--use-mpo-prompt", action="store_true", help="of --vlmeval, as in VLMEvalKit's config")
+    parser.add_argument("--probes", type=Path, nargs="+", default=[], help="yes-or-no questions about objects")
     parser.add_argument("--pairs", type=Path, help="meta.json of preference pairs")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--before", type=Path, help="--out of an earlier evaluation, to compare with")
-    parser.add_argument("--least-lift", type=float, help="exit with 1 unless --reasoned rose by so many points")
+    parser.add_argument("--by", default="task", help="row field to group by, such as metadata.task")
     parser.add_argument("--prompt-version", choices=VERSIONS, default="en", help="how --reasoned questions are put")
     parser.add_argument("--image-root", type=Path, help="folder of the prompts' images; paths may not lead out of it")
-    parser.add_argument("--max-num", type=int, default=12, help="tile limit of a picture")
-    parser.add_argument("--max-new-tokens", type=int, default=1024, help="cut answers here")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 for the most likely answer")
-    parser.add_argument("--samples", type=int, default=1, help="answers to each question, each counted")
-    parser.add_argument("--batch-size", type=int, default=64, help="questions answered at once")
-    parser.add_argument("--engine", default="auto", help="auto, transformers or lmdeploy")
     parser.add_argument("--beta", type=float, default=0.1, help="of the rewards, as in training")
+    _add_answers(parser)
+    _add_results(parser)
     return parser.parse_args(argv)
+
+
+def _add_answers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("answers")
+    group.add_argument("--temperature", type=float, default=0.0, help="0 for the most likely answer")
+    group.add_argument("--samples", type=int, default=1, help="answers to each question: pass@1 and the majority's")
+    group.add_argument("--greedy", action="store_true", help="besides sampled answers also the most likely one")
+    group.add_argument("--seed", type=int, default=0, help="of the sampled answers")
+    group.add_argument("--max-num", type=int, default=12, help="tile limit of a question's pictures together")
+    group.add_argument("--max-new-tokens", type=int, default=1024, help="cut answers here")
+    group.add_argument("--batch-size", type=int, default=64, help="answers made at once")
+    group.add_argument("--engine", choices=ENGINES, default="auto", help="default %(default)s: lmdeploy on a GPU")
+    group.add_argument("--tp", type=int, default=int(os.environ.get("TP") or 1), help="GPUs; default $TP or 1")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("results")
+    group.add_argument("--out", type=Path, help="JSON file to write")
+    group.add_argument("--plot", type=Path, help="picture of the accuracies to write: .png, .pdf or .svg")
+    group.add_argument("--before", type=Path, help="--out of an earlier evaluation, to compare with")
+    group.add_argument("--against", help="checkpoint to evaluate on the same first, and to compare with")
+    group.add_argument("--least-lift", type=float, help="exit with 1 unless --reasoned rose by so many points")
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure all that `args` (of `parse_arguments`) asks for; write and return it as JSON values.
 
     Raises:
-        ValueError: nothing to measure, or an unusable row or meta.json.
+        ValueError: nothing to measure, settings that do not go together, an unusable meta.json, or other questions
+            than before.
+        RecordError: an unusable row.
         FileNotFoundError: a checkpoint, a prompt file or a picture is not there.
     """
-    if not (args.reasoned or args.direct or args.pairs):
-        raise ValueError(f"nothing to measure of {args.checkpoint}: give --reasoned, --direct or --pairs")
-    report: dict[str, Any] = {"checkpoint": args.checkpoint}
-    for way, files in (("reasoned", args.reasoned), ("direct", args.direct)):
-        if files:
-            version = args.prompt_version if way == "reasoned" else None
-            once = [question for file in files for question in read_questions(file, version, args.image_root)]
-            questions = [question for question in once for _ in range(args.samples)]
-            answers = answer_questions(questions, args, way)
-            report[way] = summarize(judge(questions, answers))
-    if args.pairs:
-        report["pairs"] = asdict(measure_pairs(args))
-    if args.before:
-        report["before"] = json.loads(args.before.read_text(encoding="utf-8"))
+    check_arguments(args)
+    before = earlier(args)
+    report, answers = measure(args, args.checkpoint)
+    if before is not None:
+        report["before"], answers_before = before
+        report["comparison"] = compare(answers_before, answers)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_answers(answers_path(args.out), answers)
+        write_atomically(args.out, [json_text(report)])
+    if args.plot:
+        save_plot(report, args.plot)
     return report
 
 
-def read_questions(file: Path, version: str | None, image_root: Path | None) -> Iterator[Question]:
-    """The rows of a prompt file, put in a prompt version.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        RecordError: a row is not usable; an evaluation leaves none out.
-    """
-    rows, images = JsonlFile(file), ImageRoots(file.parent, image_root)
-    version = version and version_for(version, file.name)
-    for line, line_no in (rows[index] for index in range(len(rows))):
-        where = Source(str(file), line_no)
-        prompt = Prompt.from_row(parse_row(line, *where), where)
-        text = ask(prompt.question, len(prompt.image), version=version, where=where)
-        yield Question(prompt, text, version, images.resolve(prompt.image, where))
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for values that do not go together."""
+    if not (args.reasoned or args.direct or args.vlmeval or args.probes or args.pairs):
+        raise ValueError(f"nothing to measure of {args.checkpoint}: give --reasoned, --direct, --probes or --pairs")
+    if args.samples < 1 or (args.samples > 1 and args.temperature == 0):
+        raise ValueError(f"--samples {args.samples} needs --temperature above 0: the most likely answer is one")
+    if args.against and args.before:
+        raise ValueError("--before and --against are two things to compare with: give one")
 
 
-def answer_questions(questions: Sequence[Question], args: argparse.Namespace, way: str) -> list[str]:
-    """The model's answer to each question: the most likely one, or at a temperature above 0 a sampled one.
-
-    Raises:
-        ValueError: the engine could not answer one; an evaluation leaves none out.
-    """
-    settings = SamplingSettings(temperature=args.temperature, max_new_tokens=args.max_new_tokens)
-    engine = open_engine(args.engine, EngineOptions(args.checkpoint, settings, max_rows=args.batch_size, num_workers=2))
-    requests = (
-        Request(str(index), question.text, {0: index}, question.images, args.max_num)
-        for index, question in enumerate(questions)
-    )
-    answers: dict[int, str] = {}
-    try:
-        for result in tqdm(engine.generate(requests), desc=f"{way} answers", total=len(questions)):
-            if isinstance(result, Failure):
-                raise ValueError(f"question {questions[int(result.key)].text!r} has no answer: {result.reason}")
-            answers[int(result.key)] = _text(result)
-    finally:
-        engine.close()
-    return [answers[index] for index in range(len(questions))]
+def earlier(args: argparse.Namespace) -> tuple[dict[str, Any], AnswerRows] | None:
+    """Report and answers to compare with: of --before, or of --against, which is evaluated now."""
+    if args.against:
+        return measure(args, args.against)
+    if args.before:
+        return json.loads(args.before.read_text(encoding="utf-8")), read_answers(answers_path(args.before))
+    return None
 
 
-def _text(completion: Completion) -> str:
-    return completion.text.strip()
+def answers_path(out: Path) -> Path:
+    """Where the answers of an evaluation stand: x.answers.jsonl beside x.json."""
+    return out.with_suffix(".answers.jsonl")
 
 
-def judge(questions: Sequence[Question], answers: Iterable[str]) -> Iterator[tuple[Question, Outcome]]:
-    """Each question with the outcome of its answer."""
-    with AnswerChecker() as checker:
-        for question, answer in zip(questions, answers, strict=True):
-            final = answer if question.version is None else parse_answer(answer, question.version)
-            modes = modes_for_dataset(str(question.prompt.extra.get("dataset", "")))
-            yield question, checker.check(final, question.prompt.answer, modes).outcome
+def measure(args: argparse.Namespace, checkpoint: str) -> tuple[dict[str, Any], AnswerRows]:
+    """The figures of one checkpoint as JSON values, and its answers."""
+    report: dict[str, Any] = {"checkpoint": checkpoint, "settings": settings(args)}
+    rows: AnswerRows = {}
+    ways = plan(args)
+    for is_sampled in (True, False):
+        asked = [way for way in ways if way.is_sampled == is_sampled and way.questions]
+        for way, responses in zip(asked, answer_ways(asked, args, checkpoint), strict=True):
+            if way.name == "probes":
+                answered = judge_probes(way.questions, responses)
+                report[way.name] = measure_probes(answered)
+            else:
+                answered = list(judge(way.questions, responses))
+                report[way.name] = summarize(answered, args.by)
+            rows[way.name] = answer_rows(way.name, answered)
+    if args.pairs:
+        sizes = {"batch_size": args.batch_size, "max_tiles": args.max_num}
+        report["pairs"] = measure_pairs(checkpoint, args.reference, args.pairs, beta=args.beta, **sizes)
+    return report, rows
 
 
-def summarize(judged: Iterable[tuple[Question, Outcome]]) -> dict[str, Any]:
-    """Accuracy of all questions and, where rows name their `task`, by task."""
-    groups: dict[str, list[Outcome]] = defaultdict(list)
-    for question, outcome in judged:
-        groups["all"].append(outcome)
-        if "task" in question.prompt.extra:
-            groups[str(question.prompt.extra["task"])].append(outcome)
-    measured = {name: _accuracy(outcomes) for name, outcomes in groups.items()}
-    return {name: {"percent": round(found.percent, 2), **asdict(found)} for name, found in measured.items()}
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """How answers were made, for the report."""
+    names = ("temperature", "samples", "seed", "max_num", "max_new_tokens", "engine", "prompt_version", "beta")
+    return {name: getattr(args, name) for name in names} | {"use_cot": uses_cot()}
 
 
-def _accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
-    return Accuracy(len(outcomes), outcomes.count(Outcome.CORRECT), outcomes.count(Outcome.FORMAT_ERROR))
+def uses_cot() -> bool:
+    """Whether the environment has VLMEvalKit's USE_COT=1."""
+    return os.environ.get("USE_COT") == "1"
 
 
-def measure_pairs(args: argparse.Namespace) -> Preference:
-    """Log-probs of the pairs of `args.pairs` by the checkpoint, and rewards against the reference.
-
-    Raises:
-        ValueError: no pair of the mixture could be read.
-    """
-    batches = pair_batches(args.checkpoint, args.pairs, args.batch_size, args.max_num)
-    if not batches:
-        raise ValueError(f"{args.pairs}: no pair could be read from it")
-    policy = log_probs(args.checkpoint, batches, "pairs")
-    gaps = policy.chosen - _rejected(policy)
-    likelier = _percent(gaps > 0)
-    if args.reference is None:
-        return Preference(len(gaps), likelier)
-    reference = log_probs(args.reference, batches, "pairs, reference")
-    margins = args.beta * (gaps - (reference.chosen - _rejected(reference)))
-    return Preference(len(gaps), likelier, _percent(margins > 0), round(margins.mean().item(), 4))
+def plan(args: argparse.Namespace) -> list[Way]:
+    """What is asked, and in which ways; probes always greedily, as POPE is."""
+    words: dict[str, Words] = {
+        "reasoned": reasoned(args.prompt_version),
+        "direct": direct,
+        "vlmeval": as_vlmevalkit(use_mpo_prompt=args.use_mpo_prompt, use_cot=uses_cot()),
+        "probes": direct,
+    }
+    ways = []
+    for name, put in words.items():
+        questions = list(read_questions(getattr(args, name), put, args.image_root))
+        ways.append(Way(name, questions, name != "probes" and args.temperature > 0))
+        if ways[-1].is_sampled and args.greedy:
+            ways.append(Way(f"{name}_greedy", questions, False))
+    return ways
 
 
-def pair_batches(checkpoint: str, meta: Path, batch_size: int, max_tiles: int) -> list[dict[str, Any]]:
-    """The pairs of a mixture as packed batches, by the checkpoint's own tokenizer, template and tiling.
-
-    Raises:
-        ValueError: the checkpoint names no chat template, or meta.json is not usable.
-    """
-    config = load_config(checkpoint)
-    if config.template is None:
-        raise ValueError(f"{checkpoint}: config.json has template {config.template!r}: it must name the chat template")
-    dataset = MixtureDataset(
-        meta,
-        load_tokenizer(checkpoint),
-        template=config.template,
-        num_image_token=config.num_image_token,
-        image_size=config.force_image_size or config.vision_config.image_size,
-        max_dynamic_patch=max_tiles,
-        dynamic_image_size=config.dynamic_image_size,
-        use_thumbnail=config.use_thumbnail,
-        pad2square=config.pad2square,
-    )
-    collate = partial(collate_packed, pad_id=0)
-    return [batch for batch in DataLoader(dataset, batch_size, collate_fn=collate) if "packed" in batch]
+def answer_ways(ways: Sequence[Way], args: argparse.Namespace, checkpoint: str) -> list[list[list[str]]]:
+    """Responses to the questions of ways that share their sampling: per way, per question; the engine opens once."""
+    if not ways:
+        return []
+    is_sampled = ways[0].is_sampled
+    drawn = SamplingSettings(args.temperature if is_sampled else 0.0, max_new_tokens=args.max_new_tokens)
+    options = EngineOptions(checkpoint, drawn, max_rows=args.batch_size, tp=args.tp, num_workers=2)
+    questions = [one for way in ways for one in way.questions]
+    samples = args.samples if is_sampled else 1
+    how = {"samples": samples, "seed": args.seed, "max_tiles": args.max_num}
+    responses = iter(answer_questions(questions, args.engine, options, **how))
+    return [[next(responses) for _ in way.questions] for way in ways]
 
 
-@torch.inference_mode()
-def log_probs(checkpoint: str, batches: Sequence[dict[str, Any]], title: str) -> PairLogps:
-    """Log-probs of all pairs, each field (B,) over all batches."""
-    model = load_model(checkpoint, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    use_shared_prefix(model)
-    parts = []
-    for batch in tqdm(batches, desc=title):
-        moved = {name: value.to(model.device) if hasattr(value, "to") else value for name, value in batch.items()}
-        parts.append(pair_logps(answer_logps(model, moved), moved["packed"]))
-    names = ("chosen", "rejected", "chosen_lengths", "rejected_lengths")
-    return PairLogps(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
-
-
-def _rejected(logps: PairLogps) -> torch.Tensor:
-    assert logps.rejected is not None, f"pairs were read with rejected answers, got {logps}"
-    return logps.rejected
-
-
-def _percent(flags: torch.Tensor) -> float:
-    return round(100 * flags.double().mean().item(), 2)
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report as lines of text, each figure behind what it was before, if that is known."""
-    before = report.get("before", {})
-    lines = [" -> ".join(found["checkpoint"] for found in (before, report) if found)]
-    for way in ("reasoned", "direct"):
-        for name, found in report.get(way, {}).items():
-            shown = _shown(before.get(way, {}).get(name, {}).get("percent"), found["percent"])
-            lines.append(f"  {f'{way}, {name}':<20} {shown} %   {found['correct']} of {found['questions']} right")
-    for name, value in report.get("pairs", {}).items():
-        if value is not None:
-            lines.append(f"  {f'pairs, {name}':<20} {_shown(before.get('pairs', {}).get(name), value)}")
-    return "\n".join(lines)
-
-
-def _shown(before: float | None, now: float) -> str:
-    return f"{now:8.2f}" if before is None else f"{before:8.2f} -> {now:.2f} ({now - before:+.2f})"
-
-
-def lift(report: dict[str, Any]) -> float:
+def lift(report: Mapping[str, Any]) -> float:
     """Points of accuracy by which step-by-step answers rose.
 
     Raises:
@@ -301,6 +222,9 @@ def lift(report: dict[str, Any]) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status says whether --least-lift was reached."""
     args = parse_arguments(argv)
+    worker = engine_worker(Worker.from_environment(), args.tp)
+    if worker is None or worker.rank:
+        return 0  # one engine answers all, on the GPUs of the first --tp tasks
     report = evaluate(args)
     print(table(report))
     if args.least_lift is None or lift(report) >= args.least_lift:

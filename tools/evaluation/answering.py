@@ -1,0 +1,170 @@
+"""From questions to judged answers: an engine answers, the checks of the data pipelines judge, the answers vote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from internvl_chat.jsonl import JsonlFile
+from internvl_chat.records import parse_row
+from tools.evaluation.questions import Question
+from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, Verdict, parse_answer
+from tools.reasoning_data_pipeline.durable import json_line, write_atomically
+from tools.reasoning_data_pipeline.engines import EngineOptions, Failure, Request, open_engine
+from tools.reasoning_data_pipeline.store import sample_seed
+
+AnswerRows = dict[str, dict[str, dict[str, Any]]]
+"""Way of asking -> key of the question -> its row, see `answer_rows`."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What most of the answers to a question say.
+
+    Attributes:
+        text: the answer; None where no response gave one.
+        outcome: whether it is right; an undecided answer is not.
+        votes: responses that gave it.
+        is_tie: whether another answer had as many.
+    """
+
+    text: str | None
+    outcome: Outcome
+    votes: int
+    is_tie: bool
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question with its responses and what they are worth.
+
+    Attributes:
+        question: as asked.
+        responses: N >= 1 texts.
+        outcomes: one per response.
+        majority: their vote.
+    """
+
+    question: Question
+    responses: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    majority: Vote
+
+    @property
+    def share(self) -> float:
+        """Share of the responses that are right, 0 to 1."""
+        return self.outcomes.count(Outcome.CORRECT) / len(self.outcomes)
+
+
+def answer_questions(
+    questions: Sequence[Question], engine: str, options: EngineOptions, *, samples: int, seed: int, max_tiles: int
+) -> list[list[str]]:
+    """`samples` responses to each question, in its order.
+
+    Args:
+        questions: to be answered.
+        engine: one of `engines.ENGINES`.
+        options: checkpoint and how tokens are drawn.
+        samples: responses per question, >= 1.
+        seed: with a question's key and the sample's index it decides a sample, whatever the checkpoint.
+        max_tiles: tile limit of the pictures of a question together.
+
+    Raises:
+        ValueError: the engine could not answer one; an evaluation leaves none out.
+    """
+    requests = (
+        Request(
+            str(index),
+            question.text,
+            {sample: sample_seed(seed, question.key, sample) for sample in range(samples)},
+            question.images,
+            max(1, max_tiles // max(1, len(question.images))),
+        )
+        for index, question in enumerate(questions)
+    )
+    answers = [[""] * samples for _ in questions]
+    opened = open_engine(engine, options)
+    try:
+        for result in tqdm(opened.generate(requests), desc="answers", total=len(questions) * samples):
+            if isinstance(result, Failure):
+                raise ValueError(f"question {questions[int(result.key)].text!r} has no answer: {result.reason}")
+            answers[int(result.key)][result.sample] = result.text.strip()
+    finally:
+        opened.close()
+    return answers
+
+
+def judge(questions: Sequence[Question], responses: Iterable[Sequence[str]]) -> Iterator[Answered]:
+    """Each question with its responses, judged."""
+    with AnswerChecker() as checker:
+        for question, texts in zip(questions, responses, strict=True):
+            verdicts = [_judge(checker, question, text) for text in texts]
+            outcomes = tuple(verdict.outcome for verdict in verdicts)
+            yield Answered(question, tuple(texts), outcomes, vote(checker, question, verdicts))
+
+
+def _judge(checker: AnswerChecker, question: Question, response: str) -> Verdict:
+    final = response if question.version is None else parse_answer(response, question.version)
+    return checker.check(final, question.gold, question.modes)
+
+
+def vote(checker: AnswerChecker, question: Question, verdicts: Sequence[Verdict]) -> Vote:
+    """The answer that most responses give.
+
+    Answers that the checks find equal (0.5 and 1/2, B and (b)) vote together, responses without an answer do not vote.
+    Of answers with as many votes the one sampled first wins: samples are drawn independently, so that is a fair coin,
+    and the same in every repeat.
+    """
+    classes: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.predicted is not None:
+            same = next((text for text in classes if _agree(checker, verdict.predicted, text, question.modes)), None)
+            classes.setdefault(verdict.predicted if same is None else same, []).append(verdict)
+    if not classes:
+        return Vote(None, Outcome.FORMAT_ERROR, 0, False)
+    sizes = [len(members) for members in classes.values()]
+    text, members = max(classes.items(), key=lambda item: len(item[1]))  # the first of the largest
+    return Vote(text, members[0].outcome, len(members), sizes.count(len(members)) > 1)
+
+
+def _agree(checker: AnswerChecker, one: str, other: str, modes: tuple[str, ...]) -> bool:
+    return one == other or checker.check(one, other, modes).outcome is Outcome.CORRECT
+
+
+def answer_rows(way: str, answered: Iterable[Answered]) -> dict[str, dict[str, Any]]:
+    """Key -> everything about one question, as JSON values."""
+    return {one.question.key: _row(way, one) for one in answered}
+
+
+def _row(way: str, answered: Answered) -> dict[str, Any]:
+    question, majority = answered.question, answered.majority
+    return {
+        "way": way,
+        "key": question.key,
+        "images": question.images,
+        "question": question.text,
+        "answer": question.prompt.answer,
+        "responses": answered.responses,
+        "outcomes": answered.outcomes,
+        "majority": {"text": majority.text, "outcome": majority.outcome, "tie": majority.is_tie},
+    }
+
+
+def write_answers(path: Path, answers: AnswerRows) -> None:
+    """Write the rows of all ways, one JSON line each."""
+    write_atomically(path, (json_line(row) for rows in answers.values() for row in rows.values()))
+
+
+def read_answers(path: Path) -> AnswerRows:
+    """What `write_answers` wrote; {} where there is no such file."""
+    found: AnswerRows = {}
+    if path.is_file():
+        lines = JsonlFile(path)
+        for line, line_no in (lines[index] for index in range(len(lines))):
+            row = parse_row(line, str(path), line_no)
+            found.setdefault(row["way"], {})[row["key"]] = row
+    return found

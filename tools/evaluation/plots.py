@@ -1,0 +1,69 @@
+"""An evaluation as a picture: accuracies with their intervals, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tools.evaluation.table import answered_ways
+
+HEIGHT = 0.38  # of a bar; two fit a line
+
+
+class Line(NamedTuple):
+    """One accuracy: its title, what was measured, and what was before, {} where that is unknown."""
+
+    title: str
+    after: Mapping[str, Any]
+    before: Mapping[str, Any]
+
+
+def plot_accuracies(report: Mapping[str, Any]) -> Figure:
+    """Bars of all accuracies of a report of `evaluate`, with intervals of 95 %; what was before beside them."""
+    before = report.get("before", {})
+    ways = [*answered_ways(report), ("probes", report.get("probes", {}))]
+    lines = [
+        Line(f"{way}, {name}", found, before.get(way, {}).get(name, {}))
+        for way, groups in ways
+        for name, found in groups.items()
+    ]
+    places = range(len(lines) - 1, -1, -1)  # the first on top
+    placed = list(zip(places, lines, strict=True))
+    figure = Figure(figsize=(8, 1.2 + 0.5 * len(lines)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    draw_bars(axes, "before", "tab:grey", [(at + HEIGHT / 2, one.before) for at, one in placed])
+    draw_bars(axes, "after", "tab:blue", [(at - HEIGHT / 2, one.after) for at, one in placed])
+    axes.set_yticks(places, [line.title for line in lines])
+    axes.set_xlabel("right answers, %")
+    axes.grid(axis="x", alpha=0.3)
+    if before:
+        axes.legend()
+    return figure
+
+
+def draw_bars(axes: Axes, label: str, colour: str, bars: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
+    """Draw the accuracies that are known, each at its height."""
+    known = [(at, found) for at, found in bars if found]
+    if known:
+        values, bounds = [found["percent"] for _, found in known], [_bounds(found) for _, found in known]
+        heights = [at for at, _ in known]
+        axes.barh(heights, values, HEIGHT, xerr=np.transpose(bounds), capsize=3, color=colour, label=label)
+
+
+def _bounds(found: Mapping[str, Any]) -> tuple[float, float]:
+    """Lengths of the error bar to the left and to the right; reports of older versions have none."""
+    low, high = found.get("interval", (found["percent"], found["percent"]))
+    return max(0.0, found["percent"] - low), max(0.0, high - found["percent"])
+
+
+def save_plot(report: Mapping[str, Any], path: Path) -> None:
+    """Write `plot_accuracies` as .png, .pdf or .svg."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot_accuracies(report).savefig(path, dpi=120)

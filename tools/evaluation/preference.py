@@ -1,0 +1,103 @@
+"""Does a model prefer what it should? Log-probs and rewards of held-out pairs, nothing is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from internvl_chat.dataset import MixtureDataset
+from internvl_chat.forward import PairLogps, answer_logps, pair_logps, use_shared_prefix
+from internvl_chat.model import load_config, load_model, load_tokenizer
+from internvl_chat.packing import collate_packed
+from tools.evaluation.accuracy import percent, percents
+from tools.evaluation.statistics import mean_interval, wilson
+
+
+def measure_pairs(
+    checkpoint: str, reference: str | None, meta: Path, *, beta: float, batch_size: int, max_tiles: int
+) -> dict[str, Any]:
+    """What a checkpoint says of the pairs of a mixture, as JSON values.
+
+    Args:
+        checkpoint: folder or hub name.
+        reference: that rewards beta * log(policy / reference) are measured against; None for no rewards.
+        meta: meta.json of the pairs.
+        beta: of the rewards, > 0.
+        batch_size: pairs at once.
+        max_tiles: tile limit of a pair's pictures.
+
+    Returns:
+        `pairs` that could be read; percent of them whose chosen answer is `likelier` than the rejected one; with a
+        reference `reward_accuracy`, percent whose chosen answer has the higher reward, and `reward_margin`, the mean
+        of chosen minus rejected. Each figure has its interval under <name>_interval.
+
+    Raises:
+        ValueError: no pair of the mixture could be read.
+    """
+    batches = pair_batches(checkpoint, meta, batch_size, max_tiles)
+    if not batches:
+        raise ValueError(f"{meta}: no pair could be read from it")
+    gaps = _gaps(log_probs(checkpoint, batches, "pairs"))
+    found: dict[str, Any] = {"pairs": len(gaps), **_share("likelier", gaps)}
+    if reference is not None:
+        margins = beta * (gaps - _gaps(log_probs(reference, batches, "pairs, reference")))
+        found |= _share("reward_accuracy", margins)
+        found["reward_margin"] = round(margins.mean().item(), 4)
+        found["reward_margin_interval"] = [round(bound, 4) for bound in mean_interval(margins.tolist())]
+    return found
+
+
+def pair_batches(checkpoint: str, meta: Path, batch_size: int, max_tiles: int) -> list[dict[str, Any]]:
+    """The pairs of a mixture as packed batches, by the checkpoint's own tokenizer, template and tiling.
+
+    Raises:
+        ValueError: the checkpoint names no chat template, or meta.json is not usable.
+    """
+    config = load_config(checkpoint)
+    if config.template is None:
+        raise ValueError(f"{checkpoint}: config.json has template {config.template!r}: it must name the chat template")
+    dataset = MixtureDataset(
+        meta,
+        load_tokenizer(checkpoint),
+        template=config.template,
+        num_image_token=config.num_image_token,
+        image_size=config.force_image_size or config.vision_config.image_size,
+        max_dynamic_patch=max_tiles,
+        dynamic_image_size=config.dynamic_image_size,
+        use_thumbnail=config.use_thumbnail,
+        pad2square=config.pad2square,
+    )
+    collate = partial(collate_packed, pad_id=0)
+    return [batch for batch in DataLoader(dataset, batch_size, collate_fn=collate) if "packed" in batch]
+
+
+@torch.inference_mode()
+def log_probs(checkpoint: str, batches: Sequence[dict[str, Any]], title: str) -> PairLogps:
+    """Log-probs of all pairs, each field (B,) over all batches."""
+    model = load_model(checkpoint, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    use_shared_prefix(model)
+    parts = []
+    for batch in tqdm(batches, desc=title):
+        moved = {name: value.to(model.device) if hasattr(value, "to") else value for name, value in batch.items()}
+        parts.append(pair_logps(answer_logps(model, moved), moved["packed"]))
+    names = ("chosen", "rejected", "chosen_lengths", "rejected_lengths")
+    return PairLogps(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
+
+
+def _gaps(logps: PairLogps) -> torch.Tensor:
+    """(B,) log-prob of chosen minus rejected, float64."""
+    assert logps.rejected is not None, f"pairs were read with rejected answers, got {logps}"
+    return logps.chosen.double() - logps.rejected.double()
+
+
+def _share(name: str, values: torch.Tensor) -> dict[str, Any]:
+    """Percent of values above 0, and its interval."""
+    above = int((values > 0).sum())
+    return {name: percent(above / len(values)), f"{name}_interval": percents(wilson(above, len(values)))}

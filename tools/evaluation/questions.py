@@ -1,0 +1,169 @@
+"""Questions of an evaluation: prompt rows, open or multiple choice, in the words in which they are put.
+
+A row is {"image", "question", "answer"}. Options stand in the question, or in the row: `choices` or `options` (a list,
+as in MathVista) or one field per letter (`A`, `B`, .., as in VLMEvalKit). The right answer is an option's letter or
+its text; either is right in a model's answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import xxhash
+
+from internvl_chat.jsonl import JsonlFile
+from internvl_chat.records import Prompt, RecordError, Source, parse_row, shown
+from tools.evaluation.vlmevalkit import wording
+from tools.reasoning_data_pipeline.answers import accepted_texts, modes_for_dataset
+from tools.reasoning_data_pipeline.prompt_files import ImageRoots
+from tools.reasoning_data_pipeline.prompts import ask, split_placeholders, version_for
+
+OPTIONS_MARK = "Choices:"  # a question with this line, such as MathVista's `query`, has its options in its text
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt row and how it is put.
+
+    Attributes:
+        key: names it in results; the same for the same row in the same words.
+        prompt: the row.
+        text: as asked.
+        version: prompt version by which the answer is found in a response; None where the response is the answer.
+        images: paths.
+        gold: what is right, in a form that `AnswerChecker` takes.
+        modes: the checks of its data set.
+    """
+
+    key: str
+    prompt: Prompt
+    text: str
+    version: str | None
+    images: tuple[str, ...]
+    gold: Any
+    modes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt row before it is put in words: `body` has its options."""
+
+    prompt: Prompt
+    body: str
+    options: tuple[str, ...]
+    where: Source
+    file: Path
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set: the row's own, else that of its file."""
+        return str(self.prompt.extra.get("dataset") or self.file.stem)
+
+
+Words = Callable[[Row], tuple[str, str | None]]
+"""Puts a row: the text asked, and the version by which the answer is found."""
+
+
+def reasoned(version: str) -> Words:
+    """Step by step, in the words of a prompt version; Chinese ones where the file's name has `_zh_`."""
+
+    def put(row: Row) -> tuple[str, str | None]:
+        chosen = version_for(version, row.file.name)
+        return ask(row.body, len(row.prompt.image), version=chosen, where=row.where), chosen
+
+    return put
+
+
+def direct(row: Row) -> tuple[str, str | None]:
+    """As it stands."""
+    return ask(row.body, len(row.prompt.image), version=None, where=row.where), None
+
+
+def as_vlmevalkit(*, use_mpo_prompt: bool, use_cot: bool) -> Words:
+    """As VLMEvalKit's InternVL wrapper puts it, see `vlmevalkit`."""
+
+    def put(row: Row) -> tuple[str, str | None]:
+        words = wording(
+            row.body, row.dataset, is_choice=bool(row.options), use_mpo_prompt=use_mpo_prompt, use_cot=use_cot
+        )
+        images = len(row.prompt.image)
+        return ask(row.body + words.suffix, images, version=words.ask_as, where=row.where), words.parse_as
+
+    return put
+
+
+def read_questions(files: Iterable[Path], words: Words, image_root: Path | None = None) -> Iterator[Question]:
+    """The rows of prompt files, put in words.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        RecordError: a row is not usable; an evaluation leaves none out.
+    """
+    seen = Counter[str]()
+    for row in chain.from_iterable(map(read_rows, files)):
+        images = ImageRoots(row.file.parent, image_root)
+        text, version = words(row)
+        name = xxhash.xxh3_64_hexdigest(f"{text}\0{row.prompt.image}\0{row.prompt.answer!r}".encode())
+        seen[name] += 1  # the same question twice is two questions
+        yield Question(
+            key=f"{name}-{seen[name]}" if seen[name] > 1 else name,
+            prompt=row.prompt,
+            text=text,
+            version=version,
+            images=images.resolve(row.prompt.image, row.where),
+            gold=right_answers(row.prompt, row.options, row.where),
+            modes=modes_for_dataset(row.dataset),
+        )
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """The rows of a prompt file with their options."""
+    lines = JsonlFile(file)
+    for line, line_no in (lines[index] for index in range(len(lines))):
+        where = Source(str(file), line_no)
+        prompt = Prompt.from_row(parse_row(line, *where), where)
+        split_placeholders(prompt.question, len(prompt.image), where)  # refuses a wrong number of them
+        options = read_options(prompt, where)
+        listed = "".join(f"\n{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+        body = prompt.question if OPTIONS_MARK in prompt.question else prompt.question + listed
+        yield Row(prompt, body, options, where, file)
+
+
+def read_options(prompt: Prompt, where: Source) -> tuple[str, ...]:
+    """The options of a row in the order of their letters; () for an open question.
+
+    Raises:
+        RecordError: they are no list of up to 26 values.
+    """
+    found = prompt.extra.get("choices") or prompt.extra.get("options")
+    if found is None or found == []:
+        columns = [prompt.extra.get(letter) for letter in ascii_uppercase]
+        return tuple(str(option) for option in columns[: columns.index(None)])
+    if not isinstance(found, list) or len(found) > len(ascii_uppercase):
+        raise RecordError(*where, f"choices must be a list of at most 26 options, not {shown(found)}")
+    return tuple(str(option) for option in found)
+
+
+def right_answers(prompt: Prompt, options: tuple[str, ...], where: Source) -> Any:
+    """What is right: the row's answer, for an option both its letter and its text.
+
+    A text that reads like a letter of the options is left out: "B" is the second option, whatever it says.
+
+    Raises:
+        RecordError: the answer is none of the options.
+    """
+    if not options:
+        return prompt.answer
+    letters = ascii_uppercase[: len(options)]
+    for answer in accepted_texts(prompt.answer):
+        if answer in options or answer in letters:
+            index = options.index(answer) if answer in options else letters.index(answer)
+            text = options[index]
+            return [letters[index]] if text.strip().upper() in letters else [letters[index], text]
+    raise RecordError(*where, f"answer {shown(prompt.answer)} is no option: neither of {options} nor of {letters}")

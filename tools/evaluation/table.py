@@ -1,0 +1,72 @@
+"""An evaluation as lines of text: every figure with its interval, behind what it was before where that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tools.evaluation.comparison import verdict
+
+WAYS = ("reasoned", "direct", "vlmeval")
+PAIR_FIGURES = ("likelier", "reward_accuracy", "reward_margin")
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The report of `evaluate` as text."""
+    before = report.get("before", {})
+    lines = [" -> ".join(found["checkpoint"] for found in (before, report) if found)]
+    for way, groups in answered_ways(report):
+        for name, found in groups.items():
+            earlier = before.get(way, {}).get(name, {})
+            lines += _accuracy_lines(f"{way}, {name}", found, earlier)
+    for name, found in report.get("probes", {}).items():
+        lines += _probe_lines(f"probes, {name}", found, before.get("probes", {}).get(name, {}))
+    pairs = report.get("pairs", {})
+    lines += [_line(f"pairs, {name}", pairs, before.get("pairs", {}), name) for name in PAIR_FIGURES if name in pairs]
+    return "\n".join(lines + list(verdicts(report)))
+
+
+def answered_ways(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The ways of asking that a report has, with their groups."""
+    for way in WAYS:
+        for name in (way, f"{way}_greedy"):
+            if name in report:
+                yield name, report[name]
+
+
+def verdicts(report: Mapping[str, Any]) -> Iterator[str]:
+    """The paired comparisons of a report in a sentence each."""
+    for way, found in report.get("comparison", {}).items():
+        yield verdict(way, found)
+        if "majority" in found:
+            yield verdict(f"{way}, majority", found["majority"])
+
+
+def _accuracy_lines(title: str, found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    more = f"   {found['correct']} of {found['answers']} right"
+    for name in ("format_errors", "undecided"):
+        more += f", {found[name]} {name.replace('_', ' ')}" if found[name] else ""
+    lines = [_line(title, found, before, "percent", " %") + more]
+    if "majority" in found:
+        voted = found["majority"]
+        of = f"majority of {found['answers'] // found['questions']}"
+        shown = _line(f"  {of}", voted, before.get("majority", {}), "percent", " %")
+        lines.append(f"{shown}   {voted['correct']} of {found['questions']} right, {voted['ties']} ties")
+    return lines
+
+
+def _probe_lines(title: str, found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    rates = ", ".join(f"{name} {found[name]:.2f} %" for name in ("precision", "recall", "yes_rate"))
+    return [
+        _line(title, found, before, "percent", " %")
+        + f"   {found['correct']} of {found['questions']} right, {found['unclear']} unclear",
+        _line("  F1", found, before, "f1", " %") + f"   {rates}",
+    ]
+
+
+def _line(title: str, found: Mapping[str, Any], before: Mapping[str, Any], name: str, unit: str = "") -> str:
+    """Title, what was before, the figure, and its interval."""
+    now, earlier = found[name], before.get(name)
+    shown = f"{now:8.2f}" if earlier is None else f"{earlier:8.2f} -> {now:.2f} ({now - earlier:+.2f})"
+    interval = found.get("interval" if name == "percent" else f"{name}_interval")
+    return f"  {title:<24} {shown}{unit}" + (f"  [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
