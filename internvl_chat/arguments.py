@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from internvl_chat.images import Tiling
 from internvl_chat.losses import LossMixture, parse_loss_type
+from internvl_chat.model import InternVLChatConfig
 from internvl_chat.model.constants import NORMALIZATIONS
 
 logger = logging.getLogger(__name__)
@@ -93,6 +95,28 @@ class DataArguments:
             raise ValueError(f"--normalize_type {self.normalize_type} is unknown: take one of {sorted(NORMALIZATIONS)}")
         if self.use_data_resampling:
             logger.warning("--use_data_resampling has no effect: the mixture follows repeat_time of %s", self.meta_path)
+
+    def configure(self, config: InternVLChatConfig) -> None:
+        """Write what these flags say about pictures and template into a checkpoint's configuration."""
+        config.template = self.conv_style
+        config.downsample_ratio = self.down_sample_ratio
+        config.force_image_size = self.force_image_size
+        config.dynamic_image_size = self.dynamic_image_size
+        config.use_thumbnail = self.use_thumbnail
+        config.pad2square = self.pad2square
+        config.min_dynamic_patch = self.min_dynamic_patch
+        config.max_dynamic_patch = self.max_dynamic_patch
+
+    def tiling(self) -> Tiling:
+        """How pictures become tiles."""
+        return Tiling(
+            image_size=self.force_image_size,
+            min_num=self.min_dynamic_patch,
+            max_num=self.max_dynamic_patch,
+            dynamic=self.dynamic_image_size,
+            use_thumbnail=self.use_thumbnail,
+            pad2square=self.pad2square,
+        )
 
 
 @dataclass

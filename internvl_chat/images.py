@@ -30,7 +30,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 AUGMENT_QUALITIES = (75, 100)  # JPEG qualities of data_augment, both included
 
 # What Pillow and its codecs raise on broken files (found by fuzzing, RuntimeError by AVIF).
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -98,7 +98,7 @@ def open_image(path: str) -> Image.Image:
     """
     try:
         image = Image.open(path, formats=FORMATS)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         size = os.path.getsize(path) if os.path.isfile(path) else None
         reason = "the file is empty" if size == 0 else f"{type(error).__name__}: {error}"
         raise ImageError(f"{path}: cannot be opened as an image ({reason})") from error
@@ -119,7 +119,7 @@ def decode_rgb(image: Image.Image) -> Image.Image:
         if image.mode.startswith("I"):
             return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)).convert("RGB")
         return image if image.mode == "RGB" else image.convert("RGB")
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         name = getattr(image, "filename", "") or image
         raise ImageError(f"{name}: broken image data ({error})", "image_broken") from error
 

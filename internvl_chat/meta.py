@@ -100,6 +100,11 @@ def _meta_length(entry: Mapping[str, Any], at: str) -> int | None:
 
 def read_meta(path: str | Path) -> list[DatasetSpec]:
     """The data sets of a meta.json in file order; FileNotFoundError, or ValueError naming what is wrong where."""
+    return [DatasetSpec.from_entry(name, entry, str(path)) for name, entry in read_entries(path).items()]
+
+
+def read_entries(path: str | Path) -> dict[str, object]:
+    """The entries of a meta.json by name, not checked yet; errors as `read_meta`."""
     text = Path(path).read_text(encoding="utf-8")
     try:
         meta = json.loads(text, object_pairs_hook=_unique_keys)
@@ -107,7 +112,7 @@ def read_meta(path: str | Path) -> list[DatasetSpec]:
         raise ValueError(f"{path}: not a usable meta.json: {error}") from error
     if not isinstance(meta, dict) or not meta:
         raise ValueError(f"{path}: must be an object of data sets by name, not {shown(meta)}")
-    return [DatasetSpec.from_entry(name, entry, str(path)) for name, entry in meta.items()]
+    return meta
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -75,7 +75,9 @@ class Mixture:
             ValueError: meta.json is not usable, a file has no rows, or no row is left.
         """
         specs = read_meta(meta_path)
-        datasets = [_open(spec, number, Path(meta_path), seed, cache_dir) for number, spec in enumerate(specs)]
+        datasets = [
+            open_dataset(spec, number, meta_path, seed=seed, cache_dir=cache_dir) for number, spec in enumerate(specs)
+        ]
         mixture = cls(datasets)
         if not len(mixture):
             raise ValueError(f"{meta_path}: no row is left, repeat_time is {[spec.repeat_time for spec in specs]}")
@@ -100,10 +102,12 @@ class Mixture:
         return np.concatenate(sizes)
 
 
-def _open(spec: DatasetSpec, number: int, meta_path: Path, seed: int, cache_dir: str | Path | None) -> MixedDataset:
-    """Open one data set and draw its order; FileNotFoundError or ValueError as `Mixture.from_meta`."""
-    root = _resolve(spec.root, meta_path, spec.name, "root")
-    annotation = _resolve(spec.annotation, meta_path, spec.name, "annotation")
+def open_dataset(
+    spec: DatasetSpec, number: int, meta_path: str | Path, *, seed: int = 0, cache_dir: str | Path | None = None
+) -> MixedDataset:
+    """Open one data set, `number` in `meta_path` from 0, and draw its order; errors as `Mixture.from_meta`."""
+    root = _resolve(spec.root, Path(meta_path), spec.name, "root")
+    annotation = _resolve(spec.annotation, Path(meta_path), spec.name, "annotation")
     rows = JsonlFile(annotation, cache_dir)
     if not len(rows):
         raise ValueError(f"{meta_path}: data set {spec.name!r}: {annotation} has no rows")

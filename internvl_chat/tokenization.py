@@ -122,11 +122,7 @@ class RowTokenizer:
         else:
             pieces = [self._head + opening, *pieces, self._encode_text(texts[-1]) + closing]
         ids = [self._encode_text(answer) for answer in answers]
-        for answer, tokens in zip(answers, ids, strict=True):
-            if not tokens:
-                raise RecordError(*where, f"an answer is empty, nothing to learn from it: {answer!r}", "empty_answer")
-        if len(ids) > 1 and ids[0] == ids[1]:
-            raise RecordError(*where, f"chosen and rejected are the same: {shown(answers[0])}", "same_answers")
+        check_answers(answers, ids, where)
         return TokenizedRow(tuple(pieces), tuple(tokens + self._end for tokens in ids), self._separator, self.image)
 
     def _special_id(self, token: str) -> int:
@@ -163,6 +159,15 @@ class RowTokenizer:
             return ids
         parts = [part for part in _AFTER_OPENING.split(text) if part]
         return [index for part in (parts if len(parts) > 1 else text) for index in self._encode_text(part)]
+
+
+def check_answers(answers: Sequence[str], contents: Sequence[str | list[int]], where: Source) -> None:
+    """Raise RecordError where an answer is empty, or the first two are the same, by their `contents`: texts or ids."""
+    for answer, content in zip(answers, contents, strict=True):
+        if not content:
+            raise RecordError(*where, f"an answer is empty, nothing to learn from it: {answer!r}", "empty_answer")
+    if len(contents) > 1 and contents[0] == contents[1]:
+        raise RecordError(*where, f"chosen and rejected are the same: {shown(answers[0])}", "same_answers")
 
 
 def place_images(question: str, num_images: int, where: Source) -> str:

@@ -158,16 +158,9 @@ def build_dataset(
 def run_config(source: Path, model_args: ModelArguments, data_args: DataArguments) -> InternVLChatConfig:
     """The checkpoint's configuration with what the flags set."""
     config = load_config(source)
-    config.template = data_args.conv_style
+    data_args.configure(config)
     config.select_layer = model_args.vision_select_layer
     config.ps_version = model_args.ps_version
-    config.downsample_ratio = data_args.down_sample_ratio
-    config.force_image_size = data_args.force_image_size
-    config.dynamic_image_size = data_args.dynamic_image_size
-    config.use_thumbnail = data_args.use_thumbnail
-    config.pad2square = data_args.pad2square
-    config.min_dynamic_patch = data_args.min_dynamic_patch
-    config.max_dynamic_patch = data_args.max_dynamic_patch
     vision_config: Any = config.vision_config
     vision_config.drop_path_rate = model_args.drop_path_rate
     return config
