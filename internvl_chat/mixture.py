@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import logging
 import math
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
@@ -23,6 +24,9 @@ import numpy as np
 
 from internvl_chat.jsonl import JsonlFile
 from internvl_chat.meta import DatasetSpec, read_meta
+from internvl_chat.records import shown
+
+MAX_PLACES = 100_000_000  # of a data set in an epoch, at 4 bytes each
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +119,9 @@ def open_dataset(
         logger.warning(
             "%s: 'length' of %r is %d, %s has %d rows", meta_path, spec.name, spec.length, annotation, len(rows)
         )
+    if (places := repeated_count(len(rows), spec.repeat_time)) > MAX_PLACES:
+        promised = f"repeat_time {spec.repeat_time} of {len(rows)} rows makes {places} pairs"
+        raise ValueError(f"{meta_path}: data set {spec.name!r}: {promised}, at most {MAX_PLACES} are possible")
     order = repeated_order(len(rows), spec.repeat_time, number, seed)
     logger.info("%s: %d rows, %d with repeat_time %s", spec.name, len(rows), len(order), spec.repeat_time)
     return MixedDataset(spec, number, str(root), rows, order)
@@ -123,12 +130,13 @@ def open_dataset(
 def _resolve(path: str, meta_path: Path, name: str, key: str) -> Path:
     """A path of meta.json: as given from the working directory, else from the folder of meta.json."""
     tries = [Path(path), meta_path.parent / path]
+    is_there = os.path.isdir if key == "root" else os.path.isfile  # unlike pathlib's, not upset by any path
     for candidate in tries:
-        if candidate.is_dir() if key == "root" else candidate.is_file():
+        if is_there(candidate):
             return candidate
     kind = "folder" if key == "root" else "file"
-    places = " nor ".join(str(candidate.absolute()) for candidate in dict.fromkeys(tries))
-    raise FileNotFoundError(f"{meta_path}: data set {name!r}: {key} {path!r} is no {kind} at {places}")
+    places = " nor ".join(str(candidate.absolute())[:400] for candidate in dict.fromkeys(tries))
+    raise FileNotFoundError(f"{meta_path}: data set {shown(name)}: {key} {shown(path, 200)} is no {kind} at {places}")
 
 
 def repeated_count(num_rows: int, repeat_time: float) -> int:

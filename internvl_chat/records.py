@@ -83,7 +83,7 @@ def shown(value: object, limit: int = 80) -> str:
 def _text(row: Mapping[str, Any], key: str, where: Source) -> str:
     """The string under `key`; RecordError when it is absent or of another type."""
     if key not in row:
-        raise RecordError(*where, f"field {key!r} is missing; the row has {sorted(row)}", "missing_field")
+        raise RecordError(*where, f"field {key!r} is missing; the row has {shown(sorted(row), 200)}", "missing_field")
     if not isinstance(row[key], str):
         reason = f"field {key!r} must be a string, not {type(row[key]).__name__}: {shown(row[key])}"
         raise RecordError(*where, reason, "wrong_type")
@@ -208,7 +208,7 @@ class Prompt(_Record):
 def _answer(row: Mapping[str, Any], where: Source, allow_none: bool) -> Any:
     answer = row.get("answer")
     if answer is None and not allow_none:
-        raise RecordError(*where, f"field 'answer' is missing or null; the row has {sorted(row)}")
+        raise RecordError(*where, f"field 'answer' is missing or null; the row has {shown(sorted(row), 200)}")
     if isinstance(answer, dict):
         kinds = "a string, number, boolean or list"
         raise RecordError(*where, f"field 'answer' must be {kinds}, not an object: {shown(answer)}")

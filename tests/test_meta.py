@@ -38,7 +38,11 @@ def test_documented_entry_and_digit_string(tmp_path):
         ({"repeat_time": True}, "not True"),
         ({"length": -1}, "'length' must be a whole number >= 0, not -1"),
         ({"length": "many"}, "not 'many'"),
-        ({"max_dynamic_patch": 0}, "'max_dynamic_patch' must be a whole number >= 1, not 0"),
+        ({"max_dynamic_patch": 0}, "'max_dynamic_patch' must be a whole number >= 1 and <= 256, not 0"),
+        ({"max_dynamic_patch": 10**9}, "and <= 256, not 1000000000"),
+        ({"repeat_time": 10**400}, "'repeat_time' must be at most 1000000, not 1000"),
+        ({"repeat_time": float("inf")}, "not inf"),
+        ({"length": "9" * 5000}, "'length' must be a whole number >= 0, not '9999"),
         ({"max_dynamic_patch": 1.5}, "not 1.5"),
         ({"data_augment": "false"}, "'data_augment' must be true or false, not 'false'"),
         ({"annotation": ""}, "'annotation' must be a path, not ''"),
@@ -71,3 +75,28 @@ def test_a_name_given_twice_is_refused(tmp_path):
 def test_unknown_fields_are_reported(tmp_path, caplog):
     read_meta(write(tmp_path, {"root": "r", "annotation": "a", "repeat_tme": 2}))
     assert "repeat_tme" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"d": "\xff"}', "not valid UTF-8 at byte 7"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'\xef\xbb\xbf{"d": {}}', "Unexpected UTF-8 BOM"),
+        (b'{"d": {"root": 1' + b"0" * 5000 + b"}}", "not a usable meta.json: Exceeds the limit"),
+        (b'{"' + b"x" * 10_000 + b'": 5}', "characters): must be an object"),
+    ],
+)
+def test_what_is_no_meta_file(tmp_path, data, message):
+    path = tmp_path / "meta.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="meta.json") as raised:
+        read_meta(path)
+    assert message in str(raised.value) and len(str(raised.value)) < 1000
+
+
+def test_a_folder_and_an_absent_file_are_no_meta_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a regular file; name the meta.json"):
+        read_meta(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such file; name the meta.json"):
+        read_meta(tmp_path / "absent.json")

@@ -126,3 +126,16 @@ def test_a_different_length_is_reported(tmp_path, caplog):
     Mixture.from_meta(write(tmp_path, {"a": {"length": "11"}, "b": {"length": 10}}), cache_dir=tmp_path)
     assert "'length' of 'a' is 11, " in caplog.text and "a.jsonl has 10 rows" in caplog.text
     assert "of 'b'" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "\udc80"])
+def test_a_path_that_no_system_takes_is_only_not_there(tmp_path, path):
+    meta = write(tmp_path, {"d": {"root": path}})
+    with pytest.raises(FileNotFoundError, match="is no folder at") as raised:
+        Mixture.from_meta(meta, cache_dir=tmp_path)
+    assert len(str(raised.value)) < 2000
+
+
+def test_more_places_than_memory_should_hold_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="repeat_time 500000 of 1000 rows makes 500000000 pairs, at most 100000000"):
+        Mixture.from_meta(write(tmp_path, {"d": {"repeat_time": 500_000}}, rows=1000), cache_dir=tmp_path)
