@@ -12,8 +12,10 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,12 @@ def _initialize_deepspeed() -> None:
     # The optional operator would be compiled for minutes at the first start; gloo alone does the same.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("gloo")
+
+
+def gather_objects(item: Any) -> list:
+    """The item of every rank, in rank order, on all of them; a collective."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [item]
+    gathered: list = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, item)
+    return gathered

@@ -65,6 +65,7 @@ class StepSampler(Sampler[list[int]]):
         costs: np.ndarray,
         groups: np.ndarray | None = None,
         *,
+        shared: np.ndarray | None = None,
         micro_batch_size: int,
         accumulation: int = 1,
         rank: int = 0,
@@ -75,8 +76,9 @@ class StepSampler(Sampler[list[int]]):
         """Plan epochs.
 
         Args:
-            costs: (places,) work of each place > 0, in any unit.
+            costs: (places,) work of the pair at each place >= 0, in any unit.
             groups: (places,) equal where places share a prompt; None for places of their own.
+            shared: (places,) how much of it is the prompt's, done once for a group; None for half of it.
             micro_batch_size: pairs of a micro-batch on the average.
             accumulation: micro-batches of a rank in a step.
             rank: whose micro-batches to yield.
@@ -85,11 +87,13 @@ class StepSampler(Sampler[list[int]]):
             seed: of the order.
 
         Raises:
-            ValueError: costs and groups differ in length.
+            ValueError: costs, groups and shared differ in length.
         """
-        if groups is not None and len(groups) != len(costs):
-            raise ValueError(f"{len(groups)} groups for {len(costs)} costs: both are per place of the epoch")
+        for name, given in (("groups", groups), ("shared", shared)):
+            if given is not None and len(given) != len(costs):
+                raise ValueError(f"{len(given)} {name} for {len(costs)} costs: both are per place of the epoch")
         self.costs = costs
+        self.shared = costs / 2 if shared is None else shared
         self.groups = np.arange(len(costs)) if groups is None else groups
         self.num_slots = accumulation * world_size
         self.pairs_per_step = micro_batch_size * self.num_slots
@@ -125,5 +129,9 @@ class StepSampler(Sampler[list[int]]):
         """The places of a step as (cost, places) of each group that is in it."""
         borders = np.flatnonzero(np.diff(self.groups[places])) + 1
         parts = np.split(places, borders)
-        # A group runs its prompt once: the costliest pair stands for the prompt, the others add their answers.
-        return [(float(self.costs[part].max() + self.costs[part].sum()) / 2, part.tolist()) for part in parts]
+        return [(self._cost_of_group(part), part.tolist()) for part in parts]
+
+    def _cost_of_group(self, places: np.ndarray) -> float:
+        """Its prompt once, and what each pair adds."""
+        own = self.costs[places] - self.shared[places]
+        return float(self.shared[places].max() + own.sum())

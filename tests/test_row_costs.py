@@ -1,0 +1,72 @@
+"""Costs of rows by hand, and that ranks are loaded alike where only the sizes of images tell pairs apart."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from internvl_chat import row_costs
+from internvl_chat.dataset import MixtureDataset
+from internvl_chat.row_costs import place_costs
+from internvl_chat.sampler import StepSampler
+
+
+@pytest.fixture
+def dataset_of(tmp_path, tokenizer):
+    """Function from rows to a data set with tiles of 28 pixels and 4 tokens, at most 6 of them."""
+    Image.new("RGB", (84, 56)).save(tmp_path / "six.png")  # and a thumbnail
+    Image.new("RGB", (28, 28)).save(tmp_path / "one.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+
+    def make(rows, **meta):
+        (tmp_path / "rows.jsonl").write_text(
+            "".join(row if isinstance(row, str) else f"{json.dumps(row)}\n" for row in rows)
+        )
+        entry = {"root": str(tmp_path), "annotation": "rows.jsonl", "max_dynamic_patch": 6, **meta}
+        (tmp_path / "meta.json").write_text(json.dumps({"made": entry}))
+        options = {"template": "internvl2_5", "num_image_token": 4, "image_size": 28, "cache_dir": tmp_path / "cache"}
+        return MixtureDataset(tmp_path / "meta.json", tokenizer, **options)
+
+    return make
+
+
+def pair(image=None, question="q" * 8, chosen="c" * 12, rejected="r" * 4):
+    return {"question": question, "chosen": chosen, "rejected": rejected, **({"image": image} if image else {})}
+
+
+def test_costs_of_rows_by_hand(dataset_of):
+    rows = [pair("six.png"), pair("one.png"), pair(), pair(["six.png", "one.png"]), pair("broken.png"), "no JSON\n"]
+    dataset = dataset_of(rows)
+    order = [dataset.mixture.locate(place).row for place in range(6)]
+    costs = dict(zip(order, place_costs(dataset, quiet=True).tolist(), strict=True))
+    # image tokens twice, 8 bytes of question are 2 tokens, 16 of answers are 4
+    assert costs[0] == [2 * 7 * 4 + 2, 4]
+    assert costs[1] == costs[2] == [2 * 1 * 4 + 2, 4]  # a row of text has a blank tile
+    assert costs[3] == [2 * (2 + 1 + 1) * 4 + 2, 4]  # two images share six tiles: 2 and a thumbnail, and 1
+    assert costs[4] == costs[1]
+    assert costs[5] == [2 * 4, 0]
+
+
+def test_ranks_read_a_part_each_and_copies_of_a_row_cost_the_same(dataset_of, monkeypatch):
+    rows = [pair("six.png" if number % 3 else "one.png", question="q" * 4 * number) for number in range(1, 8)]
+    dataset = dataset_of(rows, repeat_time=2)
+    alone = place_costs(dataset, quiet=True)
+    assert alone.shape == (14, 2)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(
+            row_costs, "gather_objects", lambda own: parts.append(own) or [np.zeros((4, 2)), np.zeros((3, 2))]
+        )
+        place_costs(dataset, rank, 2, quiet=True)
+    assert [len(part) for part in parts] == [4, 3]
+    monkeypatch.setattr(row_costs, "gather_objects", lambda own: parts)
+    assert np.array_equal(place_costs(dataset, 0, 2, quiet=True), alone)
+
+
+def test_ranks_are_loaded_alike_where_only_images_differ(dataset_of):
+    rows = [pair("six.png" if number % 4 == 0 else "one.png", question="q" * 4 * (number + 1)) for number in range(64)]
+    costs = place_costs(dataset_of(rows), quiet=True).sum(1)
+    world = [list(StepSampler(costs, micro_batch_size=4, rank=rank, world_size=4)) for rank in range(4)]
+    loads = np.array([[costs[batch].sum() for batch in own] for own in world])  # (ranks, steps)
+    assert (loads.mean(0) / loads.max(0)).min() > 0.95
