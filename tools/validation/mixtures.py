@@ -1,0 +1,136 @@
+"""What can be said of data sets as a whole: meta.json itself, and rows that repeat or contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from internvl_chat.meta import DatasetSpec, read_entries
+from internvl_chat.mixture import MixedDataset, open_dataset
+from internvl_chat.records import shown
+from tools.validation.faults import Finding
+
+LEAST_PAIRS, MOST_LONGER = 100, 0.9
+"""From that many pairs on, a share of longer (or shorter) chosen answers above this is named."""
+
+
+def open_mixture(meta_path: Path) -> tuple[list[MixedDataset], list[Finding]]:
+    """The data sets of a meta.json that can be opened, and what is wrong with its entries.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        entries = read_entries(meta_path)
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError) as error:
+        return [], [Finding("meta_unusable", "", str(meta_path), 0, str(error))]
+    datasets, findings = [], []
+    for number, (name, entry) in enumerate(entries.items()):
+        opened = _open_entry(meta_path, number, name, entry)
+        if isinstance(opened, Finding):
+            findings.append(opened)
+            continue
+        datasets.append(opened)
+        findings += [Finding(*found) for found in _about_entry(meta_path, entry, opened)]
+    return datasets, findings
+
+
+def _open_entry(meta_path: Path, number: int, name: str, entry: object) -> MixedDataset | Finding:
+    """The data set of an entry, or why there is none."""
+    try:
+        spec = DatasetSpec.from_entry(name, entry, str(meta_path))
+    except ValueError as error:
+        return Finding("meta_unusable", name, str(meta_path), 0, str(error))
+    try:
+        return open_dataset(spec, number, meta_path)
+    except FileNotFoundError as error:
+        return Finding("path_missing", name, str(meta_path), 0, str(error))
+    except ValueError as error:
+        return Finding("no_rows", name, str(meta_path), 0, str(error))
+
+
+def _about_entry(meta_path: Path, entry: object, data: MixedDataset) -> Iterator[tuple[str, str, str, int, str]]:
+    """Findings about the entry of a data set that could be opened."""
+    spec, rows = data.spec, len(data.rows)
+    at = (spec.name, str(meta_path), 0)
+    assert isinstance(entry, dict)
+    for key in sorted(set(entry) - DatasetSpec.FIELDS):
+        yield "meta_unknown_field", *at, f"{key!r}: {shown(entry[key])}; known are {sorted(DatasetSpec.FIELDS)}"
+    if spec.length is not None and spec.length != rows:
+        yield "length_differs", *at, f"length is {spec.length}, {data.rows.path} has {rows} rows"
+    if not len(data.order):
+        yield "nothing_drawn", *at, f"repeat_time {spec.repeat_time} of {rows} rows"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The usable rows of some data sets, in order: columns of equal length.
+
+    Attributes:
+        number: of the row's data set.
+        line: in its file.
+        prompt, pair, mirror: hashes, see `rows.RowFacts`.
+    """
+
+    number: np.ndarray
+    line: np.ndarray
+    prompt: np.ndarray
+    pair: np.ndarray
+    mirror: np.ndarray
+
+
+def repeated_pairs(rows: Rows, datasets: Sequence[MixedDataset]) -> Iterator[Finding]:
+    """Pairs that stand in the mixture before, and pairs of which the opposite does."""
+    first, place = np.unique(rows.pair, return_index=True)
+    for row, other in _matches(rows.pair, first, place, only_earlier=True):
+        yield _finding("duplicate_pair", rows, row, datasets, f"as {_place(rows, other, datasets)}")
+    for row, other in _matches(rows.mirror, first, place, only_earlier=True):
+        detail = f"{_place(rows, other, datasets)} prefers the answer that is rejected here"
+        yield _finding("contradictory_pair", rows, row, datasets, detail)
+
+
+def held_out_prompts(
+    train: Rows, held_out: Rows, train_sets: Sequence[MixedDataset], held_out_sets: Sequence[MixedDataset]
+) -> Iterator[Finding]:
+    """Rows of the held-out data whose images and question are trained on."""
+    first, place = np.unique(train.prompt, return_index=True)
+    for row, other in _matches(held_out.prompt, first, place):
+        detail = f"the prompt of {_place(train, other, train_sets)} in the training data"
+        yield _finding("held_out_in_train", held_out, row, held_out_sets, detail)
+
+
+def length_bias(name: str, path: str, chosen: np.ndarray, rejected: np.ndarray) -> Iterator[Finding]:
+    """A data set nearly all of whose chosen answers are longer, or shorter, than the rejected ones, in characters."""
+    if len(chosen) < LEAST_PAIRS:
+        return
+    for word, share in (("longer", np.mean(chosen > rejected)), ("shorter", np.mean(chosen < rejected))):
+        if share > MOST_LONGER:
+            yield Finding("length_bias", name, path, 0, f"chosen is the {word} answer in {share:.0%} of its pairs")
+
+
+def _matches(
+    values: np.ndarray, known: np.ndarray, place: np.ndarray, *, only_earlier: bool = False
+) -> Iterator[tuple[int, int]]:
+    """(row, place) of each of `values` that is in the sorted `known`, `place` being parallel to it; or place < row."""
+    if not len(known):
+        return
+    spot = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    found = known[spot] == values
+    if only_earlier:
+        found &= place[spot] < np.arange(len(values))
+    for row in np.flatnonzero(found):
+        yield int(row), int(place[spot[row]])
+
+
+def _finding(fault: str, rows: Rows, row: int, datasets: Sequence[MixedDataset], detail: str) -> Finding:
+    data = datasets[rows.number[row]]
+    return Finding(fault, data.spec.name, data.rows.path, int(rows.line[row]), detail)
+
+
+def _place(rows: Rows, row: int, datasets: Sequence[MixedDataset]) -> str:
+    return f"{datasets[rows.number[row]].spec.name}:{rows.line[row]}"

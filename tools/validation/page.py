@@ -1,0 +1,67 @@
+"""The report as one HTML file: verdict, faults with their cures and examples, data sets, plots; no external request."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tools.validation.summary import Summary
+
+TEMPLATE = Path(__file__).with_name("validation.html")
+BINS = 60
+
+
+def render(report: Mapping[str, Any], summary: Summary, max_seq_length: int) -> str:
+    """The page of a report (the content of validation.json); every text is escaped."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    plots = draw(summary, max_seq_length)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report=report, plots=plots)
+
+
+def draw(summary: Summary, max_seq_length: int) -> str:
+    """Histograms of tokens, tiles and lengths of answers as one SVG element."""
+    with matplotlib.rc_context({"svg.hashsalt": "validation", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(11, 3.4), layout="constrained")
+        tokens, tiles, lengths = figure.subplots(1, 3)
+        _draw_tokens(tokens, summary.tokens, max_seq_length)
+        _draw_tiles(tiles, summary)
+        _draw_lengths(lengths, summary)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _draw_tokens(axes: Axes, tokens: list[int], max_seq_length: int) -> None:
+    axes.set_title(f"Prompt and longest answer, {len(tokens):,} rows")
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("rows")
+    if tokens:
+        axes.hist(tokens, BINS, color="#4078c0")
+        axes.axvline(max_seq_length, color="#cf222e", linestyle="--", label="max_seq_length")
+        axes.legend()
+
+
+def _draw_tiles(axes: Axes, summary: Summary) -> None:
+    axes.set_title(f"Tiles, {summary.tiles.total():,} rows with images")
+    axes.set_xlabel("tiles, thumbnails counted")
+    axes.bar(list(summary.tiles), list(summary.tiles.values()), color="#4078c0")
+
+
+def _draw_lengths(axes: Axes, summary: Summary) -> None:
+    axes.set_title("Answers")
+    axes.set_xlabel("characters, logarithmic")
+    edges = np.geomspace(1, max([10, *(int(sizes.max()) for sizes in summary.chosen if len(sizes))]), BINS)
+    for name, color, parts in (("chosen", "#1a7f37", summary.chosen), ("rejected", "#cf222e", summary.rejected)):
+        counts = sum(np.histogram(np.maximum(part, 1), edges)[0] for part in parts)
+        axes.stairs(np.broadcast_to(counts, BINS - 1), edges, color=color, label=name)
+    axes.set_xscale("log")
+    axes.legend()

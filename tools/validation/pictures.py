@@ -1,0 +1,72 @@
+"""What is wrong or odd about an image file; each file is read once however many rows use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import xxhash
+from PIL import Image
+
+from internvl_chat.images import DECODE_ERRORS, decode_rgb, open_image, resolve_image
+
+REMEMBERED = 65_536  # image files
+SMALLEST_SIDE = 10  # pixels
+_EXIF_ORIENTATION = 0x0112
+_ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file that training can use.
+
+    Attributes:
+        size: width and height in pixels.
+        identity: the same for files of the same content where they were decoded, else for the same path.
+        oddities: (name of the fault, detail) of what is suspicious about it.
+    """
+
+    size: tuple[int, int]
+    identity: str
+    oddities: tuple[tuple[str, str], ...]
+
+
+class PictureReader:
+    """Reads image files as training does, remembering the last REMEMBERED."""
+
+    def __init__(self, *, decode: bool) -> None:
+        """Decode images whole, or read their headers only."""
+        self.decode = decode
+        self._read_once = lru_cache(REMEMBERED)(self._read)
+
+    def read(self, root: str, path: str) -> Picture:
+        """The image `path` of a row under `root`; ImageError where training cannot use it."""
+        return self._read_once(resolve_image(root, path))
+
+    def _read(self, path: str) -> Picture:
+        with open_image(path) as image:
+            if self.decode:
+                decode_rgb(image)
+                with open(path, "rb") as file:
+                    identity = xxhash.xxh3_128_hexdigest(file.read())
+            else:
+                identity = path
+            oddities = tuple((fault, f"{path}: {detail}") for fault, detail in self._oddities(image))
+            return Picture(image.size, identity, oddities)
+
+    def _oddities(self, image: Image.Image) -> Iterator[tuple[str, str]]:
+        if min(image.size) < SMALLEST_SIDE:
+            yield "image_tiny", "{} x {} pixels".format(*image.size)
+        try:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            animated = image.format in _ANIMATED_FORMATS and getattr(image, "is_animated", False)
+        except DECODE_ERRORS as error:
+            yield "image_rotated", f"its EXIF data or frames cannot be read ({error})"
+            return
+        if orientation not in (0, 1):
+            yield "image_rotated", f"EXIF orientation {orientation}"
+        if animated:
+            yield "image_animated", f"{image.format} of several frames"
+        if self.decode and image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] == 0:
+            yield "image_transparent", f"{image.mode} with pixels of alpha 0"

@@ -1,0 +1,143 @@
+"""One row, checked as training will check it, and for what training would not notice.
+
+The checks that decide whether a row trains are the library's own functions, in the order of cost. Only tokenization is
+spared where it cannot change the verdict: a text has at most twice as many tokens as UTF-8 bytes, so that a row whose
+bytes fit, fits. That is one row in ten or a hundred, and a thousand tokenized rows a second would be the bottleneck.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, field
+
+import xxhash
+
+from internvl_chat.dataset import plan_tiles
+from internvl_chat.images import Grid, ImageError, Tiling, count_tiles
+from internvl_chat.mixture import MixedDataset
+from internvl_chat.model.constants import IMAGE_PLACEHOLDER
+from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
+from internvl_chat.tokenization import RowTokenizer, check_answers, place_images
+from tools.validation.pictures import Picture, PictureReader
+from tools.validation.texts import squeezed, suspicious_texts
+
+
+@dataclass
+class RowFacts:
+    """What was found out about a row.
+
+    Attributes:
+        line: its line in the file, from 1.
+        faults: (name, detail) of what is wrong with it.
+        usable: whether training can use it; the figures below are 0 or None where it cannot.
+        prompt, pair, mirror: 64-bit hashes of images and question; with both answers; with the answers exchanged.
+        chosen, rejected: characters of the answers.
+        tiles: of its images as trained, thumbnails counted.
+        tokens: of its prompt and longest answer; None where they were not counted.
+    """
+
+    line: int
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    usable: bool = False
+    prompt: int = 0
+    pair: int = 0
+    mirror: int = 0
+    chosen: int = 0
+    rejected: int = 0
+    tiles: int = 0
+    tokens: int | None = None
+
+
+class RowChecker:
+    """Checks rows one by one; it can be shared with worker processes."""
+
+    def __init__(
+        self,
+        tiling: Tiling,
+        rows: RowTokenizer | None,
+        *,
+        max_seq_length: int,
+        decode: bool = True,
+        allow_no_rejected: bool = False,
+    ) -> None:
+        """Take what training would use.
+
+        Args:
+            tiling: how images become tiles.
+            rows: of the checkpoint; None leaves out what needs a tokenizer.
+            max_seq_length: most tokens of prompt and one answer.
+            decode: decode images whole, or read their headers only.
+            allow_no_rejected: rows may lack a rejected answer, for supervised fine-tuning.
+        """
+        self.tiling, self.rows = tiling, rows
+        self.max_seq_length = max_seq_length
+        self.allow_no_rejected = allow_no_rejected
+        self.pictures = PictureReader(decode=decode)
+        # The template around a row of two tokens.
+        self._frame = 0 if rows is None else rows.tokenize("a", ["a"], 0, Source("template", 0)).length(0)
+
+    def check(self, line: bytes, where: Source, data: MixedDataset, *, count_tokens: bool = False) -> RowFacts:
+        """Check a line of a data set; `count_tokens` even if nothing depends on it."""
+        facts = RowFacts(where.line)
+        try:
+            self._check(facts, line, where, data, count_tokens)
+        except RecordError as error:
+            facts.faults.append((error.fault, error.reason))
+        except ImageError as error:
+            facts.faults.append((error.fault, str(error)))
+        return facts
+
+    def _check(self, facts: RowFacts, line: bytes, where: Source, data: MixedDataset, count_tokens: bool) -> None:
+        pair = PreferencePair.from_row(parse_row(line, *where), where, allow_no_rejected=self.allow_no_rejected)
+        place_images(pair.question, len(pair.image), where)
+        answers = [pair.chosen] if pair.rejected is None else [pair.chosen, pair.rejected]
+        check_answers(answers, answers, where)
+        pictures = [self.pictures.read(data.root, path) for path in pair.image]
+        sizes = [picture.size for picture in pictures]
+        limit = data.spec.max_dynamic_patch
+        grids = self.tiling.plan(sizes, max_num=limit)
+        facts.tiles = self._count(grids)
+        if self.rows is not None and (count_tokens or self._needs_tokens(pair, answers, facts.tiles)):
+            text = self.rows.tokenize(pair.question, answers, len(sizes), where)
+            grids = plan_tiles(self.tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
+            wanted, facts.tiles = facts.tiles, self._count(grids)
+            facts.tokens = text.length(facts.tiles)
+            if facts.tiles < wanted:
+                facts.faults.append(("fewer_tiles", f"{facts.tiles} of {wanted} tiles fit {self.max_seq_length}"))
+        facts.faults += [oddity for picture in pictures for oddity in picture.oddities]
+        facts.faults += suspicious_texts(pair, data.spec.name)
+        _measure(facts, pair, pictures)
+
+    def _count(self, grids: list[Grid]) -> int:
+        return sum(count_tiles(grid, self.tiling.use_thumbnail) for grid in grids)
+
+    def _needs_tokens(self, pair: PreferencePair, answers: list[str], tiles: int) -> bool:
+        """Whether only its tokens tell if a row fits, or if its answers are empty or the same."""
+        assert self.rows is not None
+        most = self._frame + most_tokens(pair.question) + max(map(most_tokens, answers))
+        most += tiles * self.rows.image.per_tile + (2 + 2) * len(pair.image)  # its ends, and a line per placeholder
+        compared = {squeezed(answer) for answer in answers}
+        return most > self.max_seq_length or len(compared) < len(answers) or "" in compared
+
+
+def most_tokens(text: str) -> int:
+    """An upper bound of the tokens of a text: a byte each, and as many marks of a word's start, however normalised."""
+    if text.isascii():
+        return 2 * len(text)
+    return 2 * max(len(form.encode()) for form in (text, unicodedata.normalize("NFKC", text)))
+
+
+def _measure(facts: RowFacts, pair: PreferencePair, pictures: list[Picture]) -> None:
+    """Fill in the hashes and lengths of a usable row."""
+    question = " ".join(pair.question.replace(IMAGE_PLACEHOLDER, " ").split())
+    prompt = [*(picture.identity for picture in pictures), question]
+    chosen, rejected = pair.chosen, pair.rejected or ""
+    facts.prompt, facts.pair, facts.mirror = map(
+        _hash, (prompt, [*prompt, chosen, rejected], [*prompt, rejected, chosen])
+    )
+    facts.chosen, facts.rejected = len(chosen), len(rejected)
+    facts.usable = True
+
+
+def _hash(texts: list[str]) -> int:
+    return xxhash.xxh3_64_intdigest("\0".join(texts).encode())

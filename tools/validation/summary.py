@@ -1,0 +1,230 @@
+"""What was found, counted: per kind of fault, per data set, and as a verdict in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from internvl_chat.mixture import MixedDataset
+from tools.reasoning_data_pipeline.durable import json_line, write_atomically
+from tools.validation.chunks import ChunkFacts
+from tools.validation.faults import FAULTS, Finding
+from tools.validation.mixtures import Rows, held_out_prompts, length_bias, repeated_pairs
+
+EXAMPLES = 20  # findings of a kind in the report; findings.jsonl has all
+
+
+@dataclass
+class SetSummary:
+    """Figures of one data set; lengths in characters, shares in 0..1, None where there is nothing to count.
+
+    Attributes:
+        name, split: of the data set; "train" or "held-out".
+        rows, per_epoch: rows of its file; rows that an epoch takes of it by repeat_time.
+        usable: rows that training can use.
+        prompts: different ones, by images and question.
+        chosen_longer: share of usable rows whose chosen answer has more characters.
+        median_chosen, median_rejected: characters.
+        median_tokens, longest_tokens: prompt and longest answer, of the rows that were tokenized.
+    """
+
+    name: str
+    split: str
+    rows: int
+    per_epoch: int
+    usable: int = 0
+    prompts: int = 0
+    chosen_longer: float | None = None
+    median_chosen: int | None = None
+    median_rejected: int | None = None
+    median_tokens: int | None = None
+    longest_tokens: int | None = None
+
+
+@dataclass
+class Summary:
+    """Everything that the report says.
+
+    Attributes:
+        sets: figures per data set.
+        counts: findings per kind of fault.
+        examples: the first findings of each kind.
+        unusable: rows that training would skip.
+        tiles: rows with images by their tiles.
+        tokens: of prompt and longest answer of the rows that were tokenized.
+        chosen, rejected: characters of the answers of usable rows.
+    """
+
+    sets: list[SetSummary] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[Finding]] = field(default_factory=dict)
+    unusable: int = 0
+    tiles: Counter[int] = field(default_factory=Counter)
+    tokens: list[int] = field(default_factory=list)
+    chosen: list[np.ndarray] = field(default_factory=list)
+    rejected: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows that were checked."""
+        return sum(data.rows for data in self.sets)
+
+    def count(self, severity: str) -> int:
+        """Findings of a severity."""
+        return sum(number for name, number in self.counts.items() if FAULTS[name].severity == severity)
+
+    def note(self, finding: Finding) -> Finding:
+        """Count a finding and keep it if it is among the first of its kind."""
+        self.counts[finding.fault] += 1
+        examples = self.examples.setdefault(finding.fault, [])
+        if len(examples) < EXAMPLES:
+            examples.append(finding)
+        return finding
+
+    def passed(self, strict: bool) -> bool:
+        """Whether there is no error; with `strict` no warning either."""
+        return not self.count("error") and not (strict and self.counts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As in validation.json; histograms as [[value, rows], ...] or summaries of five numbers."""
+        faults = [
+            {**asdict(FAULTS[name]), "count": number, "examples": [found._asdict() for found in self.examples[name]]}
+            for name, number in ordered(self.counts)
+        ]
+        return {
+            "rows": self.rows,
+            "unusable_rows": self.unusable,
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "faults": faults,
+            "data_sets": [asdict(data) for data in self.sets],
+            "tiles_per_row": sorted(self.tiles.items()),
+            "tokens": quantiles(np.array(self.tokens)),
+            "chosen_characters": quantiles(_joined(self.chosen)),
+            "rejected_characters": quantiles(_joined(self.rejected)),
+        }
+
+
+@dataclass(frozen=True)
+class Split:
+    """The data sets of one meta.json: "train" or "held-out", opened, and where their numbers start among all."""
+
+    name: str
+    datasets: Sequence[MixedDataset]
+    first: int
+
+
+def summarise(
+    facts: Iterable[ChunkFacts], splits: Sequence[Split], of_meta: Sequence[Finding], findings_file: Path
+) -> Summary:
+    """Count everything, and write all findings to a file, one a line.
+
+    Args:
+        facts: of all chunks, in order of the data.
+        splits: "train", and "held-out" if there is one.
+        of_meta: findings about meta.json.
+        findings_file: JSONL to write.
+    """
+    summary = Summary()
+    found = _findings(summary, facts, splits, of_meta)
+    write_atomically(findings_file, (json_line(summary.note(finding)._asdict()) for finding in found))
+    return summary
+
+
+def _findings(
+    summary: Summary, facts: Iterable[ChunkFacts], splits: Sequence[Split], of_meta: Sequence[Finding]
+) -> Iterator[Finding]:
+    """All findings; fills in the figures of the summary on the way."""
+    yield from of_meta
+    datasets = [data for split in splits for data in split.datasets]
+    per_set: list[list[ChunkFacts]] = [[] for _ in datasets]
+    for part in facts:
+        data = datasets[part.chunk.number]
+        for line, fault, detail in part.faults:
+            yield Finding(fault, data.spec.name, data.rows.path, line, detail)
+        per_set[part.chunk.number].append(replace(part, faults=[]))
+        summary.unusable += part.chunk.stop - part.chunk.start - len(part.columns["line"])
+        summary.tiles.update(part.tiles)
+        summary.tokens += part.tokens
+    rows = {}
+    for split in splits:
+        parts = per_set[split.first : split.first + len(split.datasets)]
+        for data, of_set in zip(split.datasets, parts, strict=True):
+            yield from _about_set(summary, data, split.name, of_set)
+        rows[split.name] = _rows(parts)
+        yield from repeated_pairs(rows[split.name], split.datasets)
+    if len(splits) == 2:
+        train, held_out = splits
+        yield from held_out_prompts(rows[train.name], rows[held_out.name], train.datasets, held_out.datasets)
+
+
+def _about_set(summary: Summary, data: MixedDataset, split: str, parts: Sequence[ChunkFacts]) -> Iterator[Finding]:
+    """Findings about a data set as a whole; adds its figures to the summary."""
+    chosen, rejected = (_joined([part.columns[side] for part in parts]) for side in ("chosen", "rejected"))
+    summary.chosen.append(chosen)
+    summary.rejected.append(rejected)
+    summary.sets.append(_summarise_set(data, split, parts, chosen, rejected))
+    pairs = rejected > 0
+    yield from length_bias(data.spec.name, data.rows.path, chosen[pairs], rejected[pairs])
+
+
+def _summarise_set(
+    data: MixedDataset, split: str, facts: Sequence[ChunkFacts], chosen: np.ndarray, rejected: np.ndarray
+) -> SetSummary:
+    summary = SetSummary(data.spec.name, split, len(data.rows), len(data.order), usable=len(chosen))
+    tokens = [count for part in facts for count in part.tokens]
+    if tokens:
+        summary.median_tokens, summary.longest_tokens = int(np.median(tokens)), max(tokens)
+    if len(chosen):
+        summary.prompts = len(np.unique(_joined([part.columns["prompt"] for part in facts])))
+        summary.chosen_longer = round(float(np.mean(chosen > rejected)), 4)
+        summary.median_chosen, summary.median_rejected = int(np.median(chosen)), int(np.median(rejected))
+    return summary
+
+
+def _rows(chunks: Sequence[Sequence[ChunkFacts]]) -> Rows:
+    """The usable rows of the data sets of a split, given the facts of each."""
+    parts = [(number, part.columns) for number, of_set in enumerate(chunks) for part in of_set]
+    numbers = _joined([np.full(len(columns["line"]), number, np.uint32) for number, columns in parts])
+    return Rows(
+        numbers, *(_joined([columns[name] for _, columns in parts]) for name in ("line", "prompt", "pair", "mirror"))
+    )
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.uint64)
+
+
+def quantiles(values: np.ndarray) -> dict[str, int] | None:
+    """Five numbers and the count; None of nothing."""
+    if not len(values):
+        return None
+    names = ("least", "quarter", "median", "three_quarters", "most")
+    return {name: int(np.quantile(values, 0.25 * at)) for at, name in enumerate(names)} | {"count": len(values)}
+
+
+def ordered(counts: Counter[str]) -> list[tuple[str, int]]:
+    """Faults with their counts, errors first, in the order of the catalogue."""
+    return [(name, counts[name]) for name in FAULTS if counts[name]]
+
+
+def verdict(summary: Summary, *, strict: bool, with_tokens: bool) -> str:
+    """What it comes to, in words."""
+    word = "PASS" if summary.passed(strict) else "FAIL"
+    if not summary.rows:
+        return f"{word}: there is no row to check."
+    share = f"{summary.unusable:,} of {summary.rows:,} rows cannot be trained on" if summary.unusable else ""
+    parts = [share or f"all {summary.rows:,} rows can be trained on"]
+    parts += [f"{number:,} {kind}s" for kind in ("error", "warning") if (number := summary.count(kind))]
+    text = f"{word}: {', '.join(parts)}."
+    for data in summary.sets:
+        if data.rows and not data.usable:
+            text += f" No row of {data.name} can be trained on: are its root and annotation right?"
+    if not with_tokens:
+        text += " Lengths were not checked: give --model_name_or_path and --max_seq_length."
+    return text
