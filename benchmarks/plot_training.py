@@ -25,11 +25,11 @@ LABELS = {
     "ours_grouped": "ours, cached, 4 pairs of a prompt",
 }
 COLOURS = dict(zip(LABELS, ("#8c8c8c", "#c9a227", "#7fb3d5", "#1f618d", "#0b3c5d"), strict=True))
-SOURCES = ("training", "training_sweeps", "training_memory", "simulate_ranks")
+SOURCES = ("training", "training_sweeps", "training_memory", "training_memory_growth", "simulate_ranks")
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The four result files by name.
+    """The result files by name.
 
     Raises:
         FileNotFoundError: one is not there; names the benchmark that writes it.
@@ -79,6 +79,29 @@ def draw_tiles(axes: Axes, results: Mapping[str, Any]) -> None:
     axes.legend(fontsize=8)
 
 
+def draw_answers(axes: Axes, results: Mapping[str, Any]) -> None:
+    """CPU seconds of a pair by the length of its answers, 4 tiles."""
+    points = results["training_sweeps"]["answer_length"]
+    lengths = [int(point["point"]) for point in points]
+    for form in points[0]["forms"]:
+        seconds = [per_pair(point, form, "cpu_seconds") for point in points]
+        axes.plot(lengths, seconds, "o-", color=COLOURS[form], label=LABELS[form])
+    axes.set(xlabel="tokens of each answer", ylabel="seconds per pair", xticks=lengths, ylim=(0, None))
+    axes.set_title("Time of a step, 4 tiles")
+    axes.legend(fontsize=8)
+
+
+def draw_memory_growth(axes: Axes, results: Mapping[str, Any]) -> None:
+    """Peak above weights by tiles, with a small vocabulary."""
+    points = results["training_memory_growth"]["growth"]["tiles"]
+    tiles = [point["value"] for point in points]
+    for form in (name for name in points[0] if name != "value"):
+        axes.plot(tiles, [point[form] / 1024 for point in points], "o-", color=COLOURS[form], label=LABELS[form])
+    axes.set(xlabel="tiles", ylabel="GiB", xticks=tiles, ylim=(0, None))
+    axes.set_title("Peak of a step above weights, 8,000 words")
+    axes.legend(fontsize=8)
+
+
 def draw_memory(axes: Axes, results: Mapping[str, Any]) -> None:
     """Peak above weights at the goal shape."""
     goal = results["training_memory"]["goal"]
@@ -114,9 +137,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "training.png")
     args = parser.parse_args(argv)
     results = read_results(args.results)
-    figure = Figure(figsize=(13, 9), layout="constrained")
-    panels = (draw_speedups, draw_tiles, draw_memory, draw_ranks)
-    for draw, axes in zip(panels, figure.subplots(2, 2).flat, strict=True):
+    figure = Figure(figsize=(18, 9), layout="constrained")
+    panels = (draw_speedups, draw_tiles, draw_answers, draw_memory, draw_memory_growth, draw_ranks)
+    for draw, axes in zip(panels, figure.subplots(2, 3).flat, strict=True):
         draw(axes, results)
         axes.spines[["top", "right"]].set_visible(False)
     FigureCanvasAgg(figure).print_png(args.out)

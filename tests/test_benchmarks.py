@@ -161,8 +161,9 @@ def test_the_picture_is_drawn_from_results(benchmarks, tmp_path):
     efficiency = dict.fromkeys(("original", "packed", "balanced_by_text", "balanced"), {"efficiency": 0.5})
     results = {
         "training": {"shapes": [point]},
-        "training_sweeps": {"tiles": [point]},
+        "training_sweeps": {"tiles": [point], "answer_length": [point]},
         "training_memory": {"goal": {**point, "vocabulary": 10}},
+        "training_memory_growth": {"growth": {"tiles": [{"value": 7, **dict.fromkeys(forms, 100.0)}]}},
         "simulate_ranks": {"rows": [{"pairs_per_step": 1024, "ranks": 8, "forms": efficiency}]},
     }
     with pytest.raises(FileNotFoundError, match="training_sweeps"):
