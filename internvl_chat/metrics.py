@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 
 import torch
@@ -53,11 +54,12 @@ class MetricSums:
         self.num_tokens += num_tokens
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means per pair over all ranks and, in training, the throughput since the last reading; then start anew.
+        """Means per pair over all ranks, throughput since the last reading, peak memory of a rank; then start anew.
 
         A collective: every rank calls it, also one that saw no pair (it has no names of its own to bring).
         """
-        names = sorted(set().union(*gather_objects(accelerator, sorted(self.sums))))
+        known, peaks = zip(*gather_objects(accelerator, (sorted(self.sums), peak_memory())), strict=True)
+        names = sorted(set().union(*known))
         zero = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         counts = torch.tensor([self.num_pairs, self.num_tokens], dtype=torch.float64, device=accelerator.device)
         totals = torch.cat([torch.stack([self.sums.get(name, zero) for name in names] or [zero]), counts])
@@ -67,7 +69,15 @@ class MetricSums:
         if not pairs:
             return {}
         means = {name: value / pairs for name, value in zip(names, values, strict=False)}
-        return means | {"pairs_per_second": pairs / seconds, "tokens_per_second": tokens / seconds}
+        speed = {"pairs_per_second": pairs / seconds, "tokens_per_second": tokens / seconds}
+        return means | speed | {"peak_memory_gib": max(peaks)}
+
+
+def peak_memory() -> float:
+    """Most memory that this process held so far, in GiB: of its GPU where there is one, else of the host."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # from KiB
 
 
 def gather_objects(accelerator: Accelerator, item: object) -> list:

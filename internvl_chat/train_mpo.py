@@ -10,10 +10,12 @@ on from the last one, unless `--overwrite_output_dir True` says otherwise.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from internvl_chat.trainer import MultimodalDPOTrainer
 logger = logging.getLogger(__name__)
 
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+SETTINGS_NAME = "settings.json"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,6 +94,7 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
         eval_dataset=eval_dataset,
         callbacks=[stop],
     )
+    record_settings(Path(mpo_args.output_dir), model_args, data_args, mpo_args, train_dataset)
     if cache is not None and needs_model:
         trainer.cache_reference(cache, data_name)
     result = trainer.train(resume_from_checkpoint=find_resume_point(mpo_args))
@@ -114,6 +118,22 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     if len(argv) == 1 and Path(argv[0]).suffix in CONFIG_SUFFIXES:
         return parser.parse_yaml_file(argv[0])
     return parser.parse_args_into_dataclasses(list(argv))
+
+
+def record_settings(
+    folder: Path, model_args: ModelArguments, data_args: DataArguments, mpo_args: MPOConfig, dataset: MixtureDataset | None
+) -> None:
+    """Write what the run is made of beside its checkpoints: settings.json, all flags and the mixture; on one rank."""
+    if mpo_args.process_index:
+        return
+    mixture = {
+        data.spec.name: {"rows": len(data.rows), "drawn": len(data.order), "repeat_time": float(data.spec.repeat_time)}
+        for data in (dataset.mixture.datasets if dataset else [])
+    }
+    groups = {"model": asdict(model_args), "data": asdict(data_args), "training": mpo_args.to_dict()}
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**groups, "mixture": mixture}, indent=2, ensure_ascii=False, default=str)
+    (folder / SETTINGS_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def wants_deepspeed(argv: Sequence[str]) -> bool:

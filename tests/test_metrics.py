@@ -64,6 +64,7 @@ def test_reading_gives_means_per_pair_and_starts_anew(accelerator):
     assert means["x"] == 2.0
     assert means["y"] == 2.0
     assert means["tokens_per_second"] == pytest.approx(10 * means["pairs_per_second"])
+    assert 0.05 < means["peak_memory_gib"] < 100  # torch alone takes a fifth of a GiB
     assert sums.read(accelerator) == {}
 
 

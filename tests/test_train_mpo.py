@@ -58,6 +58,9 @@ def test_a_run_trains_evaluates_and_leaves_a_checkpoint_that_loads(flags, data, 
     assert evaluation["eval_rewards/accuracies"] > 0.5
     assert {"eval_losses/sigmoid", "eval_losses/bco_pair", "eval_nll_loss", "eval_delta"} <= evaluation.keys()
     assert not (tmp_path / "run" / "skipped.jsonl").exists()
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["training"]["loss_type"] == "sigmoid,bco_pair" and settings["data"]["meta_path"].endswith(".json")
+    assert {part["drawn"] for part in settings["mixture"].values()} and settings["model"]["drop_path_rate"] >= 0
 
 
 def test_a_resumed_run_equals_one_that_was_never_stopped(flags, tmp_path):
