@@ -121,7 +121,11 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
 
 
 def record_settings(
-    folder: Path, model_args: ModelArguments, data_args: DataArguments, mpo_args: MPOConfig, dataset: MixtureDataset | None
+    folder: Path,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    mpo_args: MPOConfig,
+    dataset: MixtureDataset | None,
 ) -> None:
     """Write what the run is made of beside its checkpoints: settings.json, all flags and the mixture; on one rank."""
     if mpo_args.process_index:
