@@ -1,0 +1,142 @@
+"""Every command of README and docs as it is written there: started as far as its own flags reach, then stopped.
+
+Launchers make a dry run, Python programs parse their flags, `hf download` its own with the network taken away.
+"""
+
+import argparse
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub.cli import hf as hub
+from transformers import HfArgumentParser
+
+from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
+from internvl_chat.train_mpo import CONFIG_SUFFIXES, parse_arguments
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "ckpt/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
+PROGRAMS = ("python", "torchrun", "sh", "bash", "make", "hf", "pip", "git", "sbatch", "cd")
+
+
+def commands():
+    """(page, command) of the shell blocks, of indented lines, and of single commands inside sentences."""
+    for page in PAGES:
+        text = page.read_text()
+        prose = FENCED.sub("", text)
+        found = [block for language, block in FENCED.findall(text) if language == "bash"]
+        found += re.findall(r"^ {4}(python .*)$", prose, re.M)
+        found += re.findall(rf"`((?:{'|'.join(PROGRAMS)}) [^`]+)`", prose)
+        for block in found:
+            lines = (line.split(" #")[0] for line in block.replace("\\\n", " ").splitlines())
+            yield from ((page.relative_to(ROOT), " ".join(line.split())) for line in lines if line.strip())
+
+
+COMMANDS = sorted({command: str(page) for page, command in commands()}.items())
+
+
+class ParsedError(Exception):
+    """Thrown where a program has parsed its flags."""
+
+
+def check_python(words, monkeypatch):
+    """`python -m module flags` or `python file flags`."""
+    if words[:2] == ["-m", "internvl_chat.train_mpo"]:
+        check_training(words[2:])
+        return
+    path = ROOT / (words[1].replace(".", "/") + ".py" if words[0] == "-m" else words[0])
+    flags = words[2:] if words[0] == "-m" else words[1:]
+    if "parse" not in path.read_text():
+        assert not flags
+        return
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, *args, **kwargs):
+        parse(self, *args, **kwargs)
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.syspath_prepend(str(path.parent))
+    monkeypatch.setattr(sys, "argv", [str(path), *flags])
+    with pytest.raises(SystemExit if "--help" in flags else ParsedError) as stopped:
+        runpy.run_path(str(path), run_name="__main__")
+    assert "--help" not in flags or stopped.value.code == 0
+
+
+def check_training(flags):
+    """The trainer's own; a file of flags stands for any."""
+    if flags == ["--help"]:
+        with pytest.raises(SystemExit, match="0"):
+            parse_arguments(flags)
+    elif flags == ["run.yaml"]:
+        assert Path(flags[0]).suffix in CONFIG_SUFFIXES
+    else:
+        parse_arguments([*flags, "--bf16", "False"])  # a CPU may refuse it
+
+
+def check_shell(command):
+    """A dry run of a launcher, else a script that parses and knows the flags."""
+    script = next(word for word in shlex.split(command) if word.startswith((".", "shell/")))
+    if "launch.sh" in (ROOT / script).read_text():
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+        environment |= {"DRY_RUN": "1", "PYTHON": "true"}
+        result = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0 and result.stdout.strip(), result.stderr
+    else:
+        subprocess.run(["bash", "-n", ROOT / script], check=True)
+        assert all(word in (ROOT / script).read_text() for word in re.findall(r"--\S+", command))
+
+
+def check_hub(words, monkeypatch):
+    """hf download OpenGVLab/NAME --local-dir ..NAME."""
+    asked = {}
+    monkeypatch.setattr(
+        "huggingface_hub.cli.download.snapshot_download", lambda **settings: asked.update(settings) or "there"
+    )
+    hub.app.main(args=words, standalone_mode=False)
+    assert asked["repo_id"].startswith("OpenGVLab/") and Path(asked["local_dir"]).name in asked["repo_id"]
+    assert asked["repo_type"] == ("dataset" if "MMPR" in asked["repo_id"] else "model")
+
+
+@pytest.mark.parametrize(("command", "page"), COMMANDS, ids=[command for command, _ in COMMANDS])
+def test_a_documented_command_is_taken_as_written(command, page, monkeypatch):
+    words = shlex.split(command)
+    program = next(word for word in words if "=" not in word)
+    if program in ("sh", "bash"):
+        check_shell(command)
+    elif program == "sbatch":
+        check_shell(words[words.index("--wrap") + 1])
+    elif program == "torchrun":
+        check_training(words[words.index("internvl_chat.train_mpo") + 1 :])
+    elif program == "python":
+        check_python(words[1:], monkeypatch)
+    elif program == "hf":
+        check_hub(words[1:], monkeypatch)
+    elif program == "make":
+        subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+    elif program == "pip":
+        assert words[1:3] == ["install", "-r"] and (ROOT / words[3]).is_file()
+    else:
+        assert command.startswith("git clone <this repository> internvl-mpo && cd internvl-mpo"), f"{page}: {command}"
+
+
+def test_flags_that_sentences_name_exist():
+    known = set(HfArgumentParser((ModelArguments, DataArguments, MPOConfig))._option_string_actions)
+    for folder in ("tools", "benchmarks", "data"):
+        for path in (ROOT / folder).rglob("*.py"):
+            known |= set(re.findall(r'"(--[a-z][\w-]*)"', path.read_text()))
+    known |= {"--early-stop", "--no-early-stop", "--quotatype"}
+    for page in (ROOT / "README.md", ROOT / "docs" / "migration.md", ROOT / "docs" / "fast_path.md"):
+        named = {
+            flag
+            for code in re.findall(r"`([^`]+)`", FENCED.sub("", page.read_text()))
+            for flag in re.findall(r"--[a-z][\w-]*", code)
+        }
+        assert named - known == set(), page
