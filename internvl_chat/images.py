@@ -108,7 +108,8 @@ def open_image(path: str) -> Image.Image:
     except DECODE_ERRORS as error:
         size = os.path.getsize(path) if os.path.isfile(path) else None
         reason = "the file is empty" if size == 0 else f"{type(error).__name__}: {error}"
-        raise ImageError(f"{path}: cannot be opened as an image ({reason})") from error
+        fault = "image_too_large" if isinstance(error, Image.DecompressionBombError) else "image_unreadable"
+        raise ImageError(f"{path}: cannot be opened as an image ({reason})", fault) from error
     width, height = image.size
     if not 0 < width * height <= MAX_PIXELS:
         raise ImageError(f"{path}: {width} x {height} pixels; from 1 to {MAX_PIXELS} are read", "image_too_large")

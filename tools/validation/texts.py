@@ -74,7 +74,7 @@ def _final_answers(pair: PreferencePair, dataset: str) -> Iterator[tuple[str, st
         return
     if any(squeezed(stated) == squeezed(final.text) for stated in _STATED_ANSWER.findall(pair.question)):
         yield "answer_leak", f"the question states the final answer {shown(final.text)}"
-    if "correctness" in dataset and pair.rejected:
+    if "correctness" in dataset and pair.rejected and squeezed(pair.chosen) != squeezed(pair.rejected):
         other = parse_answer(pair.rejected, version or "en").text
         if other is not None and squeezed(other) == squeezed(final.text):
             yield "same_final_answer", f"chosen and rejected answer {shown(final.text)}"

@@ -1,0 +1,240 @@
+"""Validation: forty planted faults are found and nothing else, training agrees, a killed run goes on, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from internvl_chat.dataset import MixtureDataset, SkippedRow
+from tools import validate
+from tools.validation.faults import FAULTS
+
+REPOSITORY = Path(__file__).parents[2]
+ASKED = 'How many bars are there? Please use the format "Final answer: .."'
+LENGTH = 512
+
+
+def good(number):
+    """A row without a fault, unlike all others."""
+    steps = f"Chart {number} shows the years 2019 to 2022, so"
+    return {
+        "image": f"{number % 3}.png",
+        "question": f"Chart {number}: {ASKED}",
+        "chosen": f"{steps} there are 4.\nFinal answer: 4",
+        "rejected": f"{steps} we see 5{' of the bars' * (number % 2)}.\nFinal answer: 5",
+    }
+
+
+# (fault, what is changed in a good row): each is found where it stands, under this name.
+ROW_FAULTS = [
+    ("bad_json", b'{"question": "Why?", "chosen": "Yes", "rej'),
+    ("bad_json", b'\xef\xbb\xbf{"question": "Why?", "chosen": "Yes", "rejected": "No"}'),
+    ("bad_json", b"[1, 2]"),
+    ("missing_field", {"rejected": ...}),
+    ("missing_field", {"question": ...}),
+    ("wrong_type", {"chosen": 4}),
+    ("wrong_type", {"image": {"path": "0.png"}}),
+    ("empty_question", {"question": " \n"}),
+    ("video_row", {"video": "clip.mp4"}),
+    ("placeholder_mismatch", {"question": f"<image> and <image>: {ASKED}"}),
+    ("placeholder_mismatch", {"image": ["0.png", "1.png"], "question": f"<image>\nBoth? {ASKED}"}),
+    ("empty_answer", {"rejected": ""}),
+    ("empty_answer", {"chosen": ""}),
+    ("same_answers", lambda row: {"rejected": row["chosen"]}),
+    ("image_missing", {"image": "gone.png"}),
+    ("image_missing", {"image": ["0.png", "folder"]}),
+    ("image_url", {"image": "https://example.org/a.png"}),
+    ("image_outside_root", {"image": "../secret.png"}),
+    ("image_outside_root", {"image": "link.png"}),
+    ("image_unreadable", {"image": "page.png"}),
+    ("image_unreadable", {"image": "empty.png"}),
+    ("image_broken", {"image": "cut.png"}),
+    ("image_broken", {"image": "cut.jpg"}),
+    ("image_too_large", {"image": "huge.ppm"}),
+    ("too_long", {"chosen": "So it goes on, word by word by word. " * 60 + "\nFinal answer: 4"}),
+    ("blank_answer", {"rejected": "  \n"}),
+    ("nearly_same_answers", lambda row: {"rejected": row["chosen"].upper() + "."}),
+    ("placeholder_in_answer", {"rejected": "In <image> there are 5.\nFinal answer: 5"}),
+    ("special_token_in_text", {"chosen": "It is 4.<|im_end|>\nFinal answer: 4"}),
+    ("garbled_text", {"question": f"Gr\ufffd\ufffde? {ASKED}"}),
+    ("garbled_text", {"rejected": "It is \x00 5.\nFinal answer: 5"}),
+    ("looping_answer", {"chosen": "It is\nFinal answer: 4" + " and 4" * 50}),
+    ("answer_leak", {"question": f"{ASKED}\nThe answer is 4."}),
+    ("answer_leak", lambda row: {"question": f"{ASKED} Hint: {row['chosen']} or so."}),
+    ("no_final_answer", {"chosen": "There are 4 bars."}),
+    ("same_final_answer", {"rejected": "A guess.\nFinal answer: 4."}),
+    ("fewer_tiles", {"chosen": "So it is, one by one. " * 38 + "\nFinal answer: 4", "image": "wide.png"}),
+    ("image_tiny", {"image": "pixel.png"}),
+    ("image_rotated", {"image": "photo.jpg"}),
+    ("image_animated", {"image": "moving.gif"}),
+    ("image_transparent", {"image": "glass.png"}),
+    ("duplicate_pair", good(0)),
+    ("duplicate_pair", {**good(1), "image": "copy_of_1.png"}),
+    ("contradictory_pair", {**good(2), "chosen": good(2)["rejected"], "rejected": good(2)["chosen"]}),
+]
+
+
+def changed(row, change):
+    """A row with other fields (... removes one), or a line instead of it."""
+    if isinstance(change, bytes):
+        return change
+    fields = change(row) if callable(change) else change
+    return {key: value for key, value in {**row, **fields}.items() if value is not ...}
+
+
+def write_images(folder):
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 240, 3), np.uint8)
+    for number in range(3):
+        Image.fromarray(pixels[:, 60 * number : 60 * number + 60]).save(folder / f"{number}.png")
+    (folder / "copy_of_1.png").write_bytes((folder / "1.png").read_bytes())
+    wide = Image.fromarray(pixels)
+    wide.save(folder / "wide.png")
+    wide.save(folder / "whole.jpg")
+    for name, whole in (("cut.png", "wide.png"), ("cut.jpg", "whole.jpg")):
+        (folder / name).write_bytes((folder / whole).read_bytes()[:3000])
+    (folder.parent / "secret.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "link.png").symlink_to(folder.parent / "secret.png")
+    (folder / "page.png").write_text("<html>404 not found</html>")
+    (folder / "empty.png").touch()
+    (folder / "huge.ppm").write_bytes(b"P6 40000 40000 255\n")
+    (folder / "folder").mkdir()
+    wide.crop((0, 0, 40, 1)).save(folder / "pixel.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide.save(folder / "photo.jpg", exif=exif)
+    frames = [Image.fromarray(pixels[:, at : at + 60]) for at in (0, 60)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGBA", (60, 60), (0, 0, 0, 0)).save(folder / "glass.png")
+
+
+def write_jsonl(path, rows):
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A mixture with every planted fault; returns (folder, expected Counter of (fault, data set, line))."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_images(tmp_path / "images")
+    rows = [good(number) for number in range(400, 412)]
+    expected = Counter()
+    rows[:3] = [good(number) for number in range(3)]
+    for number, (fault, change) in enumerate(ROW_FAULTS):
+        rows.append(changed(good(number + 1000), change))
+        expected[fault, "bars_correctness", len(rows)] += 1
+        rows.append(good(number + 2000))
+    write_jsonl(tmp_path / "bars.jsonl", rows)
+    text = [{"question": f"{n} + 1?", "chosen": f"{n} + 1 = {n + 1}", "rejected": "1"} for n in range(120)]
+    write_jsonl(tmp_path / "sums.jsonl", text)
+    write_jsonl(tmp_path / "other.jsonl", [good(number) for number in range(600, 604)])
+    write_jsonl(tmp_path / "empty.jsonl", [])
+    write_jsonl(
+        tmp_path / "held_out.jsonl", [good(601), good(700), {**good(2000), "chosen": "4, as seen.\nFinal answer: 4"}]
+    )
+    meta = {
+        "bars_correctness": {"root": "images", "annotation": "bars.jsonl", "length": len(rows)},
+        "sums": {"root": "", "annotation": "sums.jsonl", "repeat_times": 2},
+        "other": {"root": "images", "annotation": "other.jsonl", "repeat_time": 0, "length": 3},
+        "none": {"root": "images", "annotation": "empty.jsonl"},
+        "nowhere": {"root": "no_images", "annotation": "bars.jsonl"},
+        "negative": {"root": "images", "annotation": "bars.jsonl", "repeat_time": -1},
+    }
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    held_out = {"held": {"root": "images", "annotation": "held_out.jsonl"}}
+    (tmp_path / "held_out.json").write_text(json.dumps(held_out))
+    expected.update(
+        [
+            ("meta_unknown_field", "sums", 0),
+            ("length_bias", "sums", 0),
+            ("length_differs", "other", 0),
+            ("nothing_drawn", "other", 0),
+            ("no_rows", "none", 0),
+            ("path_missing", "nowhere", 0),
+            ("meta_unusable", "negative", 0),
+            ("held_out_in_train", "held", 1),
+            ("held_out_in_train", "held", 3),
+        ]
+    )
+    return tmp_path, expected
+
+
+def run(folder, *more, checkpoint=None, workers=1):
+    argv = ["--meta_path", str(folder / "meta.json"), "--output_dir", str(folder / "report")]
+    argv += ["--force_image_size", "56", "--max_seq_length", str(LENGTH), "--num_workers", str(workers), *more]
+    return validate.main(argv + (["--model_name_or_path", str(checkpoint)] if checkpoint else []))
+
+
+def found(folder):
+    lines = (folder / "report" / "findings.jsonl").read_text().splitlines()
+    return Counter((row["fault"], row["dataset"], row["line"]) for row in map(json.loads, lines))
+
+
+def test_planted_faults_are_found_and_nothing_else(planted, golden, capsys):
+    folder, expected = planted
+    assert expected.total() >= 40 and len({fault for fault, _, _ in expected}) >= 20
+    assert run(folder, "--eval_meta_path", str(folder / "held_out.json"), checkpoint=golden.ckpt, workers=2) == 1
+    assert found(folder) == expected
+    report = json.loads((folder / "report" / "validation.json").read_text())
+    assert {fault["name"]: fault["count"] for fault in report["faults"]} == Counter(
+        fault for fault, _, _ in expected.elements()
+    )
+    out = capsys.readouterr().out
+    assert report["verdict"] in out and report["verdict"].startswith("FAIL: 25 of ")
+    assert not list((folder / "report").glob("*.parts"))
+
+
+def test_training_skips_what_validation_calls_unusable(planted, golden, tokenizer):
+    """The rows with an error are those that the data set of the training leaves out, decoded or not."""
+    folder, expected = planted
+    meta = {"bars_correctness": {"root": "images", "annotation": "bars.jsonl"}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert run(folder, checkpoint=golden.ckpt) == 1
+    errors = {line for fault, _, line in found(folder) if FAULTS[fault].severity == "error"}
+    dataset = MixtureDataset(
+        folder / "meta.json",
+        tokenizer,
+        template="internvl2_5",
+        num_image_token=4,
+        image_size=56,
+        max_seq_length=LENGTH,
+    )
+    samples = (dataset[place] for place in range(len(dataset)))
+    assert errors == {sample.line for sample in samples if isinstance(sample, SkippedRow)}
+    report = json.loads((folder / "report" / "validation.json").read_text())
+    assert report["unusable_rows"] == len(errors) == 25
+
+
+def test_a_killed_run_goes_on(planted, monkeypatch):
+    folder, _ = planted
+    rows = [good(number) for number in range(5000, 5600)] + [{**good(0), "rejected": ""}]
+    write_jsonl(folder / "bars.jsonl", rows)
+    (folder / "meta.json").write_text(json.dumps({"bars": {"root": "images", "annotation": "bars.jsonl"}}))
+    checked = []
+
+    def stopping(checker, chunk):
+        checked.append(chunk)
+        if len(checked) == 2:
+            raise KeyboardInterrupt
+        return whole(checker, chunk)
+
+    whole = validate.ChunkChecker.__call__
+    monkeypatch.setattr(validate.ChunkChecker, "__call__", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder)
+    assert run(folder) == 1
+    assert [tuple(chunk) for chunk in checked] == [(0, 0, 500), (0, 500, 601), (0, 500, 601)]
+    assert found(folder) == Counter({("empty_answer", "bars", 601): 1})
+    # A finished run leaves nothing to go on from: the next looks at every row again.
+    write_jsonl(folder / "bars.jsonl", rows[:-1])
+    assert run(folder) == 0
+    assert len(checked) == 5
