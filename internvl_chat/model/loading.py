@@ -1,4 +1,6 @@
-"""Load published InternVL checkpoints, from a folder or by hub name, without running any code that comes with them.
+"""Load InternVL checkpoints, from a folder or by hub name, without running any code that comes with them.
+
+Both layouts are read: the published one, and `-hf`, which `hf_layout.py` translates.
 
 A checkpoint loads whole or not at all: a weight that is missing, left over or of another shape raises. Only safetensors
 are read; pickled weights can run code.
@@ -14,10 +16,12 @@ import transformers
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMG_CONTEXT_TOKEN
+from .hf_layout import HF_MODEL_TYPE, InternVLChatModelHF, config_from_hf, register_weight_names
 from .modeling_internvl_chat import InternVLChatModel
 from .tokenization_internlm2 import InternLM2Tokenizer
 
@@ -29,24 +33,25 @@ def load_config(path: str | os.PathLike) -> InternVLChatConfig:
     """Read the configuration of a checkpoint.
 
     Args:
-        path: folder, or hub name such as "OpenGVLab/InternVL2_5-1B".
+        path: folder, or hub name such as "OpenGVLab/InternVL2_5-1B" or "OpenGVLab/InternVL3-1B-hf".
 
     Raises:
         FileNotFoundError: there is no such folder, config.json or hub name.
         ValueError: config.json is of another architecture, or does not hold together.
     """
-    _check_folder(path, "config.json")
-    try:
-        fields, _ = PreTrainedConfig.get_config_dict(os.fspath(path))
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: no readable config.json; {error}") from error
-    model_type = fields.get("model_type")
-    if model_type != InternVLChatConfig.model_type:
-        hint = ""
-        if model_type == "internvl":
-            hint = "; this is the '-hf' layout of transformers: take the checkpoint of the same name without '-hf'"
-        raise ValueError(f"{path}: config.json has model_type {model_type!r}, expected 'internvl_chat'{hint}")
+    fields = _config_fields(path)
+    if fields.get("model_type") == HF_MODEL_TYPE:
+        return config_from_hf(fields, _image_settings(path), load_tokenizer(path).chat_template or "")
     return InternVLChatConfig.from_dict(fields)
+
+
+def is_hf_layout(path: str | os.PathLike) -> bool:
+    """Say whether a checkpoint is in the `-hf` layout, that of the InternVL class in transformers.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `load_config`.
+    """
+    return _config_fields(path).get("model_type") == HF_MODEL_TYPE
 
 
 def load_model(
@@ -72,8 +77,12 @@ def load_model(
     _check_folder(path, "*.safetensors")
     _check_shards(path)
     config.dtype = dtype  # with None the files decide, whatever config.json says of them
+    layout = InternVLChatModel
+    if is_hf_layout(path):
+        layout = InternVLChatModelHF
+        register_weight_names()
     try:
-        model, report = InternVLChatModel.from_pretrained(
+        model, report = layout.from_pretrained(
             os.fspath(path),
             config=config,
             dtype=dtype or "auto",
@@ -114,6 +123,31 @@ def load_tokenizer(path: str | os.PathLike, *, model_max_length: int | None = No
     if tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN) in (None, tokenizer.unk_token_id):
         raise ValueError(f"{path}: the tokenizer does not know {IMG_CONTEXT_TOKEN}: it is not that of an InternVL")
     return tokenizer
+
+
+def _config_fields(path: str | os.PathLike) -> dict:
+    """Return config.json, of either layout."""
+    _check_folder(path, "config.json")
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(os.fspath(path))
+    except OSError as error:
+        raise FileNotFoundError(f"{path}: no readable config.json; {error}") from error
+    model_type = fields.get("model_type")
+    if model_type not in (InternVLChatConfig.model_type, HF_MODEL_TYPE):
+        raise ValueError(
+            f"{path}: config.json has model_type {model_type!r}, expected {InternVLChatConfig.model_type!r} "
+            f"or, in the layout of the '-hf' checkpoints, {HF_MODEL_TYPE!r}"
+        )
+    return fields
+
+
+def _image_settings(path: str | os.PathLike) -> dict:
+    """Return the fields of the image processor; empty when there is none."""
+    try:
+        settings, _ = BaseImageProcessor.get_image_processor_dict(os.fspath(path))
+    except OSError:
+        return {}
+    return settings
 
 
 def _is_local(path: str | os.PathLike) -> bool:
@@ -193,5 +227,5 @@ def _tokenizer_class(path: str | os.PathLike) -> type[PreTrainedTokenizerBase]:
 
 def remote_code_files() -> list[Path]:
     """Return the files of this folder that make a checkpoint load elsewhere with `trust_remote_code=True`."""
-    folder = Path(__file__).parent
-    return sorted(file for file in folder.glob("*.py") if file.name not in ("__init__.py", Path(__file__).name))
+    stay = ("__init__.py", "hf_layout.py", Path(__file__).name)
+    return sorted(file for file in Path(__file__).parent.glob("*.py") if file.name not in stay)
