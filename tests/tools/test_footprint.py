@@ -11,6 +11,7 @@ import torch
 from internvl_chat.forward import answer_logps, use_shared_prefix
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config
 from internvl_chat.packing import pack_batch
+from internvl_chat.train_mpo import main as train
 from internvl_chat.train_mpo import parse_arguments
 from tools.footprint import (
     Plan,
@@ -71,9 +72,9 @@ def test_activations_are_what_autograd_keeps(shape, tiles, dtype):
     assert activations(config, plan, Row(batch["packed"].input_ids.numel(), tiles)) == pytest.approx(measured, rel=0.15)
 
 
-@pytest.mark.integration
-def test_the_estimate_meets_the_peak_of_a_training(golden, golden_folder, tmp_path):
-    """A model of 0.5 GB: policy, gradients, Adam's moments and reference, in float32 in one process."""
+@pytest.fixture
+def training(golden, golden_folder, tmp_path):
+    """(configuration, flags of two steps) of a model of 0.5 GB: policy, gradients, Adam's moments, reference."""
     config = make_config(512, 12, 768, 10)
     source = shutil.copytree(golden.ckpt, tmp_path / "source", ignore=shutil.ignore_patterns("*.safetensors"))
     InternVLChatModel(config).save_pretrained(source)
@@ -81,15 +82,35 @@ def test_the_estimate_meets_the_peak_of_a_training(golden, golden_folder, tmp_pa
     flags = f"--model_name_or_path {source} --meta_path {data}/meta.json --output_dir {tmp_path}/run --max_steps 2"
     flags += " --force_image_size 56 --max_seq_length 512 --per_device_train_batch_size 2 --save_strategy no"
     flags += " --report_to none --dataloader_num_workers 0 --grad_checkpoint True"
-    command = [sys.executable, "-m", "tests.peak_memory", "train", *flags.split()]
+    return config, flags.split()
+
+
+def estimated(config, **changes):
+    """Bytes of the estimate for `training`, with changes to the plan."""
+    count = count_parameters(meta_model(config))
+    assert count.total * 4 > 500e6
+    plan = Plan(**{**vars(ALONE), "recompute": True, **changes})
+    return footprint(config, count, count.total, plan, Row(600, 10)).total
+
+
+@pytest.mark.integration
+def test_the_estimate_meets_the_peak_of_a_training(training):
+    """Resident memory above the imports, in float32 in one process."""
+    config, flags = training
+    command = [sys.executable, "-m", "tests.peak_memory", "train", *flags]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
-    measured = int(result.stdout.split("peak")[-1])
-    model = meta_model(config)
-    count = count_parameters(model)
-    assert count.total * 4 > 500e6
-    plan = Plan(**{**vars(ALONE), "recompute": True})
-    assert footprint(config, count, count.total, plan, Row(600, 10)).total == pytest.approx(measured, rel=0.15)
+    assert estimated(config) == pytest.approx(int(result.stdout.split("peak")[-1]), rel=0.15)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="counts the memory of a GPU, and there is none")
+def test_the_estimate_meets_the_peak_of_a_gpu(training):
+    """What the allocator gave out, under bfloat16 autocast."""
+    config, flags = training
+    torch.cuda.reset_peak_memory_stats()
+    train([*flags, "--bf16", "True"])
+    assert estimated(config, half=True) == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)
 
 
 def bytes_per_parameter(**changes):
