@@ -32,6 +32,7 @@ from tools.evaluation.answering import (
     answer_rows,
     judge,
     read_answers,
+    with_earlier,
     write_answers,
 )
 from tools.evaluation.comparison import compare
@@ -113,6 +114,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if before is not None:
         report["before"], answers_before = before
         report["comparison"] = compare(answers_before, answers)
+        answers = with_earlier(answers, answers_before)
     if args.out:
         write_answers(answers_path(args.out), answers)
         write_atomically(args.out, [json_text(report)])

@@ -31,6 +31,14 @@ LABELS = {
     "rewards/margins": "margin",
     "rewards/accuracies": "chosen wins",
     "learning_rate": "learning rate",
+    "grad_norm": "norm of the gradient",
+    "lengths/chosen": "chosen",
+    "lengths/rejected": "rejected",
+    "logps/chosen": "chosen",
+    "logps/rejected": "rejected",
+    "pairs_per_second": "pairs",
+    "tokens_per_second": "tokens",
+    "peak_memory_gib": "peak memory",
 }
 
 
@@ -48,6 +56,14 @@ PANELS = (
     Panel("Rewards", "beta x nats", ("rewards/chosen", "rewards/rejected", "delta")),
     Panel("Reward margin", "beta x nats", ("rewards/margins",)),
     Panel("Pairs whose chosen answer has the higher reward", "share", ("rewards/accuracies",)),
+)
+RUN_PANELS = (
+    Panel("Learning rate", "", ("learning_rate",)),
+    Panel("Norm of the gradient", "", ("grad_norm",)),
+    Panel("Lengths of answers", "tokens", ("lengths/chosen", "lengths/rejected")),
+    Panel("Log-probs of answers", "nats", ("logps/chosen", "logps/rejected")),
+    Panel("Throughput", "tokens per second", ("tokens_per_second",)),
+    Panel("Peak memory of a process", "GiB", ("peak_memory_gib",)),
 )
 FINE_TUNING_PANELS = (Panel("Loss", "nats", ("loss",)), Panel("Learning rate", "", ("learning_rate",)))
 
@@ -74,13 +90,24 @@ def plot_curves(args: argparse.Namespace) -> None:
     entries = read_log(args.run)
     is_preference = any("rewards/margins" in entry for entry in entries)
     panels = PANELS if is_preference else FINE_TUNING_PANELS
-    figure = Figure(figsize=(11, 3.6 * (len(panels) // 2)), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(args.title or str(args.run))
-    for axes, panel in zip(figure.subplots(len(panels) // 2, 2).flat, panels, strict=True):
-        draw_panel(axes, panel, entries, args.window)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=120)
+    draw_curves(entries, panels, title=args.title or str(args.run), window=args.window).savefig(args.out, dpi=120)
+
+
+def draw_curves(
+    entries: Sequence[Mapping[str, Any]], panels: Sequence[Panel], *, title: str = "", window: int = 20
+) -> Figure:
+    """Panels two by two."""
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(11, 3.6 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    places = figure.subplots(rows, 2, squeeze=False).flat
+    for axes, panel in zip(places, panels, strict=False):
+        draw_panel(axes, panel, entries, window)
+    for axes in places:  # the last place of an odd number
+        axes.set_axis_off()
+    return figure
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from internvl_chat.model import load_model, load_tokenizer
 from tools import evaluate as evaluation
 from tools.evaluate import evaluate, lift, main, parse_arguments
 from tools.evaluation.accuracy import summarize
-from tools.evaluation.answering import answer_questions, judge
+from tools.evaluation.answering import answer_questions, judge, read_answers
 from tools.evaluation.preference import log_probs, measure_pairs, pair_batches
 from tools.evaluation.questions import direct, read_questions, reasoned
 from tools.evaluation.table import table
@@ -160,8 +160,11 @@ def test_a_repeat_gives_the_same_figures(tmp_path, prompts):
     assert first["reasoned"]["all"]["answers"] == 12 and first["reasoned_greedy"]["all"]["answers"] == 3
     names = ("reasoned", "reasoned_greedy")
     assert [again["comparison"][name]["p"] for name in names] == [1.0, 1.0]
-    texts = [(tmp_path / name).read_text() for name in ("new/first.answers.jsonl", "again.answers.jsonl")]
-    assert texts[0] == texts[1] and texts[0].count("\n") == 6
+    one, other = (read_answers(tmp_path / f"{name}.answers.jsonl") for name in ("new/first", "again"))
+    assert {way: len(rows) for way, rows in one.items()} == {"reasoned": 3, "reasoned_greedy": 3}
+    for way, key in ((way, key) for way, rows in one.items() for key in rows):
+        before = {name: one[way][key][name] for name in ("responses", "outcomes")}
+        assert other[way][key] == one[way][key] | {"before": before}
 
 
 def test_another_seed_gives_other_answers(tmp_path, prompts):

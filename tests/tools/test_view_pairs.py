@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 from base64 import b64decode
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from PIL import Image, ImageDraw
 from tools import view_pairs
 from tools.view_pairs import embed, mark_differences, sample_rows
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -133,23 +131,6 @@ def test_nothing_to_show_and_missing_files_are_errors(pairs):
     (pairs / "charts_pairs_vqa_correctness_rules.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match="charts_pairs_vqa_correctness_rules: no charts"):
         write_page(pairs)
-
-
-@pytest.fixture
-def browser_page():
-    """A page of headless Chromium that records every request."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1200, "height": 860})
-        page.requests, page.problems = [], []
-        page.on("request", lambda request: page.requests.append(request.url))
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda message: page.problems.append(message.text))
-        yield page
-        browser.close()
 
 
 @pytest.mark.integration

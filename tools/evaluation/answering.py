@@ -154,6 +154,19 @@ def _row(way: str, answered: Answered) -> dict[str, Any]:
     }
 
 
+def with_earlier(answers: AnswerRows, before: AnswerRows) -> AnswerRows:
+    """The rows with what an earlier evaluation had for the same questions, under `before`."""
+    return {
+        way: {
+            key: row | {"before": {name: before[way][key][name] for name in ("responses", "outcomes")}}
+            if key in before.get(way, {})
+            else row
+            for key, row in rows.items()
+        }
+        for way, rows in answers.items()
+    }
+
+
 def write_answers(path: Path, answers: AnswerRows) -> None:
     """Write the rows of all ways, one JSON line each."""
     write_atomically(path, (json_line(row) for rows in answers.values() for row in rows.values()))

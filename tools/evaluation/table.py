@@ -1,8 +1,14 @@
-"""An evaluation as lines of text: every figure with its interval, behind what it was before where that is known."""
+"""An evaluation as lines of text: every figure with its interval, behind what it was before where that is known.
+
+python -m tools.evaluation.table work_dirs/improve/round_1/after.json     what an evaluation wrote, once more
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tools.evaluation.comparison import verdict
@@ -70,3 +76,8 @@ def _line(title: str, found: Mapping[str, Any], before: Mapping[str, Any], name:
     shown = f"{now:8.2f}" if earlier is None else f"{earlier:8.2f} -> {now:.2f} ({now - earlier:+.2f})"
     interval = found.get("interval" if name == "percent" else f"{name}_interval")
     return f"  {title:<24} {shown}{unit}" + (f"  [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+if __name__ == "__main__":
+    for path in sys.argv[1:]:
+        print(table(json.loads(Path(path).read_text(encoding="utf-8"))))
