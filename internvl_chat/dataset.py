@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -29,7 +30,7 @@ from internvl_chat.images import (
     open_image,
     resolve_image,
 )
-from internvl_chat.mixture import Mixture, Place
+from internvl_chat.mixture import MixedDataset, Mixture, Place
 from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
 from internvl_chat.tokenization import RowTokenizer, TokenizedRow
 
@@ -44,6 +45,16 @@ class SkippedRow:
     line: int
     row_id: str
     reason: str
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row before its images are decoded: its `sides` ("chosen", "rejected"), text, opened images and their grids."""
+
+    sides: tuple[str, ...]
+    text: TokenizedRow
+    images: list[Image.Image]
+    grids: list[Grid]
 
 
 class MixtureDataset(Dataset):
@@ -120,48 +131,51 @@ class MixtureDataset(Dataset):
         where = Source(found.data.rows.path, found.data.rows.line_number(found.row))
         row_id = f"{found.data.spec.name}:{where.line}"
         try:
-            return {**self._sample(found, where), "row_id": row_id}
+            return {**self._sample(found), "row_id": row_id}
         except RecordError as error:
             return SkippedRow(error.file, error.line, row_id, error.reason)
         except ImageError as error:
             return SkippedRow(where.file, where.line, row_id, str(error))
 
-    def _sample(self, found: Place, where: Source) -> dict[str, Any]:
-        """The sample of a row without its id; RecordError or ImageError where it cannot be used."""
-        line, _ = found.data.rows[found.row]
+    def plan_row(self, data: MixedDataset, row: int) -> PlannedRow:
+        """Row `row` of a data set, read, checked and planned; RecordError or ImageError where it cannot be used."""
+        where = Source(data.rows.path, data.rows.line_number(row))
+        line, _ = data.rows[row]
         pair = PreferencePair.from_row(parse_row(line, *where), where, allow_no_rejected=not self.with_rejected)
         answers = {"chosen": pair.chosen}
         if self.with_rejected and pair.rejected is not None:
             answers["rejected"] = pair.rejected
         text = self.rows.tokenize(pair.question, list(answers.values()), len(pair.image), where)
-        tiles, tile_counts = self._cut_images(pair, text, found, where)
-        prompt = text.prompt_ids(tile_counts)
+        paths = [resolve_image(data.root, path, allow_file_symlinks=self.allow_file_symlinks) for path in pair.image]
+        opened = [open_image(path) for path in paths]
+        sizes, limit = [image.size for image in opened], data.spec.max_dynamic_patch
+        grids = plan_tiles(self.tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
+        return PlannedRow(tuple(answers), text, opened, grids)
+
+    def _sample(self, found: Place) -> dict[str, Any]:
+        """The sample of a row without its id; RecordError or ImageError where it cannot be used."""
+        planned = self.plan_row(found.data, found.row)
+        tiles, tile_counts = self._cut_images(planned, found)
+        prompt = planned.text.prompt_ids(tile_counts)
         sample: dict[str, Any] = {
             "pixel_values": torch.from_numpy(tiles),
-            "image_flags": torch.full((len(tiles),), int(bool(pair.image)), dtype=torch.int64),
+            "image_flags": torch.full((len(tiles),), int(bool(planned.images)), dtype=torch.int64),
             "prompt_length": len(prompt),
         }
-        for number, side in enumerate(answers):
-            ids, labels = text.input_ids_and_labels(prompt, number)
+        for number, side in enumerate(planned.sides):
+            ids, labels = planned.text.input_ids_and_labels(prompt, number)
             sample[f"{side}_input_ids"], sample[f"{side}_labels"] = torch.tensor(ids), torch.tensor(labels)
         return sample
 
-    def _cut_images(
-        self, pair: PreferencePair, text: TokenizedRow, found: Place, where: Source
-    ) -> tuple[np.ndarray, list[int]]:
+    def _cut_images(self, planned: PlannedRow, found: Place) -> tuple[np.ndarray, list[int]]:
         """The tiles (T, 3, S, S) of a row's images, how many each has; one blank tile and [] where there are none."""
-        root, tiling = found.data.root, self.tiling
-        paths = [resolve_image(root, path, allow_file_symlinks=self.allow_file_symlinks) for path in pair.image]
-        opened = [open_image(path) for path in paths]
-        sizes, limit = [image.size for image in opened], found.data.spec.max_dynamic_patch
-        grids = plan_tiles(tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
-        if not opened:
-            return blank_tile(tiling.image_size), []
+        if not planned.images:
+            return blank_tile(self.tiling.image_size), []
         rng = np.random.default_rng([self.seed, found.data.number, found.row, found.copy])
         tiles = []
-        for image, grid in zip(opened, grids, strict=True):
+        for image, grid in zip(planned.images, planned.grids, strict=True):
             rgb = decode_rgb(image)
-            tiles.append(tiling.cut(degrade_jpeg(rgb, rng) if found.data.spec.data_augment else rgb, grid))
+            tiles.append(self.tiling.cut(degrade_jpeg(rgb, rng) if found.data.spec.data_augment else rgb, grid))
         return np.concatenate(tiles), [len(part) for part in tiles]
 
 

@@ -38,6 +38,7 @@ from internvl_chat.model import (
     load_model,
     load_tokenizer,
 )
+from internvl_chat.preflight import preflight
 from internvl_chat.reference import CachedReference, cache_folder
 from internvl_chat.signals import StopOnSignal
 from internvl_chat.trainer import MultimodalDPOTrainer
@@ -161,8 +162,8 @@ def build_dataset(
     mpo_args: MPOConfig,
     num_image_token: int,
 ) -> MixtureDataset:
-    """The rows of a meta.json as samples."""
-    return MixtureDataset(
+    """The rows of a meta.json as samples; ValueError where a look at a few says that a data set is of no use."""
+    dataset = MixtureDataset(
         meta_path,
         tokenizer,
         template=data_args.conv_style,
@@ -177,6 +178,8 @@ def build_dataset(
         with_rejected=bool(mpo_args.loss_mixture().names),
         seed=mpo_args.seed,
     )
+    preflight(dataset, meta_path)
+    return dataset
 
 
 def run_config(source: Path, model_args: ModelArguments, data_args: DataArguments) -> InternVLChatConfig:

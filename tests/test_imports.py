@@ -14,7 +14,7 @@ LAYERS = [
     ["distributed", "signals", "records", "meta", "jsonl", "model"],
     ["pair_losses", "losses", "logps", "logps_cache", "images", "tokenization"],
     ["segments", "attention_groups", "attention_varlen", "attention"],
-    ["mixture", "sampler", "dataset", "row_costs", "collator", "packing", "forward"],
+    ["mixture", "sampler", "dataset", "preflight", "row_costs", "collator", "packing", "forward"],
     ["metrics", "ledger", "reference", "checkpoint", "arguments"],
     ["trainer"],
     ["train_mpo"],
