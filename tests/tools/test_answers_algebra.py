@@ -1,5 +1,6 @@
 """Worker processes for algebra: deadlines, memory, and that none outlives its pool."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline import algebra
+from tools.reasoning_data_pipeline import algebra, algebra_worker
 from tools.reasoning_data_pipeline.algebra import AlgebraPool, to_latex
 from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome
 
@@ -192,3 +193,29 @@ def test_normalised_text_becomes_latex_again():
     assert to_latex(" sin x+ln(2)") == r" \sin  x+\ln (2)"
     assert to_latex("⦃1,2⦄∪∅") == r"\{1,2\}\cup \emptyset "
     assert to_latex("2**3*4") == r"2^3\cdot 4"
+
+
+def out_of_memory():
+    raise MemoryError
+
+
+def out_of_stack():
+    return out_of_stack()
+
+
+@pytest.mark.parametrize("fail", [out_of_memory, out_of_stack])
+@pytest.mark.parametrize(("found", "said"), [(False, None), (True, True)])
+def test_different_is_not_said_by_a_comparison_that_ran_short(monkeypatch, fail, found, said):
+    def swallowing(*formulas, **options):
+        with contextlib.suppress(MemoryError, RecursionError):
+            fail()
+        return found
+
+    monkeypatch.setattr(algebra_worker, "verify", swallowing)
+    assert algebra_worker.equal("x<2", "y<3") is said
+    assert sys.gettrace() is None
+
+
+def test_a_comparison_that_did_not_run_short_says_different(monkeypatch):
+    monkeypatch.setattr(algebra_worker, "verify", lambda *formulas, **options: False)
+    assert algebra_worker.equal("x<2", "y<3") is False

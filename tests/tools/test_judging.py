@@ -59,6 +59,20 @@ def test_reasons_of_format_errors_are_grouped():
     assert {answer.rule for answer in question.answers} == {".. characters hold no rationale"}
 
 
+def test_an_undecided_verdict_is_neither_learned_nor_believed():
+    class Slow(ScriptedChecker):
+        def check(self, predicted, gold, modes):
+            time.sleep(0.002)
+            return super().check(predicted, gold, modes)
+
+    judge = Judge(Slow(), ("math_score",))
+    judge.judge(group(final("?"), final(5)))
+    assert list(judge.learned.values()) == [("correct", "scripted")]
+    [key] = judge.learned
+    again = Judge(ScriptedChecker(), ("math_score",), {key: ("undecided", "algebra")})
+    assert again.judge(group(final(5))).count("correct") == 1
+
+
 def test_slow_verdicts_are_learned_and_known_ones_not_asked_again():
     first = Judge(ScriptedChecker(), ("math_score",))
     first.judge(group(final("slow"), final(5)))

@@ -17,7 +17,9 @@ import socket
 import struct
 import sys
 import tokenize
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
@@ -33,8 +35,45 @@ _UNABLE = (
 )  # fmt: skip
 
 
+class Shortage:
+    """Notices a MemoryError or RecursionError even where a library swallows it; a context manager.
+
+    math-verify takes whatever goes wrong in a comparison for "not equal", and an answer must not be called wrong
+    because memory ran out. Only calls and exceptions are traced, not lines.
+
+    Attributes:
+        happened: whether there was one.
+    """
+
+    def __init__(self) -> None:
+        self.happened = False
+
+    def __enter__(self) -> Shortage:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.happened |= sys.gettrace() is None  # Python ends the tracing where there is no room left for it
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> Callable[[FrameType, str, Any], Any]:
+        frame.f_trace_lines = False
+        if event == "exception" and issubclass(argument[0], (MemoryError, RecursionError)):
+            self.happened = True
+        return self._trace
+
+
 def equal(predicted: str, gold: str) -> bool | None:
-    """Whether two LaTeX formulas are equal; None where one is not understood or the question is beyond sympy."""
+    """Whether two LaTeX formulas are equal; None where one is not understood or the question is beyond sympy.
+
+    Also None where they look different only after memory, or the depth of the stack, was not enough.
+    """
+    with Shortage() as shortage:
+        agree = _equal(predicted, gold)
+    return None if shortage.happened and not agree else agree
+
+
+def _equal(predicted: str, gold: str) -> bool | None:
     try:
         first, second = _read(predicted), _read(gold)
         if first is None or second is None:

@@ -20,6 +20,7 @@ from tools.reasoning_data_pipeline.answers import Verdict, parse_answer
 from tools.reasoning_data_pipeline.pairs import Group
 
 SLOW_SECONDS = 1e-3  # checks that took longer are worth keeping for the next run
+DECIDED = ("correct", "wrong")  # outcomes that do not depend on how long a check may take
 FIXED_VERSIONS = {"en": "Final answer", "zh": "答案"}
 _ANSWER_LINE = re.compile(r"[*_#> \t]*(?:(final\s+answer)|(?:最终)?答案)\s*\**\s*[:：]", re.IGNORECASE)
 _EMPHASIS = "*` \t"
@@ -81,8 +82,8 @@ class Judge:
     Attributes:
         checker: compares final answers.
         modes: how this data set wants them compared.
-        known: verdicts of an earlier run by `cache_key`; new slow ones are added.
-        learned: the verdicts added.
+        known: verdicts of an earlier run by `cache_key`.
+        learned: new ones that were slow to find; undecided ones are none, another run may have more time or memory.
     """
 
     checker: Checker
@@ -111,12 +112,12 @@ class Judge:
     def _check(self, final: str, gold: Any) -> tuple[str, str]:
         """(outcome, rule) of a final answer, from an earlier run if it was slow to find."""
         key = cache_key(final, gold, self.modes) if self.known else ""
-        if key in self.known:
+        if key in self.known and self.known[key][0] in DECIDED:
             return self.known[key]
         begin = time.perf_counter()
         verdict = self.checker.check(final, gold, self.modes)
         found = (verdict.outcome.value, verdict.rule)
-        if time.perf_counter() - begin > SLOW_SECONDS:
+        if time.perf_counter() - begin > SLOW_SECONDS and found[0] in DECIDED:
             self.learned[key or cache_key(final, gold, self.modes)] = found
         return found
 

@@ -52,6 +52,8 @@ from tools.reasoning_data_pipeline.pair_summary import format_summary
 from tools.reasoning_data_pipeline.sampled_files import SampledDataset, find_datasets
 from tools.reasoning_data_pipeline.worker import Worker
 
+CHECK_SOURCES = ("answer*.py", "algebra*.py", "expression*.py", "formulas.py", "number_words.py")
+
 
 class VerdictCache:
     """Verdicts that were slow to find, kept for the next run: correctness_cache/<name>.jsonl.
@@ -60,7 +62,7 @@ class VerdictCache:
     """
 
     def __init__(self, path: Path) -> None:
-        sources = sorted(Path(__file__).parent.glob("answer*.py"))
+        sources = sorted(source for name in CHECK_SOURCES for source in Path(__file__).parent.glob(name))
         self.code = xxhash.xxh3_64_hexdigest(b"".join(source.read_bytes() for source in sources))
         self._file = open_for_append(path)
         rows = (row for _, row in whole_lines(path))
