@@ -125,14 +125,18 @@ def same_result(losses_of, single_process):
     def check(folder):
         assert losses_of(folder) == pytest.approx(losses_of(single_process), abs=1e-4)
         before, after = load_file(single_process / "model.safetensors"), load_file(folder / "model.safetensors")
-        assert max((before[name] - after[name]).abs().max().item() for name in before) < 2e-5
+        assert max((before[name] - after[name]).abs().max().item() for name in before) <= 1e-6
 
     return check
 
 
-def test_a_launcher_trains_on_two_nodes_as_a_single_process_does(slurm, tiny_flags, same_result, tmp_path):
-    """That of the 26B under ZeRO-3, started with `sh` from another folder, with the paths and sizes of the tiny run."""
-    script = SHELL / "internvl2.5_mpo/preference_optimization/internvl2_5_26b_internlm2_5_20b_dynamic_res_mpo.sh"
+@pytest.mark.parametrize(
+    ("size", "stage"),
+    [("8b_internlm2_5_7b", "zero_stage1_config.json"), ("26b_internlm2_5_20b", "zero_stage3_config.json")],
+)
+def test_a_launcher_trains_on_two_nodes_as_a_single_process_does(size, stage, slurm, tiny_flags, same_result, tmp_path):
+    """Started with `sh` from another folder, with the paths and sizes of the tiny run."""
+    script = SHELL / f"internvl2.5_mpo/preference_optimization/internvl2_5_{size}_dynamic_res_mpo.sh"
     flags = tiny_flags(tmp_path / "run", drop_path_rate=0, warmup_ratio=0, weight_decay=0, disable_tqdm=True)
     result = subprocess.run(
         ["sh", script, *flags],
@@ -144,6 +148,7 @@ def test_a_launcher_trains_on_two_nodes_as_a_single_process_does(slurm, tiny_fla
     )
     assert result.returncode == 0, result.stdout[-4000:]
     assert set(re.findall(r"^(\d): .*'loss'", result.stdout, re.M)) == {"0"}
+    assert f"--deepspeed {stage}" in result.stdout
     assert (tmp_path / "run" / "train_mpo.log").read_text() == result.stdout
     same_result(tmp_path / "run")
 
@@ -166,7 +171,7 @@ def test_a_cancelled_run_saves_its_step_and_goes_on(slurm, slow_training, same_r
     wait_for(lambda: log.exists() and "'loss'" in log.read_text(), "first step")
     job = call(["squeue", "--noheader", "--name=doomed", "--format=%A"], slurm).stdout.strip()
     call(["scancel", job], slurm)
-    assert process.wait(60) == 143
+    assert process.wait(400) == 143
     assert "SIGTERM: saving step" in log.read_text()
     [checkpoint] = (tmp_path / "run").glob("checkpoint-*")
     again = call(command, slurm)
@@ -189,7 +194,7 @@ def test_sampling_on_four_tasks_is_cancelled_and_goes_on_to_the_result_of_one(sl
     )
     wait_for(lambda: any(path.stat().st_size for path in parts.glob("rank-*")), "answer in a shard")
     call(["scancel", "--name=doomed"], slurm)
-    assert process.wait(60) != 0
+    assert process.wait(400) != 0
     assert not (parts.parent / "sums.jsonl").exists()
     again = call(command("four", "0"), {**slurm, **settings})
     assert again.returncode == 0, again.stdout[-3000:]
@@ -197,6 +202,30 @@ def test_sampling_on_four_tasks_is_cancelled_and_goes_on_to_the_result_of_one(sl
     result = (parts.parent / "sums.jsonl").read_text()
     assert result.count("\n") == 24 * 4
     assert result == (tmp_path / "alone" / "one_model" / "max_tiles_6" / "sums.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("launcher", "answers"), [("dropout_ntp", 1), ("visualprm_sample", 4)])
+def test_the_other_data_launchers_write_on_four_tasks_what_one_process_writes(launcher, answers, slurm, tmp_path):
+    rows = [
+        {"question": f"What is {n} + 1?", "answer": str(n + 1), "chosen": f"One more is {n + 1}."} for n in range(8)
+    ]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written = []
+    for folder, settings in (("four", {"GPUS": "4", "GPUS_PER_NODE": "2"}), ("alone", {"LAUNCHER": "local"})):
+        out = tmp_path / folder
+        command = ["sh", SHELL / f"mpo_data_construction/{launcher}.sh", "--engine", "scripted", "--out-dir", out]
+        result = call(command, slurm, PROMPTS=str(tmp_path / "sums.jsonl"), **settings)
+        assert result.returncode == 0, result.stdout[-3000:]
+        [path] = out.rglob("sums.jsonl")
+        written.append(path.read_text())
+    assert written[0] == written[1] and written[0].count("\n") == 8 * answers
+
+
+def test_a_failing_task_fails_the_launcher(slurm, tmp_path):
+    """The original's pipe into its log hid that."""
+    command = ["sh", SHELL / "mpo_data_construction/dropout_ntp.sh", "--engine", "scripted", "--out-dir", tmp_path]
+    result = call(command, slurm, PROMPTS=str(tmp_path / "none.jsonl"))
+    assert result.returncode == 1 and f"{tmp_path}/none.jsonl: no such prompt file" in result.stdout
 
 
 def test_a_run_that_is_out_of_time_queues_itself_and_finishes(timed_out_run, same_result):
