@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from internvl_chat.model import InternVLChatModel, remote_code_files
+from internvl_chat.model import InternVLChatConfig, InternVLChatModel, is_hf_layout, remote_code_files
+from internvl_chat.model.hf_layout import run_settings
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +88,14 @@ def export_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if state_dict is None else state_dict
     dtypes = stored_dtypes(source)
-    stored = {key: weight.to(dtypes.get(key, weight.dtype)) for key, weight in weights.items()}
+    [(usual, _)] = Counter(dtypes.values()).most_common(1)  # for weights whose names differ between file and model
+    stored = {key: weight.to(dtypes.get(key, usual)) for key, weight in weights.items()}
     model.save_pretrained(folder, state_dict=stored, max_shard_size="5GB")  # as the published files are cut
     copy_companions(source, folder)
+    if is_hf_layout(source):
+        write_hf_settings(folder, model.config)
+        return
+    copy_remote_code(source, folder)
     write_config(source, folder, model.config.to_dict())
 
 
@@ -102,11 +109,15 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy what travels with the weights; ours is the remote code where the source names some but brought none."""
+    """Copy what travels with the weights."""
     for path in sorted(source.iterdir()):
         is_weight = path.name.endswith(WEIGHT_SUFFIXES)
         if path.is_file() and path.suffix in COPIED_SUFFIXES and not is_weight and path.name not in RUN_STATE:
             shutil.copyfile(path, folder / path.name)
+
+
+def copy_remote_code(source: Path, folder: Path) -> None:
+    """Copy our remote code where the source names some but brought none."""
     if not any(source.glob("modeling_*.py")):
         for path in remote_code_files():
             shutil.copyfile(path, folder / path.name)
@@ -119,7 +130,28 @@ def write_config(source: Path, folder: Path, current: Mapping[str, Any]) -> None
     config["auto_map"] = config.get("auto_map") or current["auto_map"]
     # Another tile size resizes the position embedding, so the weights tell their own size.
     config["vision_config"]["image_size"] = current["vision_config"]["image_size"]
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / CONFIG_NAME, config)
+
+
+def write_hf_settings(folder: Path, config: InternVLChatConfig) -> None:
+    """Write the fields that this run sets into the config and processor copied from a source in the `-hf` layout."""
+    settings, image_settings = run_settings(config)
+    side = config.vision_config.image_size  # of the position embedding
+    fields = json.loads((folder / CONFIG_NAME).read_text()) | settings
+    fields["vision_config"]["image_size"] = [side, side]
+    write_json(folder / CONFIG_NAME, fields)
+    # The image processor has a file of its own, or a place in that of the whole processor.
+    for path in filter(Path.is_file, (folder / "preprocessor_config.json", folder / "processor_config.json")):
+        fields = json.loads(path.read_text())
+        fields.get("image_processor", fields if path.name.startswith("pre") else {}).update(image_settings)
+        if "image_seq_length" in fields:
+            fields["image_seq_length"] = config.num_image_token
+        write_json(path, fields)
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write readable JSON that ends with a newline."""
+    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def mark_whole(folder: Path, state: Mapping[str, Any]) -> None:

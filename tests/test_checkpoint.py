@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from internvl_chat.checkpoint import export_checkpoint, last_whole_checkpoint, local_checkpoint, mark_whole
-from internvl_chat.model import load_model, load_tokenizer
+from internvl_chat.model import load_config, load_model, load_tokenizer
+from tools.convert import convert_to_hf
 
 CHECKPOINTS = ("tiny-qwen2", "tiny-qwen2-policy", "tiny-internlm2", "tiny-internlm2-policy")
 
@@ -90,3 +92,39 @@ def test_a_checkpoint_that_was_torn_by_a_kill_is_passed_over(tmp_path, caplog):
 def make_folder(path):
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def hf_source(golden, tmp_path):
+    """The golden policy in the -hf layout, in bfloat16."""
+    load_model(golden.ckpt_policy, dtype=torch.bfloat16).save_pretrained(tmp_path / "published")
+    for path in Path(golden.ckpt_policy).glob("*token*"):
+        shutil.copy(path, tmp_path / "published")
+    convert_to_hf(tmp_path / "published", tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def test_an_untrained_hf_export_equals_its_source(hf_source, tmp_path):
+    export_checkpoint(load_model(hf_source, dtype=torch.float32), hf_source, tmp_path / "out")
+    before, after = load_file(hf_source / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(after[key].dtype == torch.bfloat16 and torch.equal(before[key], after[key]) for key in before)
+    assert {path.name for path in hf_source.iterdir()} == {path.name for path in (tmp_path / "out").iterdir()}
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((hf_source / name).read_text())
+
+
+def test_a_run_from_hf_sets_its_fields_in_the_files_of_the_layout(hf_source, tmp_path):
+    config = load_config(hf_source)
+    config.max_dynamic_patch, config.select_layer = 3, -2
+    export_checkpoint(load_model(hf_source, config=config), hf_source, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "processor_config.json").read_text())["image_processor"]["max_patches"] == 3
+    again = load_config(tmp_path / "out")
+    assert (again.max_dynamic_patch, again.select_layer) == (3, -2)
+
+
+def test_what_could_not_be_saved_as_hf_is_refused_when_it_is_loaded(hf_source):
+    config = load_config(hf_source)
+    config.pad2square = True
+    with pytest.raises(ValueError, match="pad2square.*no place in the -hf layout"):
+        load_model(hf_source, config=config)

@@ -39,7 +39,7 @@ from internvl_chat.model.constants import (
     IMG_START_TOKEN,
 )
 from internvl_chat.model.conversation import Template, get_template
-from internvl_chat.model.hf_layout import InternVLChatModelHF, config_to_hf, register_weight_names
+from internvl_chat.model.hf_layout import InternVLChatModelHF, config_to_hf, register_weight_names, run_settings
 from tools.make_tiny_checkpoint import preprocessor, save_tokenizer, write_json
 
 SHARD_SIZE = "5GB"  # as the published files are cut
@@ -130,14 +130,11 @@ def build_processor(config: InternVLChatConfig, tokenizer: PreTrainedTokenizerBa
         config: published.
         tokenizer: with the `TOKEN_NAMES`.
     """
-    side = config.force_image_size or config.vision_config.image_size
-    pixels = {"size": {"height": side, "width": side}, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
-    least, most = config.min_dynamic_patch, config.max_dynamic_patch
-    if not config.dynamic_image_size:
-        least, most = 1, 1
+    settings = run_settings(config)[1]
+    colours = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
     return InternVLProcessor(
-        image_processor=GotOcr2ImageProcessor(crop_to_patches=True, min_patches=least, max_patches=most, **pixels),
-        video_processor=InternVLVideoProcessor(**pixels),
+        image_processor=GotOcr2ImageProcessor(crop_to_patches=True, **settings, **colours),
+        video_processor=InternVLVideoProcessor(size=settings["size"], **colours),
         tokenizer=tokenizer,
         image_seq_length=config.num_image_token,
         chat_template=chat_template(get_template(config.template)),

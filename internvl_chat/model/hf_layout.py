@@ -112,6 +112,18 @@ def config_from_hf(
     )
 
 
+def run_settings(config: InternVLChatConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a training may set, as fields of an `-hf` config.json and of its image processor."""
+    side = config.force_image_size or config.vision_config.image_size
+    least, most = (config.min_dynamic_patch, config.max_dynamic_patch) if config.dynamic_image_size else (1, 1)
+    model = {
+        "image_seq_length": config.num_image_token,
+        "downsample_ratio": config.downsample_ratio,
+        "vision_feature_layer": config.select_layer,
+    }
+    return model, {"size": {"height": side, "width": side}, "min_patches": least, "max_patches": most}
+
+
 def config_to_hf(config: InternVLChatConfig, image_token_id: int) -> InternVLConfig:
     """Return the `-hf` form of a published configuration.
 
@@ -122,16 +134,14 @@ def config_to_hf(config: InternVLChatConfig, image_token_id: int) -> InternVLCon
     Raises:
         ValueError: the `-hf` layout has no word for something in it.
     """
-    _check_published(config)
+    check_has_hf_form(config)
     vision = {there: getattr(config.vision_config, here) for here, there in _VISION_FIELDS.items()}
     tied = config.llm_config.tie_word_embeddings
     return InternVLConfig(
         vision_config=vision,
         text_config=config.llm_config.to_dict(),
         image_token_id=image_token_id,
-        image_seq_length=config.num_image_token,
-        downsample_ratio=config.downsample_ratio,
-        vision_feature_layer=config.select_layer,
+        **run_settings(config)[0],
         tie_word_embeddings=tied,
         architectures=["InternVLForConditionalGeneration"],
         dtype=config.dtype,
@@ -159,8 +169,8 @@ def _check_hf(config: InternVLConfig) -> None:
         raise ValueError(f"config.json has {wrong}, which no published InternVL has: it cannot be read as one")
 
 
-def _check_published(config: InternVLChatConfig) -> None:
-    """Raise ValueError where the class in transformers would compute something else, or nothing."""
+def check_has_hf_form(config: InternVLChatConfig) -> None:
+    """Raise ValueError where transformers' class would compute something else than a model of this configuration."""
     vision, language = config.vision_config, config.llm_config.model_type
     if language not in CONFIG_MAPPING:
         raise ValueError(

@@ -21,7 +21,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMG_CONTEXT_TOKEN
-from .hf_layout import HF_MODEL_TYPE, InternVLChatModelHF, config_from_hf, register_weight_names
+from .hf_layout import HF_MODEL_TYPE, InternVLChatModelHF, check_has_hf_form, config_from_hf, register_weight_names
 from .modeling_internvl_chat import InternVLChatModel
 from .tokenization_internlm2 import InternLM2Tokenizer
 
@@ -80,6 +80,7 @@ def load_model(
     layout = InternVLChatModel
     if is_hf_layout(path):
         layout = InternVLChatModelHF
+        check_has_hf_form(config)  # now, not when a training is to be saved
         register_weight_names()
     try:
         model, report = layout.from_pretrained(

@@ -13,15 +13,20 @@ from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMAGE_PLACEHOLDER, IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
 from .conversation import Template, get_template
 from .modeling_internvl import InternVLNetwork
+from .text_encoding import Part, TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 History = list[tuple[str, str]]  # (question, answer), oldest first
 
+_HOLE = "\0"  # stands in no template
 
-def expand_placeholders(text: str, images: list[str]) -> str:
-    """Replace the image placeholders of `text` in order, taking their replacements from the front of `images`.
+
+def expand_placeholders(text: str, images: list[str]) -> list[Part]:
+    """Return `text` as parts, its placeholders replaced in order by what is taken from the front of `images`.
+
+    Only the replacements are trusted to hold special tokens.
 
     Raises:
         ValueError: there are more placeholders than images.
@@ -33,7 +38,8 @@ def expand_placeholders(text: str, images: list[str]) -> str:
             f"num_patches_list must name the tiles of every image: {text!r}"
         )
     taken = [images.pop(0) for _ in parts[1:]]
-    return parts[0] + "".join(image + part for image, part in zip(taken, parts[1:], strict=True))
+    pairs = zip(taken, parts[1:], strict=True)
+    return [Part(parts[0], False), *(p for image, after in pairs for p in (Part(image, True), Part(after, False)))]
 
 
 def _opened(history: History | None, question: str) -> History:
@@ -211,7 +217,8 @@ class InternVLChatModel(InternVLNetwork):
         """Return the conversations with their last answer, empty before, filled in."""
         if pixel_values is not None:
             conversations = [_with_placeholder(turns) for turns in conversations]
-        prompts = [self._prompt(turns, images) for turns in conversations]
+        encoder = TextEncoder(tokenizer)
+        prompts = [encoder.beginning() + encoder.encode(self._prompt(turns, images)) for turns in conversations]
         if images:
             raise ValueError(f"{len(images)} images more than {IMAGE_PLACEHOLDER} placeholders in {conversations!r}")
         end_token = self.conv_template.end_token
@@ -220,7 +227,8 @@ class InternVLChatModel(InternVLNetwork):
             "pad_token_id": tokenizer.pad_token_id,
             **generation_config,
         }
-        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(self.device)
+        inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt", verbose=False)
+        inputs = inputs.to(self.device)
         tiles = None if pixel_values is None else pixel_values.to(self.device)
         output = self.generate(tiles, inputs["input_ids"], inputs["attention_mask"], **settings)
         answers = [
@@ -229,10 +237,21 @@ class InternVLChatModel(InternVLNetwork):
         answers = answers[:: len(answers) // len(conversations)]  # the first of num_return_sequences
         return [[*turns[:-1], (turns[-1][0], answer)] for turns, answer in zip(conversations, answers, strict=True)]
 
-    def _prompt(self, conversation: History, images: list[str]) -> str:
-        """Return the conversation up to its last answer, the images that it needs taken off `images`."""
+    def _prompt(self, conversation: History, images: list[str]) -> list[Part]:
+        """Return the conversation up to its last answer, the images that it needs taken off `images`.
+
+        The template is rendered around holes. Special tokens are read as such in it, not in what fills the holes.
+        """
         turns: list[tuple[str, str | None]] = []
+        texts = [
+            [Part(self.conv_template.system_message if self.system_message is None else self.system_message, False)]
+        ]
         for question, answer in conversation:
-            turns += [("user", expand_placeholders(question, images)), ("assistant", answer)]
+            turns += [("user", _HOLE), ("assistant", _HOLE)]
+            texts += [expand_placeholders(question, images), [Part(answer, False)]]
         turns[-1] = ("assistant", None)
-        return self.conv_template.prompt(turns, self.system_message)
+        first, *frame = self.conv_template.prompt(turns, _HOLE).split(_HOLE)
+        parts = [Part(first, True)]
+        for text, after in zip(texts[:-1], frame, strict=True):
+            parts += [*text, Part(after, True)]
+        return parts
