@@ -8,7 +8,6 @@ row costs before its images are decoded, so that its tiles can be planned to fit
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,10 +21,8 @@ from internvl_chat.model.constants import (
     IMG_START_TOKEN,
 )
 from internvl_chat.model.conversation import get_template
+from internvl_chat.model.text_encoding import Part, TextEncoder
 from internvl_chat.records import RecordError, Source, shown
-
-# Where special tokens of these families start: cutting a text after these characters leaves none of them whole.
-_AFTER_OPENING = re.compile(r"(?<=[<\[])")
 
 
 @dataclass(frozen=True)
@@ -82,24 +79,16 @@ class RowTokenizer:
         Raises:
             ValueError: the template is unknown, or the tokenizer lacks one of its special tokens.
         """
-        self.tokenizer = tokenizer
         self.template = get_template(template)
-        self.image = ImageTokens(
-            self._special_id(IMG_START_TOKEN),
-            self._special_id(IMG_CONTEXT_TOKEN),
-            self._special_id(IMG_END_TOKEN),
-            num_image_token,
-        )
-        special = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}, key=len, reverse=True)
-        self._special_pattern = re.compile("(" + "|".join(map(re.escape, special)) + ")")
-        self._reserved = {*tokenizer.all_special_ids, self.image.start, self.image.context, self.image.end}
-        self._reserved |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self._reserved.discard(tokenizer.unk_token_id)
+        image_tokens = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
+        self.encoder = encoder = TextEncoder(tokenizer)
+        self.image = ImageTokens(*map(encoder.special_id, image_tokens), num_image_token)
         part = self.template
         self._close = part.end_token + part.separator
-        self._end = [self._special_id(part.end_token)]
-        self._separator = self._encode_template(part.separator)
-        self._head = self._bos() + self._encode_template(part.system_prefix + part.system_message + self._close)
+        self._end = [encoder.special_id(part.end_token)]
+        self._separator = encoder.encode([Part(part.separator, True)])
+        system = Part(part.system_prefix + part.system_message + self._close, True)
+        self._head = encoder.beginning() + encoder.encode([system])
 
     def tokenize(self, question: str, answers: Sequence[str], num_images: int, where: Source) -> TokenizedRow:
         """Tokenize a row: its question with one `<image>` per image, or with none, then images come first.
@@ -114,51 +103,17 @@ class RowTokenizer:
             RecordError: the placeholders do not match the images, an answer is empty, or two answers are the same.
         """
         texts = place_images(question, num_images, where).split(IMAGE_PLACEHOLDER)
-        pieces = [self._encode_text(text) for text in texts[1:-1]]
-        opening = self._encode_template(self.template.user_prefix, then=texts[0])
-        closing = self._encode_template(self._close + self.template.assistant_prefix)
+        encode_text = self.encoder.encode_text
+        pieces = [encode_text(text) for text in texts[1:-1]]
+        opening = self.encoder.encode([Part(self.template.user_prefix, True), Part(texts[0], False)])
+        closing = self.encoder.encode([Part(self._close + self.template.assistant_prefix, True)])
         if len(texts) == 1:
             pieces = [self._head + opening + closing]
         else:
-            pieces = [self._head + opening, *pieces, self._encode_text(texts[-1]) + closing]
-        ids = [self._encode_text(answer) for answer in answers]
+            pieces = [self._head + opening, *pieces, encode_text(texts[-1]) + closing]
+        ids = [encode_text(answer) for answer in answers]
         check_answers(answers, ids, where)
         return TokenizedRow(tuple(pieces), tuple(tokens + self._end for tokens in ids), self._separator, self.image)
-
-    def _special_id(self, token: str) -> int:
-        """Id of a special token that the tokenizer must know."""
-        index = self.tokenizer.convert_tokens_to_ids(token)
-        if not isinstance(index, int) or index == self.tokenizer.unk_token_id:
-            raise ValueError(f"the tokenizer does not know {token!r}: do tokenizer and template belong together?")
-        return index
-
-    def _bos(self) -> list[int]:
-        """What this tokenizer puts in front of a text."""
-        return [i for i in self.tokenizer.encode("", add_special_tokens=True) if i == self.tokenizer.bos_token_id]
-
-    def _encode_template(self, text: str, then: str = "") -> list[int]:
-        """Ids of a template's text, its special tokens as such, followed without a seam by the row's text `then`."""
-        parts = self._special_pattern.split(text)  # plain, special, plain, ..., plain
-        parts[-1] += then
-        ids: list[int] = []
-        for number, part in enumerate(parts):
-            ids += [self._special_id(part)] if number % 2 else self._encode_text(part)
-        return ids
-
-    def _encode_text(self, text: str) -> list[int]:
-        """Ids of plain text, in which no special token can occur.
-
-        `split_special_tokens` sees to that, but for a vocabulary that holds a special token as text too, such as
-        InternLM2's [UNUSED_TOKEN_145]. Such a text is cut where special tokens open, and into characters if need be.
-        """
-        if not text:
-            return []
-        # verbose: over-long rows are planned for or skipped with a reason, the tokenizer's warning would mislead.
-        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        if len(text) == 1 or self._reserved.isdisjoint(ids):
-            return ids
-        parts = [part for part in _AFTER_OPENING.split(text) if part]
-        return [index for part in (parts if len(parts) > 1 else text) for index in self._encode_text(part)]
 
 
 def check_answers(answers: Sequence[str], contents: Sequence[str | list[int]], where: Source) -> None:
