@@ -102,6 +102,8 @@ fi
 
 # --- run it, with its log and the signals that reach us
 folder=$(value_of output_dir "${flags[@]}")$(value_of out-dir "${flags[@]}")$(value_of save-dir "${flags[@]}")
+result=$(value_of out "${flags[@]}")
+[[ -z $result ]] || folder=$(dirname "$result")
 mkdir -p "${folder:=work_dirs}"
 log=$(cd "$folder" && pwd)/${module##*.}${NODE_RANK:+.node$NODE_RANK}.log
 exec > >(trap '' INT TERM USR1 && exec tee -a "$log") 2>&1
