@@ -80,9 +80,9 @@ class RowTokenizer:
             ValueError: the template is unknown, or the tokenizer lacks one of its special tokens.
         """
         self.template = get_template(template)
-        image_tokens = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
         self.encoder = encoder = TextEncoder(tokenizer)
-        self.image = ImageTokens(*map(encoder.special_id, image_tokens), num_image_token)
+        start, context, end = map(encoder.special_id, (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN))
+        self.image = ImageTokens(start, context, end, num_image_token)
         part = self.template
         self._close = part.end_token + part.separator
         self._end = [encoder.special_id(part.end_token)]

@@ -1,11 +1,6 @@
 """Validation: forty planted faults are found and nothing else, training agrees, a killed run goes on, exit codes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 

@@ -30,7 +30,7 @@ from tools.reasoning_data_pipeline.durable import json_line, open_for_append, wh
 from tools.validation.rows import RowChecker
 
 CHUNK_ROWS = 500
-TOKENIZED_ROWS = 2_000  # per data set, about: for the histogram of lengths
+TOKENIZED_ROWS = 500  # per data set, about: for the histogram of lengths
 COLUMNS = {"line": np.uint32, "prompt": np.uint64, "pair": np.uint64, "mirror": np.uint64}
 COLUMNS |= {"chosen": np.uint32, "rejected": np.uint32}
 
