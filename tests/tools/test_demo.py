@@ -1,0 +1,211 @@
+"""The page that asks several checkpoints: its server without a model, and in headless Chromium with two tiny ones."""
+
+import http.client
+import io
+import json
+import os
+import random
+import shutil
+import socket
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import torch
+from PIL import Image
+
+from internvl_chat.images import MAX_PIXELS, Tiling
+from tools import demo
+from tools.demo import Contender, DemoServer
+from tools.visual_reasoning.questions import ask_anything
+from tools.visual_reasoning.scenes import render
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Recorder:
+    """Stands for a model: remembers what it is asked."""
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    def chat(self, tokenizer, tiles, question, settings):
+        self.asked.append((tiles if tiles is None else tuple(tiles.shape), question, settings))
+        return self.answer
+
+
+@contextmanager
+def serving(server):
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def server():
+    tiling = Tiling(image_size=56, max_num=3)
+    models = [Recorder("<b>four</b>"), Recorder("five")]
+    contenders = [Contender(name, model, None, tiling) for name, model in zip(("a<i>", "b"), models, strict=True)]
+    with serving(DemoServer(("127.0.0.1", 0), contenders, {"max_new_tokens": 5}, 10_000)) as running:
+        yield running
+
+
+def png(width=100, height=56):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "steelblue").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def post(server, data, question="How many?", **headers):
+    connection = http.client.HTTPConnection(*server.server_address, timeout=20)
+    connection.request("POST", f"/answers?question={quote(question)}", data, headers)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def test_every_checkpoint_answers_the_same_question(server):
+    assert post(server, png(), "Wie viele? 多少") == (200, {"answers": ["<b>four</b>", "five"]})
+    for contender in server.contenders:
+        assert contender.model.asked == [((3, 3, 56, 56), "Wie viele? 多少", {"max_new_tokens": 5})]
+
+
+def test_a_question_without_an_image(server):
+    assert post(server, b"")[0] == 200
+    assert server.contenders[0].model.asked[0][0] is None
+
+
+def test_a_file_that_is_no_image_is_refused_with_its_reason(server):
+    status, reply = post(server, b"GIF89a and no more")
+    assert status == 400 and "the file: cannot be opened as an image" in reply["problem"]
+    assert "/" not in reply["problem"]  # nor does anybody learn where it was kept
+    status, reply = post(server, png()[:150])
+    assert status == 400 and "the file" in reply["problem"]
+    assert not server.contenders[0].model.asked
+
+
+def test_an_image_of_too_many_pixels_is_refused(server, monkeypatch):
+    monkeypatch.setattr("internvl_chat.images.MAX_PIXELS", 5000)
+    status, reply = post(server, png(100, 56))
+    assert status == 400 and "100 x 56 pixels; from 1 to 5000 are read" in reply["problem"]
+    assert MAX_PIXELS > 5000
+
+
+def test_an_upload_that_is_too_large_is_refused_unread(server):
+    with socket.create_connection(server.server_address, timeout=20) as connection:
+        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: x\r\nContent-Length: 99000000000\r\n\r\n")
+        reply = connection.makefile("rb").read()
+    assert b" 413 " in reply and b"99000000000 bytes; at most 0.01 MB are taken" in reply
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: -5\r\n", b"Content-Length: ten\r\n"])
+def test_an_upload_of_unknown_length_is_refused(server, length):
+    with socket.create_connection(server.server_address, timeout=20) as connection:
+        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n")
+        assert b" 413 " in connection.makefile("rb").read()
+
+
+def test_an_upload_that_ends_early(server):
+    with socket.create_connection(server.server_address, timeout=20) as connection:
+        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+        connection.shutdown(socket.SHUT_WR)
+        assert b"the upload ended early" in connection.makefile("rb").read()
+
+
+def test_an_empty_question_and_other_addresses(server):
+    assert post(server, png(), " ") == (400, {"problem": "the question is empty"})
+    for method, path in (("GET", "/etc/passwd"), ("GET", "/../demo.py"), ("POST", "/")):
+        connection = http.client.HTTPConnection(*server.server_address, timeout=20)
+        connection.request(method, path, b"")
+        assert connection.getresponse().status == 404
+
+
+def test_the_page_escapes_names_and_asks_nobody_else(server):
+    connection = http.client.HTTPConnection(*server.server_address, timeout=20)
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    page = response.read().decode()
+    assert "a&lt;i&gt;" in page and "a<i>" not in page and "http" not in page
+    assert "default-src 'none'" in response.getheader("Content-Security-Policy")
+
+
+def test_it_serves_this_machine_only_unless_told(capsys):
+    args = demo.parse_arguments(["--checkpoints", "a", "b"])
+    assert args.host == "127.0.0.1" and args.checkpoints == ["a", "b"]
+    with pytest.raises(SystemExit):
+        demo.parse_arguments([])
+
+
+def test_a_loaded_checkpoint_answers_as_chat_does():
+    folder = REPOSITORY / "ckpt" / "tiny-base"
+    contender = demo.load_contender(str(folder), "cpu")
+    image, settings = Image.new("RGB", (120, 56), "red"), {"max_new_tokens": 6, "do_sample": False}
+    [grid] = contender.tiling.plan([image.size])
+    tiles = torch.from_numpy(contender.tiling.cut(image, grid))
+    assert len(tiles) == 3
+    expected = contender.model.chat(contender.tokenizer, tiles, "How many?", settings)
+    assert contender.answer(image, "How many?", settings) == expected != ""
+
+
+@pytest.fixture
+def browser_page():
+    """A page of headless Chromium that records what goes wrong."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1100, "height": 620})
+        page.problems = []
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("console", lambda message: page.problems.append(message.text))
+        yield page
+        browser.close()
+
+
+@pytest.mark.integration
+def test_chromium_takes_an_image_and_shows_two_answers(browser_page, golden, tmp_path):
+    flags = ["--checkpoints", str(REPOSITORY / "ckpt" / "tiny-base"), golden.ckpt_policy, "--port", "0"]
+    (tmp_path / "not an image.png").write_text("hello")
+    (tmp_path / "image.png").write_bytes(png())
+    with serving(demo.build_server(demo.parse_arguments([*flags, "--max-new-tokens", "8"]))) as running:
+        page = browser_page
+        page.goto(f"http://127.0.0.1:{running.server_address[1]}/")
+        answers = page.locator(".answer")
+        page.fill("#question", "How many stars are there?")
+        page.set_input_files("#file", tmp_path / "image.png")
+        page.locator("#preview").wait_for(state="visible")
+        page.click("#ask")
+        page.locator("#ask:enabled").wait_for()
+        expected = running.answers(png(), "How many stars are there?")
+        assert answers.all_text_contents() == expected and expected[0] != expected[1]
+        assert page.problems == []
+        page.set_input_files("#file", tmp_path / "not an image.png")
+        page.click("#ask")
+        page.locator("#ask:enabled").wait_for()
+        assert "cannot be opened as an image" in page.locator("#problem").inner_text()
+        assert answers.all_text_contents() == ["", ""]
+
+
+@pytest.mark.integration
+@pytest.mark.skipif("DEMO_CHECKPOINT" not in os.environ, reason="DEMO_CHECKPOINT=FOLDER renews docs/images/demo.png")
+def test_screenshot(browser_page, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    rng = random.Random(3)
+    question = ask_anything(rng)
+    render(question.scene, rng).save(tmp_path / "image.png")
+    flags = ["--checkpoints", "ckpt/tiny-base", os.environ["DEMO_CHECKPOINT"], "--port", "0", "--max-new-tokens", "120"]
+    with serving(demo.build_server(demo.parse_arguments(flags))) as running:
+        browser_page.goto(f"http://127.0.0.1:{running.server_address[1]}/")
+        browser_page.fill("#question", question.step_by_step)
+        browser_page.set_input_files("#file", tmp_path / "image.png")
+        browser_page.click("#ask")
+        browser_page.locator("#ask:enabled").wait_for()
+        browser_page.screenshot(path=REPOSITORY / "docs" / "images" / "demo.png")

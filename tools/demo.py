@@ -1,0 +1,206 @@
+"""Ask several checkpoints the same question about an image and see the answers side by side, in a browser.
+
+    python tools/demo.py --checkpoints ckpt/InternVL2_5-8B work_dirs/mpo
+    python tools/demo.py --checkpoints ckpt/tiny-base work_dirs/quickstart/checkpoint --port 8000
+
+Answers come from `model.chat`, greedy unless a temperature is given. The page is served on this machine only; from
+elsewhere, `ssh -L 7860:127.0.0.1:7860 HOST` brings it. An image is opened within the bounds of training, and an upload
+of more than --max-megabytes is refused before it is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jinja2
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerBase
+
+from internvl_chat.images import ImageError, Tiling, load_image
+from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+POLICY = "default-src 'none'; connect-src 'self'; img-src blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+BROKEN_UPLOAD = "the upload ended early"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A checkpoint that answers."""
+
+    name: str
+    model: InternVLChatModel
+    tokenizer: PreTrainedTokenizerBase
+    tiling: Tiling
+
+    def answer(self, image: Image.Image | None, question: str, settings: dict[str, Any]) -> str:
+        """Answer a question, about an image if there is one; `settings` are keywords of `generate`."""
+        tiles = None
+        if image is not None:
+            [grid] = self.tiling.plan([image.size])
+            tiles = torch.from_numpy(self.tiling.cut(image, grid))
+        return str(self.model.chat(self.tokenizer, tiles, question, settings))
+
+
+class DemoServer(ThreadingHTTPServer):
+    """Serves the page, and the answers of all contenders to one question at a time."""
+
+    daemon_threads = True
+
+    def __init__(
+        self, address: tuple[str, int], contenders: Sequence[Contender], settings: dict[str, Any], most_bytes: int
+    ) -> None:
+        """Take what answers, the keywords of `generate`, and the most bytes of an image."""
+        super().__init__(address, Handler)
+        self.contenders, self.settings, self.most_bytes = contenders, settings, most_bytes
+        self.page = render_page([contender.name for contender in contenders])
+        self.busy = threading.Lock()  # two questions at once would need the memory of two
+
+    def answers(self, data: bytes, question: str) -> list[str]:
+        """The answer of each contender.
+
+        Raises:
+            ImageError: the data are no image that can be read.
+            ValueError: the question and the image do not go together.
+        """
+        if not question.strip():
+            raise ValueError("the question is empty")
+        image = read_image(data) if data else None
+        with self.busy:
+            return [contender.answer(image, question, self.settings) for contender in self.contenders]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET / is the page; POST /answers?question=... with the bytes of an image is JSON: `answers`, or `problem`."""
+
+    server: DemoServer
+    timeout = 60  # seconds for an upload to go on
+
+    def do_GET(self) -> None:
+        """Send the page."""
+        if urlsplit(self.path).path == "/":
+            self.reply(HTTPStatus.OK, self.server.page, "text/html; charset=utf-8")
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    def do_POST(self) -> None:
+        """Send the answers, or why there are none."""
+        address = urlsplit(self.path)
+        if address.path != "/answers":
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > self.server.most_bytes:
+            most = self.server.most_bytes / 1e6
+            problem = f"the image has {length or 'an unknown number of'} bytes; at most {most:g} MB are taken"
+            self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
+            return
+        data = self.rfile.read(int(length))
+        try:
+            if len(data) < int(length):
+                raise ValueError(BROKEN_UPLOAD)
+            answers = self.server.answers(data, parse_qs(address.query).get("question", [""])[0])
+        except ValueError as error:  # an ImageError is one
+            self.refuse(HTTPStatus.BAD_REQUEST, str(error))
+            return
+        self.reply(HTTPStatus.OK, json.dumps({"answers": answers}), "application/json")
+
+    def refuse(self, status: HTTPStatus, problem: str) -> None:
+        """Send a problem as JSON, and close: what was not read must not be taken for the next request."""
+        self.close_connection = True
+        self.reply(status, json.dumps({"problem": problem}), "application/json")
+
+    def reply(self, status: HTTPStatus, text: str, kind: str) -> None:
+        """Send a whole response."""
+        content = text.encode()
+        self.send_response(status)
+        headers = {"Content-Type": kind, "Content-Length": str(len(content)), "Content-Security-Policy": POLICY}
+        for name, value in {**headers, "X-Content-Type-Options": "nosniff"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def render_page(names: Sequence[str]) -> str:
+    """The page for checkpoints of these names."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(names=names)
+
+
+def read_image(data: bytes) -> Image.Image:
+    """Decode an uploaded image within the bounds of training.
+
+    Raises:
+        ImageError: says why it cannot be, without the path it was kept at.
+    """
+    with tempfile.NamedTemporaryFile(prefix="upload") as file:
+        file.write(data)
+        file.flush()
+        try:
+            return load_image(file.name)
+        except ImageError as error:
+            raise ImageError(str(error).replace(file.name, "the file"), error.fault) from error
+
+
+def load_contender(path: str, device: str) -> Contender:
+    """Load a checkpoint of either layout; in bfloat16 on a GPU, in float32 on a CPU, where that is faster."""
+    config = load_config(path)
+    model = load_model(path, dtype=torch.float32 if device == "cpu" else torch.bfloat16).to(device)
+    tiling = Tiling(
+        image_size=config.force_image_size or config.vision_config.image_size,
+        min_num=config.min_dynamic_patch,
+        max_num=config.max_dynamic_patch,
+        dynamic=config.dynamic_image_size,
+        use_thumbnail=config.use_thumbnail,
+        pad2square=config.pad2square,
+    )
+    return Contender(path, model, load_tokenizer(path), tiling)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoints", nargs="+", required=True, help="folders or hub names, of either layout")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=1024, help="of an answer (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
+    parser.add_argument("--max-megabytes", type=float, default=20, help="of an image (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def build_server(args: argparse.Namespace) -> DemoServer:
+    """The server, bound but not yet serving."""
+    settings: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": args.temperature > 0}
+    if args.temperature > 0:
+        settings["temperature"] = args.temperature
+    contenders = [load_contender(path, args.device) for path in args.checkpoints]
+    return DemoServer((args.host, args.port), contenders, settings, int(args.max_megabytes * 1e6))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until interrupted."""
+    with build_server(parse_arguments(argv)) as server:
+        host, port = server.server_address[:2]
+        print(f"http://{host!s}:{port}/", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
