@@ -139,6 +139,12 @@ class MPOConfig(TrainingArguments):
     ref_model_mixup_alpha: float = described(0.6, "TR-DPO: share of the policy in the new reference.")
     ref_model_sync_steps: int = described(512, "TR-DPO: steps between two moves.")
 
+    max_skipped_share: float = described(0.1, "Stop when more than this share of the rows cannot be used, 0 to 1.")
+    on_non_finite: str = described("stop", "A step whose loss or gradient is not finite: `stop` the run, or `skip` it.")
+    watchdog_seconds: float = described(
+        300.0, "Write all stacks to a file when a step takes longer than this and 10 times the usual; 0 for never."
+    )
+
     evaluation_strategy: str | None = described(None, "Older name of --eval_strategy.")
     warmup_ratio: float | None = described(None, "Share of all steps with a rising learning rate.")
     group_by_length: bool = described(False, "Batches of rows of like length.")
@@ -174,6 +180,12 @@ class MPOConfig(TrainingArguments):
             raise ValueError(f"--reference {self.reference} is unknown: take model or cache")
         if self.reference == "cache" and self.sync_ref_model:
             raise ValueError("--sync_ref_model True moves the reference, so --reference cache would be stale at once")
+        if not 0 <= self.max_skipped_share <= 1:
+            raise ValueError(f"--max_skipped_share {self.max_skipped_share} is not in [0, 1]")
+        if self.on_non_finite not in ("stop", "skip"):
+            raise ValueError(f"--on_non_finite {self.on_non_finite} is unknown: take stop or skip")
+        if self.dataloader_drop_last:
+            logger.warning("--dataloader_drop_last has no effect: every row of the mixture is trained on")
         if self.reference_cache_dir is None:
             self.reference_cache_dir = str(Path(self.output_dir or ".").resolve().parent / "reference_cache")
         self.loss_mixture()

@@ -1,4 +1,4 @@
-"""Checkpoints that other tools load, and the state that a run resumes from.
+"""Checkpoints that other tools load; what a run goes on from is in `resume`.
 
 An exported folder is the source folder with new weights: tokenizer, remote code, preprocessor and generation
 settings are copied as they are, and config.json keeps every field that we did not change. That is what lmdeploy,
@@ -8,7 +8,6 @@ vLLM, VLMEvalKit and `trust_remote_code` expect of the published InternVL2.5 lay
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -19,21 +18,20 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, is_hf_layout, remote_code_files
 from internvl_chat.model.hf_layout import run_settings
 
-logger = logging.getLogger(__name__)
-
 CONFIG_NAME = "config.json"
-PREFERENCE_STATE = "preference_state.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
 COPIED_SUFFIXES = (".json", ".model", ".txt", ".py", ".jinja", ".md")
 RUN_STATE = (
     "trainer_state.json",
-    PREFERENCE_STATE,
+    "preference_state.json",
+    "checksums.json",
+    "ledger.json",
+    "eval_results.json",
     "training_args.bin",
     "all_results.json",
     "train_results.json",
@@ -152,20 +150,3 @@ def write_hf_settings(folder: Path, config: InternVLChatConfig) -> None:
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
     """Write readable JSON that ends with a newline."""
     path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def mark_whole(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the preference state into a checkpoint, as the last of its files: it says that all others are there."""
-    fresh = folder / f"{PREFERENCE_STATE}.tmp"
-    fresh.write_text(json.dumps(state))
-    fresh.replace(folder / PREFERENCE_STATE)
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that was written to its end; newer torn ones are named in the log."""
-    numbered = {int(path.name.rpartition("-")[2]): path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*[0-9]")}
-    for step in sorted(numbered, reverse=True):
-        if (numbered[step] / PREFERENCE_STATE).is_file():
-            return numbered[step]
-        logger.warning("%s: the run was killed while it was written; passed over", numbered[step])
-    return None

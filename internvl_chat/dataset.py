@@ -39,12 +39,13 @@ BYTES_PER_TOKEN = 4  # of a row's JSON: a rough figure, only to put rows of like
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """A row that was left out: where it stands, `row_id` ("<data set>:<line>") and why."""
+    """A row that was left out: where it stands, `row_id` ("<data set>:<line>"), why, and the kind of fault that is."""
 
     file: str
     line: int
     row_id: str
     reason: str
+    fault: str = "unusable_row"
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,9 @@ class MixtureDataset(Dataset):
         try:
             return {**self._sample(found), "row_id": row_id}
         except RecordError as error:
-            return SkippedRow(error.file, error.line, row_id, error.reason)
+            return SkippedRow(error.file, error.line, row_id, error.reason, error.fault)
         except ImageError as error:
-            return SkippedRow(where.file, where.line, row_id, str(error))
+            return SkippedRow(where.file, where.line, row_id, str(error), error.fault)
 
     def plan_row(self, data: MixedDataset, row: int) -> PlannedRow:
         """Row `row` of a data set, read, checked and planned; RecordError or ImageError where it cannot be used."""

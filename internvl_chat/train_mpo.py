@@ -28,7 +28,7 @@ from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
 from internvl_chat import distributed
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
-from internvl_chat.checkpoint import last_whole_checkpoint, local_checkpoint
+from internvl_chat.checkpoint import local_checkpoint
 from internvl_chat.dataset import MixtureDataset
 from internvl_chat.logps_cache import LogpsCache
 from internvl_chat.model import (
@@ -38,8 +38,10 @@ from internvl_chat.model import (
     load_model,
     load_tokenizer,
 )
+from internvl_chat.output import check_writable, writing
 from internvl_chat.preflight import preflight
 from internvl_chat.reference import CachedReference, cache_folder
+from internvl_chat.resume import CHECKSUMS, damage, last_whole_checkpoint
 from internvl_chat.signals import StopOnSignal
 from internvl_chat.trainer import MultimodalDPOTrainer
 
@@ -68,6 +70,8 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
     distributed.initialize(use_deepspeed=wants_deepspeed(argv))
     model_args, data_args, mpo_args = parse_arguments(argv)
     set_up_logging(mpo_args)
+    check_writable(mpo_args.output_dir)
+    resume_point = find_resume_point(mpo_args)
     source = local_checkpoint(model_args.model_name_or_path)
     config = run_config(source, model_args, data_args)
     tokenizer = load_tokenizer(source, model_max_length=data_args.max_seq_length)
@@ -98,11 +102,12 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
     record_settings(Path(mpo_args.output_dir), model_args, data_args, mpo_args, train_dataset)
     if cache is not None and needs_model:
         trainer.cache_reference(cache, data_name)
-    result = trainer.train(resume_from_checkpoint=find_resume_point(mpo_args))
+    result = trainer.train(resume_from_checkpoint=resume_point)
     stop.leave()
     trainer.save_model()
-    trainer.save_metrics("train", {**result.metrics, "skipped_rows": trainer.skipped.total})
-    trainer.save_state()
+    with writing(mpo_args.output_dir, "The trained model is saved there"):
+        trainer.save_metrics("train", {**result.metrics, "skipped_rows": trainer.ledger.skipped.total})
+        trainer.save_state()
     if eval_dataset is not None:
         trainer.save_metrics("eval", trainer.evaluate())
 
@@ -242,17 +247,37 @@ def freeze(model: InternVLChatModel, args: ModelArguments) -> None:
 def find_resume_point(args: MPOConfig) -> str | None:
     """The checkpoint to go on from: as named, else the last whole one in the output folder unless that is overwritten.
 
-    A job that Slurm started again goes on in any case: what it would overwrite is its own.
+    A job that Slurm started again goes on in any case: what it would overwrite is its own. A collective.
+
+    Raises:
+        FileNotFoundError: the named one is not there.
+        ValueError: a file of the named one is not as it was saved.
     """
+    place = (args.process_index, args.world_size)
     if args.resume_from_checkpoint:
+        check_named(Path(args.resume_from_checkpoint), *place)
         return args.resume_from_checkpoint
     if args.overwrite_output_dir and int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
         return None
-    last = last_whole_checkpoint(Path(args.output_dir))
+    last = last_whole_checkpoint(Path(args.output_dir), *place)
     if last is None:
         return None
     logger.info("going on from %s; --overwrite_output_dir True would start anew", last)
     return str(last)
+
+
+def check_named(folder: Path, rank: int, world_size: int) -> None:
+    """Refuse a checkpoint that was named but is not there, or not as it was saved; a collective."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--resume_from_checkpoint {folder}: no such folder; without it the last one is taken")
+    if not (folder / CHECKSUMS).is_file():
+        logger.warning("%s has no %s: nobody can tell whether it is whole", folder, CHECKSUMS)
+        return
+    found = damage(folder, rank, world_size)
+    if found:
+        raise ValueError(
+            f"--resume_from_checkpoint {folder}: {found}; name an older one, or none for the last whole one"
+        )
 
 
 if __name__ == "__main__":

@@ -6,37 +6,39 @@ Losses divide by the pairs of the whole optimizer step over all ranks, so a pair
 
 from __future__ import annotations
 
+import copy
 import gc
-import json
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import release_memory
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler, get_parameter_names
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers.trainer_pt_utils import get_parameter_names
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from internvl_chat.arguments import MPOConfig
-from internvl_chat.checkpoint import PREFERENCE_STATE, export_checkpoint, mark_whole
 from internvl_chat.forward import PairLogps, answer_logps, idle_batch, packed, pair_logps, use_shared_prefix
+from internvl_chat.guards import CurveWatch, StepGuard
 from internvl_chat.ledger import SkippedRows
 from internvl_chat.logps_cache import LogpsCache
 from internvl_chat.losses import PreferenceLogps, PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
-from internvl_chat.metrics import MetricSums, pair_metrics
+from internvl_chat.metrics import pair_metrics
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.packing import collate_packed
 from internvl_chat.reference import CachedReference, FrozenReference, Reference, fill_cache
-from internvl_chat.sampler import StepSampler, prompt_groups
-from internvl_chat.signals import shield
+from internvl_chat.resumable import ResumableTrainer
+from internvl_chat.resume import REFERENCE_WEIGHTS, RESUME_FOLDER, load_weights, save_weights
+from internvl_chat.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
 
 
-class MultimodalDPOTrainer(Trainer):
+class MultimodalDPOTrainer(ResumableTrainer):
     """Preference optimization of an InternVL policy against a frozen reference (arXiv 2411.10442).
 
     Attributes:
@@ -84,8 +86,11 @@ class MultimodalDPOTrainer(Trainer):
             self.remove_callback(PrinterCallback)  # it would print on the first rank of every node
         self.source = Path(source)
         self.running_mean = RunningMean()
-        self.sums = {"train": MetricSums(), "eval": MetricSums()}
-        self.skipped = SkippedRows(Path(args.output_dir) / "skipped.jsonl")
+        self.eval_skipped = SkippedRows(Path(args.output_dir) / "eval_skipped.jsonl")
+        self.guard = StepGuard(args.device)
+        self.skipped_steps = 0
+        self.add_callback(CurveWatch())
+        self.add_callback(Watchdog(Path(args.output_dir), args.process_index, args.watchdog_seconds))
         self.reference = reference
         if ref_model is not None:
             use_shared_prefix(ref_model)
@@ -144,10 +149,12 @@ class MultimodalDPOTrainer(Trainer):
             return_outputs: also return the PreferenceLoss, None where every row of the batch was skipped.
             num_items_in_batch: pairs of the optimizer step over all ranks; None for the mean over this batch.
 
-        Raises:
-            FloatingPointError: the loss is not finite; names the rows.
+        A loss that is not finite is found at the end of the step, see `StepGuard`.
         """
-        self.skipped.add(inputs.get("skipped", []))
+        if model.training:
+            self.ledger.see(inputs.get("row_ids", []), inputs.get("skipped", []))
+        else:
+            self.eval_skipped.add(inputs.get("skipped", []))
         is_idle = "pixel_values" not in inputs
         if is_idle:  # all ranks have to run the same modules
             inputs = idle_batch(self.accelerator.unwrap_model(model), self.args.device)
@@ -160,11 +167,13 @@ class MultimodalDPOTrainer(Trainer):
                 self.running_mean.update(policy.chosen[:0])
             return (policy.chosen.sum() * 0.0, None) if return_outputs else policy.chosen.sum() * 0.0
         result = self._preference_loss(policy, reference, is_training=model.training)
-        self._check_finite(result, inputs)
         num_pairs = len(policy.chosen)
-        self.sums["train" if model.training else "eval"].add(
-            pair_metrics(policy, result), num_pairs, row.input_ids.numel()
-        )
+        metrics = pair_metrics(policy, result, reference)
+        if model.training:
+            self.guard.add(result, inputs.get("row_ids", []))
+        else:
+            metrics["loss"] = result.total.detach().double() * num_pairs
+        self.sums["train" if model.training else "eval"].add(metrics, num_pairs, row.input_ids.numel())
         loss = result.total
         if num_items_in_batch is not None:  # the mean over ranks that follows takes num_processes out again
             loss = loss * (num_pairs * self.accelerator.num_processes / num_items_in_batch)
@@ -185,13 +194,41 @@ class MultimodalDPOTrainer(Trainer):
             delta=delta,
         )
 
-    def _check_finite(self, result: PreferenceLoss, inputs: dict[str, Any]) -> None:
-        if not torch.isfinite(result.total):
-            parts = {name: value.item() for name, value in {**result.parts, "nll": result.nll.detach()}.items()}
-            raise FloatingPointError(
-                f"loss is {result.total.item()} at step {self.state.global_step}; parts {parts}; rows "
-                f"{inputs.get('row_ids')}: look at these rows, or lower --learning_rate"
-            )
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As in transformers, which refuses the batch of a rank for which no rows were left."""
+        return super()._prepare_inputs(inputs) if inputs else inputs
+
+    def get_batch_samples(self, *args: Any) -> tuple[list, Any]:
+        """The micro-batches of a step; what it will change in the books can be undone from here on."""
+        self._before = (self._tr_loss.clone(), copy.copy(self.sums["train"]), copy.copy(self.running_mean))
+        return super().get_batch_samples(*args)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """As in transformers; a step whose losses or gradient are not finite ends the run, or is not taken.
+
+        Raises:
+            FloatingPointError: on all ranks; names rows and parts of the loss.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        # In float16 the scaler looks for overflows, which are part of its work.
+        problem = self.guard.check(None if self.args.fp16 else norm, self.model)
+        if problem is None:
+            return norm
+        if self.args.on_non_finite == "stop":
+            raise FloatingPointError(f"step {self.state.global_step + 1}: {problem}")
+        logger.warning("step %d is not taken: %s", self.state.global_step + 1, problem)
+        self._undo_step(model, problem)
+        return 0.0
+
+    def _undo_step(self, model: torch.nn.Module, problem: str) -> None:
+        """Leave weights, delta and metrics as they were before this step, and its rows as skipped."""
+        model.zero_grad(set_to_none=True)  # AdamW leaves alone what has no gradient; DeepSpeed saw for itself
+        before, self.sums["train"], self.running_mean = self._before
+        self._tr_loss.copy_(before)
+        self._globalstep_last_logged += 1  # its loss is in no mean
+        self.skipped_steps += 1
+        self.ledger.settle(problem)
+        self.ledger.flush(is_writer=self.args.should_save)
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -217,83 +254,61 @@ class MultimodalDPOTrainer(Trainer):
         names = get_parameter_names(model, [torch.nn.LayerNorm])
         return [name for name in names if not name.endswith("bias")]
 
-    def get_train_dataloader(self) -> DataLoader:
-        """As in transformers, or with whole steps dealt to the ranks where prompts are grouped or ranks balanced."""
-        if not (self.args.group_prompts or self.args.balance_ranks):
-            loader = super().get_train_dataloader()
-            inner = getattr(loader, "base_dataloader", loader)  # accelerate's wrapper starts the workers of this one
-            inner.worker_init_fn = shield(inner.worker_init_fn)
-            return loader
-        sampler = StepSampler(
-            self.train_dataset.lengths(),
-            prompt_groups(self.train_dataset.mixture) if self.args.group_prompts else None,
-            micro_batch_size=self.args.per_device_train_batch_size,
-            accumulation=self.args.gradient_accumulation_steps,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            shuffle=self.args.train_sampling_strategy != "sequential",
-            seed=self.args.data_seed or self.args.seed,
-        )
-        loader = self._loader(self.train_dataset, sampler)
-        # The sampler shares out by itself, so accelerate is to take this for a single process.
-        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
-
-    def _loader(self, dataset: Any, batches: Any) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            worker_init_fn=shield(None),
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-        )
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        """As in transformers, with the dataset's own estimate of lengths for `group_by_length`."""
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy == "group_by_length":
-            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            return LengthGroupedSampler(size, dataset=dataset, lengths=dataset.lengths())
-        return super()._get_train_sampler(dataset)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the pair metrics over all ranks, the delta and the skips to an entry of the log."""
+        """Add the pair metrics over all ranks, the delta and the skips to an entry of the log.
+
+        Raises:
+            TooManySkips: more rows were skipped than `--max_skipped_share` allows.
+        """
         if "loss" in logs or "eval_loss" in logs:
             kind, prefix = ("train", "") if "loss" in logs else ("eval", "eval_")
             metrics = self.sums[kind].read(self.accelerator)
             if self.mixture.needs_delta:
                 metrics["delta"] = self.running_mean.mean.item()
-            metrics["skipped_rows"] = self.skipped.flush(self.accelerator)
+            metrics["skipped_rows"] = self._flush_skipped(kind)
+            if self.skipped_steps:
+                metrics["skipped_steps"] = self.skipped_steps
             logs |= {f"{prefix}{name}": value for name, value in metrics.items()}
         super().log(logs, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Export a checkpoint that other tools load; every saved one, not only the last."""
-        model = self.accelerator.unwrap_model(self.model)
-        export_checkpoint(model, self.source, output_dir or self.args.output_dir, state_dict=state_dict)
+    def _flush_skipped(self, kind: str) -> int:
+        """Rows skipped so far in training, or in this evaluation, over all ranks."""
+        if kind == "train":
+            return self.ledger.flush(is_writer=self.args.should_save)
+        return len(self.eval_skipped.flush(is_writer=self.args.should_save, anew=True))
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Save the checkpoint, the state of the Trainer, and when all ranks are done BCO's delta."""
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            mark_whole(folder, {"running_mean": self.running_mean.state_dict()})
-        self.accelerator.wait_for_everyone()
+    @property
+    def is_zero3(self) -> bool:
+        """Whether every rank holds only shards of the weights."""
+        plugin = self.accelerator.state.deepspeed_plugin
+        return plugin is not None and plugin.zero_stage == 3
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train, from the start or on from a checkpoint folder.
+    def save_state_into(self, fresh: Path, final: Path) -> None:
+        """As in `ResumableTrainer`, and a reference that moves."""
+        super().save_state_into(fresh, final)
+        if isinstance(self.reference, FrozenReference) and self.args.sync_ref_model and not self.is_zero3:
+            path = fresh / RESUME_FOLDER / REFERENCE_WEIGHTS
+            save_weights(self.reference.unwrapped.state_dict() if self.args.should_save else {}, path)
 
-        Raises:
-            FileNotFoundError: the folder lacks the delta that its run had.
-        """
-        if isinstance(resume_from_checkpoint, str) and self.mixture.needs_delta:
-            path = Path(resume_from_checkpoint) / PREFERENCE_STATE
+    def load_state_from(self, folder: Path) -> None:
+        """As in `ResumableTrainer`, and a reference that moves."""
+        super().load_state_from(folder)
+        if self.args.sync_ref_model and isinstance(self.reference, FrozenReference):
+            path = folder / RESUME_FOLDER / REFERENCE_WEIGHTS
             if not path.is_file():
-                raise FileNotFoundError(f"{path}: no BCO delta to resume with; is this a checkpoint of an MPO run?")
-            self.running_mean.load_state_dict(json.loads(path.read_text())["running_mean"])
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+                raise FileNotFoundError(
+                    f"{path}: TR-DPO cannot go on without the reference as it was (ZeRO-3 saves none)"
+                )
+            load_weights(self.reference.unwrapped, path)
+
+    def run_state(self) -> dict[str, Any]:
+        """BCO's delta, and how many steps were not taken."""
+        return {"running_mean": self.running_mean.state_dict(), "skipped_steps": self.skipped_steps}
+
+    def load_run_state(self, state: dict[str, Any]) -> None:
+        """Take back what `run_state` gave."""
+        self.running_mean.load_state_dict(state["running_mean"])
+        self.skipped_steps = state["skipped_steps"]
 
 
 def preference_logps(policy: PairLogps, reference: PairLogps | None) -> PreferenceLogps:

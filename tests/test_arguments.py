@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, resolve_deepspeed_config
+from internvl_chat.resume import checksums, publish
 from internvl_chat.train_mpo import find_resume_point, parse_arguments, wants_deepspeed
 
 
@@ -127,10 +128,14 @@ def test_one_file_holds_all_flags(tmp_path, suffix):
 
 def test_a_run_goes_on_from_its_last_checkpoint_unless_overwritten(tmp_path):
     for step in (2, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "preference_state.json").touch()
+        fresh = tmp_path / "saving" / f"checkpoint-{step}"
+        fresh.mkdir(parents=True)
+        publish(fresh, tmp_path / fresh.name, checksums(fresh))
     (tmp_path / "checkpoint-12").mkdir()  # killed while it was written
     assert find_resume_point(config(tmp_path)) == str(tmp_path / "checkpoint-10")
-    assert find_resume_point(config(tmp_path, resume_from_checkpoint="other")) == "other"
+    named = str(tmp_path / "checkpoint-2")
+    assert find_resume_point(config(tmp_path, resume_from_checkpoint=named)) == named
+    with pytest.raises(FileNotFoundError, match="--resume_from_checkpoint other: no such folder"):
+        find_resume_point(config(tmp_path, resume_from_checkpoint="other"))
     assert find_resume_point(config(tmp_path, overwrite_output_dir=True)) is None
     assert find_resume_point(config(tmp_path / "new")) is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from internvl_chat.checkpoint import export_checkpoint, last_whole_checkpoint, local_checkpoint, mark_whole
+from internvl_chat.checkpoint import export_checkpoint, local_checkpoint
 from internvl_chat.model import load_config, load_model, load_tokenizer
 from tools.convert import convert_to_hf
 
@@ -77,21 +77,6 @@ def test_a_hub_name_that_cannot_be_reached_says_how_to_download(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match="hf download OpenGVLab/InternVL0 --local-dir ckpt/InternVL0"):
         local_checkpoint("OpenGVLab/InternVL0")
-
-
-def test_a_checkpoint_that_was_torn_by_a_kill_is_passed_over(tmp_path, caplog):
-    for step in (2, 10, 4):
-        mark_whole(make_folder(tmp_path / f"checkpoint-{step}"), {"running_mean": {}})
-    (tmp_path / "checkpoint-12").mkdir()
-    (tmp_path / "checkpoint-12" / "trainer_state.json").write_text("{}")
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert "checkpoint-12" in caplog.text
-    assert last_whole_checkpoint(tmp_path / "none") is None
-
-
-def make_folder(path):
-    path.mkdir()
-    return path
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "internvl_chat"
 # A module imports only from rows above its own, or from a module listed before it in the same row.
 LAYERS = [
-    ["distributed", "signals", "records", "meta", "jsonl", "model"],
+    ["distributed", "signals", "output", "watchdog", "records", "meta", "jsonl", "model"],
     ["pair_losses", "losses", "logps", "logps_cache", "images", "tokenization"],
     ["segments", "attention_groups", "attention_varlen", "attention"],
     ["mixture", "sampler", "dataset", "preflight", "row_costs", "collator", "packing", "forward"],
-    ["metrics", "ledger", "reference", "checkpoint", "arguments"],
-    ["trainer"],
+    ["metrics", "ledger", "guards", "reference", "checkpoint", "resume", "arguments", "epoch_order"],
+    ["resumable", "trainer"],
     ["train_mpo"],
 ]
 ORDER = {name: (row, column) for row, names in enumerate(LAYERS) for column, name in enumerate(names)}

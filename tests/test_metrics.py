@@ -1,14 +1,16 @@
 """Means per pair, by hand."""
 
+import json
 import time
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from internvl_chat.distributed import gather_objects
 from internvl_chat.forward import PairLogps
 from internvl_chat.losses import PreferenceLoss
-from internvl_chat.metrics import MetricSums, gather_objects, pair_metrics
+from internvl_chat.metrics import MetricSums, pair_metrics
 
 
 @pytest.fixture
@@ -47,6 +49,8 @@ def test_sums_of_a_batch_by_hand():
             "rewards/rejected": 0.3,
             "rewards/margins": -0.1,
             "rewards/accuracies": 1.0,
+            "lengths/margin": 0.0,  # -2 and 2
+            "lengths/preferred": -4.0,  # the shorter answer has the higher reward in both pairs
         }
     )
 
@@ -69,4 +73,21 @@ def test_reading_gives_means_per_pair_and_starts_anew(accelerator):
 
 
 def test_objects_of_a_single_process(accelerator):
-    assert gather_objects(accelerator, {"a": 1}) == [{"a": 1}]
+    assert gather_objects({"a": 1}) == [{"a": 1}]
+
+
+def test_distance_from_the_reference_is_per_token_of_chosen_answers():
+    reference = PairLogps(torch.tensor([-5.0, -9.0]), torch.zeros(2), torch.tensor([2, 3]), torch.tensor([4, 1]))
+    assert pair_metrics(policy(), loss(), reference)["kl/chosen"].item() == pytest.approx(1 / 2 + 3 / 3)
+
+
+def test_sums_between_two_log_entries_are_kept(accelerator):
+    first, second = MetricSums(), MetricSums()
+    first.add({"x": torch.tensor(0.1).double()}, num_pairs=1, num_tokens=10)
+    second.add({"x": torch.tensor(2.0).double(), "y": torch.tensor(6.0).double()}, num_pairs=2, num_tokens=20)
+    again = MetricSums()
+    again.load_state_dicts([json.loads(json.dumps(first.state_dict()))])
+    assert again.sums == first.sums and again.num_pairs == 1 and again.num_tokens == 10
+    again.load_state_dicts([first.state_dict(), second.state_dict()])  # of two ranks that one goes on for
+    means = again.read(accelerator)
+    assert means["x"] == pytest.approx(0.7) and means["y"] == 2

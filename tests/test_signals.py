@@ -9,7 +9,7 @@ from accelerate import PartialState
 from transformers import TrainerControl
 
 from internvl_chat import signals
-from internvl_chat.checkpoint import mark_whole
+from internvl_chat.resume import checksums, publish
 from internvl_chat.signals import StopOnSignal, shield
 from internvl_chat.train_mpo import find_resume_point
 
@@ -93,10 +93,13 @@ def test_a_loader_process_is_deaf_and_still_initialised():
 
 @pytest.mark.parametrize(("restarts", "expected"), [(None, None), ("0", None), ("1", "checkpoint-4")])
 def test_a_requeued_job_goes_on_although_it_was_told_to_start_anew(tmp_path, monkeypatch, restarts, expected):
-    (tmp_path / "checkpoint-4").mkdir()
-    mark_whole(tmp_path / "checkpoint-4", {})
+    fresh = tmp_path / "saving" / "checkpoint-4"
+    fresh.mkdir(parents=True)
+    publish(fresh, tmp_path / "checkpoint-4", checksums(fresh))
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     if restarts is not None:
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    args = SimpleNamespace(resume_from_checkpoint=None, overwrite_output_dir=True, output_dir=str(tmp_path))
+    args = SimpleNamespace(
+        resume_from_checkpoint=None, overwrite_output_dir=True, output_dir=str(tmp_path), process_index=0, world_size=1
+    )
     assert find_resume_point(args) == (expected and str(tmp_path / expected))

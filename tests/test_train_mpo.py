@@ -153,7 +153,7 @@ def test_rows_that_cannot_be_used_are_skipped_and_written_down(flags, data, tmp_
     ]
     lines = [*rows, *(json.dumps(row) for row in bad), '{"image": "a.png",}']
     (data / "mmpr_en.jsonl").write_text("\n".join(lines) + "\n")
-    main(flags(max_steps=-1, num_train_epochs=1, save_strategy="no"))
+    main(flags(max_steps=-1, num_train_epochs=1, save_strategy="no", max_skipped_share=0.5))
     skipped = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert sorted({row["line"] for row in skipped}) == [8, 9, 10, 11, 12]
     assert len(skipped) == 10  # repeat_time is 2
