@@ -16,7 +16,6 @@ from data.make_visual_reasoning import make_visual_reasoning
 from data.make_visual_reasoning import parse_arguments as data_arguments
 
 ROOT = Path(__file__).parents[1]
-PROMPTS = ["train_en_prompts.jsonl", "train_zh_prompts.jsonl"]
 ROUND = ["sample", "pair", "validate", "train", "after", "report"]
 STAGES = ["split", "before", *(f"{stage}_1" for stage in ROUND)]
 TINY = {
@@ -161,7 +160,7 @@ def run_killing(prompts, out, chance):
 def test_a_run_killed_in_every_stage_ends_as_one_that_nobody_disturbed(tmp_path):
     """Both at once, one a core; the undisturbed one does a second round from the checkpoint of the first."""
     make_visual_reasoning(data_arguments(f"--out {tmp_path}/data --pairs 20 --held_out 0 --tasks count".split()))
-    prompts = [tmp_path / "data" / name for name in PROMPTS]
+    prompts = sorted((tmp_path / "data").glob("train_*_prompts.jsonl"))
     quiet, disturbed = tmp_path / "quiet", tmp_path / "disturbed"
     with start(prompts, quiet, 2) as process:
         seed = random.randrange(1000)

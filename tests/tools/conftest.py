@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from data.make_visual_reasoning import make_visual_reasoning
+from data.make_visual_reasoning import parse_arguments as data_arguments
+from internvl_chat.train_mpo import main as train
+from tools import evaluate
+
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -28,6 +33,21 @@ def browser_page():
         page.on("console", lambda message: page.problems.append(message.text))
         yield page
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A real run of the quickstart's stages at their smallest, in its folders: data, before, training (mpo), after."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    make_visual_reasoning(data_arguments(f"--out {folder}/data --pairs 8 --held_out 8 --tasks count".split()))
+    base, held_out = str(ROOT / "ckpt" / "tiny-base"), sorted(map(str, folder.glob("data/held_out_*_prompts.*")))
+    flags = f"--model_name_or_path {base} --meta_path {folder}/data/pairs.json --output_dir {folder}/mpo"
+    flags += " --force_image_size 56 --max_dynamic_patch 3 --max_seq_length 512 --max_steps 3 --logging_steps 1"
+    flags += " --report_to tensorboard --save_strategy no --per_device_train_batch_size 4 --disable_tqdm True"
+    train(flags.split())
+    asked = ["--checkpoint", str(folder / "mpo"), "--against", base, "--reasoned", *held_out, "--max-num", "3"]
+    evaluate.main([*asked, "--max-new-tokens", "64", "--engine", "transformers", "--out", str(folder / "after.json")])
+    return folder / "mpo"
 
 
 @pytest.fixture

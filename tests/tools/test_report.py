@@ -8,10 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.make_visual_reasoning import make_visual_reasoning
-from data.make_visual_reasoning import parse_arguments as data_arguments
-from internvl_chat.train_mpo import main as train
-from tools import evaluate
 from tools.evaluation.run_figures import measure, take, take_notes
 from tools.report import SECTIONS, choose_answers, count_skipped, find_evaluation, flatten, main
 
@@ -137,23 +133,6 @@ def test_a_figure_far_from_our_runs_is_marked(value, is_usual):
     assert note.is_usual is is_usual and note.usual == "1 to 2"
     [unknown] = take_notes([{"step": 1, "rewards/margins": value}], {})
     assert unknown.usual == ""
-
-
-@pytest.fixture
-def tiny_run(tmp_path):
-    """A real run of the quickstart's stages at their smallest: data, before, training, after."""
-    make_visual_reasoning(data_arguments(f"--out {tmp_path}/data --pairs 8 --held_out 4 --tasks count".split()))
-    base, held_out = (
-        str(REPOSITORY / "ckpt" / "tiny-base"),
-        sorted(map(str, tmp_path.glob("data/held_out_*_prompts.*"))),
-    )
-    flags = f"--model_name_or_path {base} --meta_path {tmp_path}/data/pairs.json --output_dir {tmp_path}/mpo"
-    flags += " --force_image_size 56 --max_dynamic_patch 3 --max_seq_length 512 --max_steps 3 --logging_steps 1"
-    train([*flags.split(), "--report_to", "none", "--save_strategy", "no", "--per_device_train_batch_size", "4"])
-    out = tmp_path / "after.json"
-    asked = ["--checkpoint", str(tmp_path / "mpo"), "--against", base, "--reasoned", *held_out, "--out", str(out)]
-    evaluate.main([*asked, "--max-num", "3", "--max-new-tokens", "64", "--engine", "transformers"])
-    return tmp_path / "mpo"
 
 
 @pytest.fixture(params=["tiny", "quickstart"])
