@@ -10,6 +10,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,10 @@ class ParsedError(Exception):
 
 
 def check_python(words, monkeypatch):
-    """`python -m module flags` or `python file flags`."""
+    """`python -m module flags`, `python file flags`, or `python -c code`."""
+    if words[0] == "-c":
+        compile(words[1], "documented", "exec")
+        return
     if words[:2] == ["-m", "internvl_chat.train_mpo"]:
         check_training(words[2:])
         return
@@ -95,34 +99,39 @@ def check_shell(command):
 
 
 def check_hub(words, monkeypatch):
-    """hf download OpenGVLab/NAME --local-dir ..NAME."""
+    """hf download OWNER/NAME --local-dir ..NAME: models are OpenGVLab's, other names are data sets."""
     asked = {}
     monkeypatch.setattr(
         "huggingface_hub.cli.download.snapshot_download", lambda **settings: asked.update(settings) or "there"
     )
     hub.app.main(args=words, standalone_mode=False)
-    assert asked["repo_id"].startswith("OpenGVLab/") and Path(asked["local_dir"]).name in asked["repo_id"]
-    assert asked["repo_type"] == ("dataset" if "MMPR" in asked["repo_id"] else "model")
+    owner, name = asked["repo_id"].split("/")
+    assert Path(asked["local_dir"]).name in name
+    assert asked["repo_type"] == ("model" if owner == "OpenGVLab" and "MMPR" not in name else "dataset")
 
 
 @pytest.mark.parametrize(("command", "page"), COMMANDS, ids=[command for command, _ in COMMANDS])
 def test_a_documented_command_is_taken_as_written(command, page, monkeypatch):
     words = shlex.split(command)
-    program = next(word for word in words if "=" not in word)
+    program, *rest = dropwhile(lambda word: "=" in word, words)
     if program in ("sh", "bash"):
         check_shell(command)
     elif program == "sbatch":
-        check_shell(words[words.index("--wrap") + 1])
+        check_shell(rest[rest.index("--wrap") + 1])
+    elif program == "torchrun" and "run.py" in rest:  # VLMEvalKit's
+        assert {"--data", "--model"} <= set(rest)
     elif program == "torchrun":
-        check_training(words[words.index("internvl_chat.train_mpo") + 1 :])
+        check_training(rest[rest.index("internvl_chat.train_mpo") + 1 :])
     elif program == "python":
-        check_python(words[1:], monkeypatch)
+        check_python(rest, monkeypatch)
     elif program == "hf":
-        check_hub(words[1:], monkeypatch)
+        check_hub(rest, monkeypatch)
     elif program == "make":
-        subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(["make", "--dry-run", *rest], cwd=ROOT, check=True, capture_output=True)
     elif program == "pip":
-        assert words[1:3] == ["install", "-r"] and (ROOT / words[3]).is_file()
+        assert rest[:2] == ["install", "-r"] and (ROOT / rest[2]).is_file()
+    elif program == "unzip":
+        assert rest[-2] == "-d"
     else:
         assert command.startswith("git clone <this repository> internvl-mpo && cd internvl-mpo"), f"{page}: {command}"
 

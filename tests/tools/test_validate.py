@@ -1,6 +1,9 @@
 """Validation: forty planted faults are found and nothing else, training agrees, a killed run goes on, exit codes."""
 
 import json
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -233,3 +236,58 @@ def test_a_killed_run_goes_on(planted, monkeypatch):
     write_jsonl(folder / "bars.jsonl", rows[:-1])
     assert run(folder) == 0
     assert len(checked) == 5
+
+
+def test_exit_codes(planted, golden, capsys):
+    folder, _ = planted
+    write_jsonl(folder / "bars.jsonl", [good(1), {**good(2), "image": "moving.gif"}])
+    (folder / "meta.json").write_text(json.dumps({"bars": {"root": "images", "annotation": "bars.jsonl"}}))
+    assert run(folder, checkpoint=golden.ckpt) == 0  # a warning only
+    assert run(folder, "--strict", "True") == 1
+    assert run(folder, "--decode", "False", "--max_seq_length", "32") == 0
+    assert run(folder, "--max_seq_length", "32", checkpoint=golden.ckpt) == 1
+    assert run(folder, checkpoint=folder / "nowhere") == 2
+    assert run(folder, "--num_workers", "-1") == 2
+    assert run(folder, "--conv_style", "phi3-chat", checkpoint=golden.ckpt) == 2
+    assert "does not know '<|end|>'" in capsys.readouterr().err
+    (folder / "meta.json").write_text("{")
+    assert run(folder) == 1
+    (folder / "meta.json").unlink()
+    assert run(folder) == 2
+    assert validate.main(["--meta_path", "meta.json", "--no_such_flag", "1"]) == 2
+
+
+def test_rows_for_fine_tuning(planted):
+    folder, _ = planted
+    write_jsonl(folder / "bars.jsonl", [{"question": "Why?", "chosen": "Yes"}, {**good(1), "rejected": None}])
+    (folder / "meta.json").write_text(json.dumps({"bars": {"root": "images", "annotation": "bars.jsonl"}}))
+    assert run(folder, "--allow_no_rejected", "True") == 0
+    assert run(folder) == 1
+    assert found(folder) == Counter({("missing_field", "bars", 1): 1, ("wrong_type", "bars", 2): 1})
+
+
+@pytest.mark.integration
+def test_a_run_killed_with_its_workers_goes_on(planted):
+    """SIGKILL of the main process alone: its workers end too, and the next run takes over what was checked."""
+    folder, _ = planted
+    write_jsonl(folder / "bars.jsonl", [{**good(0), "chosen": ""}, *map(good, range(30_000))])
+    (folder / "meta.json").write_text(json.dumps({"bars": {"root": "images", "annotation": "bars.jsonl"}}))
+    command = [sys.executable, "tools/validate.py", "--meta_path", str(folder / "meta.json"), "--num_workers", "2"]
+    command += ["--output_dir", str(folder / "report"), "--force_image_size", "56"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (parts := [*folder.glob("report/*.parts")]) or parts[0].stat().st_size < 50_000:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    assert len(children) == 2
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    before = parts[0].read_bytes().count(b"\n")
+    assert 0 < before < 60
+    second = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert second.returncode == 1, second.stderr
+    assert found(folder) == Counter({("empty_answer", "bars", 1): 1})

@@ -220,7 +220,8 @@ def verdict(summary: Summary, *, strict: bool, with_tokens: bool) -> str:
         return f"{word}: there is no row to check."
     share = f"{summary.unusable:,} of {summary.rows:,} rows cannot be trained on" if summary.unusable else ""
     parts = [share or f"all {summary.rows:,} rows can be trained on"]
-    parts += [f"{number:,} {kind}s" for kind in ("error", "warning") if (number := summary.count(kind))]
+    counts = {kind: summary.count(kind) for kind in ("error", "warning")}
+    parts += [f"{number:,} {kind}{'s' * (number > 1)}" for kind, number in counts.items() if number]
     text = f"{word}: {', '.join(parts)}."
     for data in summary.sets:
         if data.rows and not data.usable:

@@ -1,0 +1,203 @@
+"""Parts of the validation: what texts are suspicious and what are not, bounds of tokens, kept chunks, the page."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from internvl_chat.images import Tiling
+from internvl_chat.meta import DatasetSpec
+from internvl_chat.mixture import open_dataset
+from internvl_chat.model import load_tokenizer
+from internvl_chat.records import PreferencePair, Source
+from internvl_chat.tokenization import RowTokenizer
+from tools.validation.chunks import Chunk, ChunkChecker, ChunkFacts, check_all, read_in_order
+from tools.validation.faults import FAULTS, Finding
+from tools.validation.page import render
+from tools.validation.rows import RowChecker, most_tokens
+from tools.validation.summary import SetSummary, Summary, verdict
+from tools.validation.texts import loop_unit, suspicious_texts
+
+WORDS = "So one word follows another, as in any text that says what it found where, and how. It ends here" * 2
+ASKED = 'What is it? Please use the format "Final answer: .."'
+
+
+def faults(question, chosen, rejected="Something else.\nFinal answer: nine", dataset="x"):
+    return [fault for fault, _ in suspicious_texts(PreferencePair((), question, chosen, rejected), dataset)]
+
+
+@pytest.mark.parametrize(
+    ("question", "chosen"),
+    [
+        (ASKED, "It is 4.\nFinal answer: 4"),
+        (f"{ASKED}\nOptions: A. 4\nB. 5", "It is A.\nFinal answer: A"),
+        ("Choose the answer: A. cat B. dog", "A cat.\nFinal answer: A"),
+        ("What is 2 + 2? The answer is a number.", "It is 4.\nFinal answer: 4"),
+        ("请按格式作答，答案: ..\n问题：面积是多少？", "底是4，高是3。\n答案: 6"),
+        ("Reply \\boxed{..} please.", "The sum of two and two makes \\boxed{4}"),
+        ("Is 4 right?", "Yes"),
+        ("Name <ref>the dog</ref>", "<ref>the dog</ref><box>[[1, 2, 3, 4]]</box> a < b"),
+        ("Tabs\tand\r\nlines", "fine \u200b text \U0001f600"),
+        ("Draw a table", "|---|" * 20 + "\nIt is\nFinal answer: 4"),
+    ],
+)
+def test_nothing_is_suspicious_about(question, chosen):
+    assert faults(question, chosen) == []
+
+
+def test_final_answers_that_agree_are_suspicious_in_correctness_pairs_only():
+    texts = ("So it is 4.\nFinal answer: Four", "Hence 5, or 4.\nFinal answer: four.")
+    assert faults(ASKED, *texts) == []
+    assert faults(ASKED, *texts, dataset="x_pairs_vqa_correctness_rules") == ["same_final_answer"]
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("x" * 240, "x"),
+        ("Yes. " + "and so on, " * 30, "and so on, "),
+        ("and so on, " * 21, None),  # 231 characters
+        (" " * 300, None),
+        ("".join(map(chr, range(33, 333))), None),
+        ("ab" * 150 + "c", None),
+        ("0123456789" * 7 * 10, "0123456789"),
+    ],
+)
+def test_loops(text, unit):
+    assert loop_unit(text) == unit
+
+
+@pytest.mark.parametrize("family", ["tiny-qwen2", "tiny-internlm2"])
+def test_a_text_never_has_more_tokens_than_the_bound(family, golden_folder):
+    rows = RowTokenizer(load_tokenizer(golden_folder / "ckpt" / family), "internvl2_5", 4)
+    draw = np.random.default_rng(0)
+    strange = [
+        "<|im_end|>" * 9,
+        "[UNUSED_TOKEN_145]",
+        "\ufdfa" * 9,
+        "\ufb2c\u1e9b\u0323",
+        "é" * 20,
+        "１２３",
+        "\x00\x07 \u2028",
+    ]
+    strange += ["".join(map(chr, draw.integers(1, 0xD000, 40))) for _ in range(50)]
+    strange += ["".join(map(chr, draw.integers(32, 127, 40))) for _ in range(50)]
+    for text in strange:
+        assert len(rows.encoder.encode_text(text)) <= most_tokens(text), ascii(text)
+
+
+@pytest.mark.parametrize("room", range(-3, 4))
+def test_a_row_is_too_long_where_its_tokens_are_too_many(room, tokenizer, tmp_path):
+    """Also where the bound alone would not tell."""
+    (tmp_path / "a.jsonl").write_bytes(b'{"question": "Why?", "chosen": "' + WORDS.encode() + b'", "rejected": "No"}\n')
+    rows = RowTokenizer(tokenizer, "internvl2_5", 4)
+    length = rows.tokenize("Why?", [WORDS], 0, Source("a", 1)).length(0)
+    data = open_dataset(DatasetSpec("a", str(tmp_path), str(tmp_path / "a.jsonl")), 0, "meta.json", cache_dir=tmp_path)
+    facts = RowChecker(Tiling(), rows, max_seq_length=length + room).check(*data.rows[0][:1], Source("a", 1), data)
+    assert [fault for fault, _ in facts.faults] == (["too_long"] if room < 0 else [])
+    assert facts.usable == (room >= 0)
+
+
+@pytest.fixture
+def three_chunks(tmp_path):
+    """A checker of 1,100 rows, the last but one of which has an empty answer."""
+    lines = [b'{"question": "%d?", "chosen": "yes", "rejected": "no"}\n' % n for n in range(1100)]
+    lines[1098] = b'{"question": "?", "chosen": "", "rejected": "no"}\n'
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
+    data = open_dataset(DatasetSpec("a", "", str(tmp_path / "a.jsonl")), 0, "meta.json", cache_dir=tmp_path)
+    return ChunkChecker(RowChecker(Tiling(), None, max_seq_length=9), [data])
+
+
+def test_processes_find_what_one_finds(three_chunks, tmp_path):
+    found = []
+    for workers in (1, 2):
+        done = []
+        check_all(three_chunks, tmp_path / f"{workers}.parts", workers, done.append)
+        assert sorted(done) == [0, 100, 500, 500]
+        found.append([facts.to_line() for facts in read_in_order(tmp_path / f"{workers}.parts")])
+    assert found[0] == found[1]
+    facts = [*read_in_order(tmp_path / "1.parts")]
+    assert [part.chunk for part in facts] == [(0, 0, 500), (0, 500, 1000), (0, 1000, 1100)]
+    assert facts[2].faults == [(1099, "empty_answer", "an answer is empty, nothing to learn from it: ''")]
+    assert facts[2].columns["line"].tolist() == [*range(1001, 1099), 1100]
+
+
+def test_torn_and_repeated_chunks(three_chunks, tmp_path):
+    """A torn last line is checked again; so are pieces with faults of images, and the last word counts."""
+    first = three_chunks(Chunk(0, 0, 500))
+    faulty = ChunkFacts(first.chunk, [(1, "image_missing", "gone")], first.columns, Counter(), [])
+    part = tmp_path / "a.parts"
+    part.write_bytes(three_chunks(Chunk(0, 500, 1000)).to_line() + faulty.to_line() + first.to_line()[:99])
+    done = []
+    check_all(three_chunks, part, 1, done.append)
+    assert done == [500, 500, 100]
+    assert [facts.faults for facts in read_in_order(part)][0] == []
+    done.clear()
+    check_all(three_chunks, part, 1, done.append)
+    assert sum(done) == 1100 and len(done) == 1
+
+
+def test_a_worker_that_dies_names_its_rows(three_chunks, tmp_path):
+    class Deadly(ChunkChecker):
+        def __call__(self, chunk):
+            if chunk.start == 500:
+                os._exit(9)
+            return super().__call__(chunk)
+
+    deadly = Deadly(three_chunks.checker, three_chunks.datasets)
+    with pytest.raises(RuntimeError, match=r"a worker process died .* a rows 501-1000.*What was checked is kept"):
+        check_all(deadly, tmp_path / "a.parts", 2, lambda rows: None)
+
+
+def test_the_verdict_says_what_it_comes_to():
+    summary = Summary(sets=[SetSummary("a", "train", 10, 10, usable=10), SetSummary("b", "train", 3, 3)])
+    assert verdict(summary, strict=False, with_tokens=True).startswith("PASS: all 13 rows can be trained on.")
+    assert "No row of b can be trained on" in verdict(summary, strict=False, with_tokens=True)
+    summary.note(Finding("garbled_text", "a", "a.jsonl", 3, ""))
+    assert verdict(summary, strict=False, with_tokens=True).startswith(
+        "PASS: all 13 rows can be trained on, 1 warning."
+    )
+    assert verdict(summary, strict=True, with_tokens=False).startswith("FAIL: ")
+    summary.note(Finding("bad_json", "a", "a.jsonl", 4, ""))
+    summary.unusable = 1
+    text = verdict(summary, strict=False, with_tokens=False)
+    assert text.startswith("FAIL: 1 of 13 rows cannot be trained on, 1 error, 1 warning.")
+    assert text.endswith("give --model_name_or_path and --max_seq_length.")
+
+
+def make_report(summary):
+    settings = {"meta_path": "m.json"}
+    return {"meta_path": "<m>.json", "passed": False, "verdict": "FAIL", **summary.to_json(), "settings": settings}
+
+
+def test_the_page_escapes_what_rows_say_and_shows_every_fault(tmp_path):
+    summary = Summary(sets=[SetSummary("a", "held-out", 1, 1, usable=1, prompts=1, chosen_longer=1.0)], tokens=[3, 9])
+    summary.chosen, summary.rejected = [np.array([4, 90])], [np.array([0, 7])]
+    for fault in FAULTS:
+        summary.note(Finding(fault, "a", "a.jsonl", 7, f"<script>{fault}</script>"))
+    page = render(make_report(summary), summary, 8192)
+    assert "<script>" not in page and page.count("&lt;script&gt;") == len(FAULTS)
+    assert all(fault.cure.replace("<", "&lt;").replace(">", "&gt;") in page for fault in FAULTS.values())
+    assert page.count("<svg") == 1 and "&lt;m&gt;.json" in page and "a (held-out)" in page
+
+
+def test_the_page_of_nothing():
+    assert "Nothing was found" in render(make_report(Summary()), Summary(), 8192)
+
+
+@pytest.mark.integration
+def test_chromium_shows_the_page_without_a_request(tmp_path, browser_page):
+    summary = Summary(sets=[SetSummary("a", "train", 5, 5, usable=5)], tokens=[100, 120, 900])
+    summary.chosen, summary.rejected = [np.array([40, 90])], [np.array([50, 7])]
+    summary.note(Finding("bad_json", "a", "a.jsonl", 7, "torn"))
+    path = Path(tmp_path / "validation.html")
+    path.write_text(render(make_report(summary), summary, 8192))
+    browser_page.goto(path.as_uri())
+    assert browser_page.locator("details[open]").inner_text().count("a.jsonl:7: torn") == 1
+    box = browser_page.locator(".plots svg").bounding_box()
+    assert box["width"] > 800 and box["height"] > 150
+    assert "max_seq_length" in browser_page.locator(".plots").inner_text()
+    assert [url for url in browser_page.requests if not url.startswith(("data:", "file:"))] == []
+    assert browser_page.problems == []
