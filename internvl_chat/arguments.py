@@ -134,7 +134,9 @@ class MPOConfig(TrainingArguments):
     reference: str = described("model", "Reference log-probs: `model`, a second one in memory, or `cache`, on disk.")
     reference_cache_dir: str | None = described(None, "Root of the caches; reference_cache beside --output_dir.")
     group_prompts: bool = described(False, "Put pairs of one prompt into one micro-batch, which then runs it once.")
-    balance_ranks: bool = described(False, "Deal the pairs of a step to ranks by their length, not by their place.")
+    balance_ranks: bool = described(
+        False, "Deal the pairs of a step to ranks by their cost; reads the headers of all images first."
+    )
     sync_ref_model: bool = described(False, "TR-DPO: move the reference towards the policy (arXiv 2404.09656).")
     ref_model_mixup_alpha: float = described(0.6, "TR-DPO: share of the policy in the new reference.")
     ref_model_sync_steps: int = described(512, "TR-DPO: steps between two moves.")

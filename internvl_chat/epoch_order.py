@@ -14,6 +14,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.dataset import MixtureDataset
+from internvl_chat.row_costs import place_costs
 from internvl_chat.sampler import StepSampler, prompt_groups
 
 
@@ -61,16 +62,21 @@ class EpochSampler(Sampler[list[int]]):
 def train_sampler(
     dataset: MixtureDataset, args: MPOConfig, rank: int = 0, world_size: int = 1
 ) -> EpochSampler | StepSampler:
-    """The micro-batches of a rank as the flags want them.
+    """The micro-batches of a rank as the flags want them; with `--balance_ranks` a collective.
 
     Raises:
         ValueError: `--train_sampling_strategy` names an order that there is not.
     """
     seed = args.seed if args.data_seed is None else args.data_seed
     if args.group_prompts or args.balance_ranks:
+        costs, shared = dataset.lengths(), None
+        if args.balance_ranks:
+            by_part = place_costs(dataset, rank, world_size, quiet=args.disable_tqdm)
+            costs, shared = by_part.sum(axis=1), by_part[:, 0]
         return StepSampler(
-            dataset.lengths(),
+            costs,
             prompt_groups(dataset.mixture) if args.group_prompts else None,
+            shared=shared,
             micro_batch_size=args.per_device_train_batch_size,
             accumulation=args.gradient_accumulation_steps,
             rank=rank,
@@ -101,7 +107,7 @@ def _order(dataset: MixtureDataset, args: MPOConfig, seed: int, step_size: int) 
     if args.train_sampling_strategy == "group_by_length":
         lengths = dataset.lengths().tolist()
         return lambda epoch: get_length_grouped_indices(lengths, step_size, generator=_seeded(seed + epoch))
-    known = "random, sequential or group_by_length; --balance_ranks True deals the pairs of a step by length"
+    known = "random, sequential or group_by_length; --balance_ranks True deals the pairs of a step by their cost"
     raise ValueError(f"--train_sampling_strategy {args.train_sampling_strategy} is unknown: take {known}")
 
 

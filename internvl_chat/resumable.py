@@ -99,8 +99,14 @@ class ResumableTrainer(Trainer):
 
     def _prepared(self, dataset: Any, batches: Any) -> DataLoader:
         # The sampler shares out by itself, so accelerate is to take this for a single process.
-        loader = self._loader(dataset, batches)
-        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        return prepare_data_loader(
+            self._loader(dataset, batches),
+            self.args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            non_blocking=self.args.dataloader_pin_memory,
+        )
 
     def _loader(self, dataset: Any, batches: Any) -> DataLoader:
         workers = self.args.dataloader_num_workers

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from internvl_chat import row_costs
+from internvl_chat.arguments import MPOConfig
 from internvl_chat.dataset import MixtureDataset
+from internvl_chat.epoch_order import train_sampler
 from internvl_chat.row_costs import place_costs
 from internvl_chat.sampler import StepSampler
 
@@ -70,3 +72,14 @@ def test_ranks_are_loaded_alike_where_only_images_differ(dataset_of):
     world = [list(StepSampler(costs, micro_batch_size=4, rank=rank, world_size=4)) for rank in range(4)]
     loads = np.array([[costs[batch].sum() for batch in own] for own in world])  # (ranks, steps)
     assert (loads.mean(0) / loads.max(0)).min() > 0.95
+
+
+def test_balance_ranks_deals_by_these_costs(dataset_of, tmp_path):
+    rows = [pair("six.png" if number % 4 == 0 else "one.png") for number in range(16)]
+    dataset = dataset_of(rows)
+    args = MPOConfig(output_dir=str(tmp_path), bf16=False, balance_ranks=True, per_device_train_batch_size=4)
+    args.gradient_accumulation_steps = 4
+    slots = [*train_sampler(dataset, args)]
+    large = {place for place in range(16) if dataset.mixture.locate(place).row % 4 == 0}
+    assert [len(large & set(slot)) for slot in slots] == [1, 1, 1, 1]
+    assert sorted(place for slot in slots for place in slot) == [*range(16)]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from internvl_chat.jsonl import JsonlFile
-from internvl_chat.logps_cache import LogpsCache
 from internvl_chat.model import load_config, load_tokenizer
 from tools.reasoning_data_pipeline.answers import AnswerChecker, parse_answer
 from tools.reasoning_data_pipeline.engine_inputs import PromptEncoder
