@@ -60,13 +60,14 @@ def check_python(words, monkeypatch):
     if "parse" not in path.read_text():
         assert not flags
         return
-    parse = argparse.ArgumentParser.parse_args
+    parse = argparse.ArgumentParser.parse_known_args
 
     def parse_and_stop(self, *args, **kwargs):
-        parse(self, *args, **kwargs)
+        _, unknown = parse(self, *args, **kwargs)
+        assert not unknown
         raise ParsedError
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
     monkeypatch.syspath_prepend(str(path.parent))
     monkeypatch.setattr(sys, "argv", [str(path), *flags])
     with pytest.raises(SystemExit if "--help" in flags else ParsedError) as stopped:
