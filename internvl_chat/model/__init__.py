@@ -1,7 +1,7 @@
 """InternVL models in the published layout: configurations, modules, tokenizers, chat templates, loading.
 
-Every file but `loading.py` and `hf_layout.py` travels with saved checkpoints, so this folder imports nothing of the
-rest of the package.
+Every file but `loading.py`, `checkpoint_files.py` and `hf_layout.py` travels with saved checkpoints, so this folder
+imports nothing of the rest of the package.
 """
 
 from .configuration_internvl_chat import InternVLChatConfig

@@ -6,7 +6,6 @@ A checkpoint loads whole or not at all: a weight that is missing, left over or o
 are read; pickled weights can run code.
 """
 
-import json
 import os
 from copy import deepcopy
 from pathlib import Path
@@ -19,13 +18,23 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from .checkpoint_files import (
+    check_depth,
+    check_folder,
+    check_tokenizer_files,
+    check_weight_files,
+    names_shown,
+    read_json,
+)
 from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMG_CONTEXT_TOKEN
 from .hf_layout import HF_MODEL_TYPE, InternVLChatModelHF, check_has_hf_form, config_from_hf, register_weight_names
 from .modeling_internvl_chat import InternVLChatModel
 from .tokenization_internlm2 import InternLM2Tokenizer
 
-_NAMES_SHOWN = 5  # of a list of wrong keys
+# What transformers raises, from deep inside, on fields that are of a wrong kind or contradict each other.
+_DOES_NOT_HOLD = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+_FITTING = "take the tokenizer and the weights of one and the same checkpoint"
 _INTERNLM_TOKENIZERS = ("InternLM2Tokenizer", "InternLM3Tokenizer")  # they encode alike
 
 
@@ -40,9 +49,12 @@ def load_config(path: str | os.PathLike) -> InternVLChatConfig:
         ValueError: config.json is of another architecture, or does not hold together.
     """
     fields = _config_fields(path)
-    if fields.get("model_type") == HF_MODEL_TYPE:
-        return config_from_hf(fields, _image_settings(path), load_tokenizer(path).chat_template or "")
-    return InternVLChatConfig.from_dict(fields)
+    is_hf = fields.get("model_type") == HF_MODEL_TYPE
+    more = (_image_settings(path), load_tokenizer(path).chat_template or "") if is_hf else ()
+    try:
+        return config_from_hf(fields, *more) if is_hf else InternVLChatConfig.from_dict(fields)
+    except _DOES_NOT_HOLD as error:
+        raise ValueError(f"{path}: config.json does not hold together: {error}; download it again") from error
 
 
 def is_hf_layout(path: str | os.PathLike) -> bool:
@@ -74,8 +86,8 @@ def load_model(
         ValueError: another architecture, keys or shapes that do not match, or a broken file.
     """
     config = deepcopy(config) if config is not None else load_config(path)
-    _check_folder(path, "*.safetensors")
-    _check_shards(path)
+    check_folder(path, "*.safetensors")
+    check_weight_files(path, config)
     config.dtype = dtype  # with None the files decide, whatever config.json says of them
     layout = InternVLChatModel
     if is_hf_layout(path):
@@ -96,8 +108,12 @@ def load_model(
         raise ValueError(f"{path}: a weight file is broken or cut short ({error}); download it again") from error
     except OSError as error:
         raise FileNotFoundError(f"{path}: no safetensors weights to be read; {error}") from error
+    except _DOES_NOT_HOLD as error:
+        raise ValueError(f"{path}: no model can be built from config.json and weights: {error}") from error
     _check_report(path, report)
-    model.img_context_token_id = load_tokenizer(path).convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
+    tokenizer = load_tokenizer(path)
+    _check_ids(path, tokenizer, config.llm_config.vocab_size)
+    model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
     return model
 
 
@@ -112,12 +128,15 @@ def load_tokenizer(path: str | os.PathLike, *, model_max_length: int | None = No
         FileNotFoundError: there is no tokenizer.
         ValueError: it needs remote code, gives no ids, or knows no `<IMG_CONTEXT>`.
     """
-    _check_folder(path, "tokenizer_config.json")
+    check_folder(path, "tokenizer_config.json")
+    check_tokenizer_files(path)
     options = {} if model_max_length is None else {"model_max_length": model_max_length}
     try:
         tokenizer = _tokenizer_class(path).from_pretrained(os.fspath(path), trust_remote_code=False, **options)
     except OSError as error:
         raise FileNotFoundError(f"{path}: no tokenizer to be read; {error}") from error
+    except _DOES_NOT_HOLD as error:
+        raise ValueError(f"{path}: the tokenizer's files do not hold together: {error}; download them again") from error
     # In transformers 5 a tokenizer whose files were not found comes empty instead of failing.
     if not tokenizer.encode("a", add_special_tokens=False):
         raise ValueError(f"{path}: {type(tokenizer).__name__} gives no ids for 'a': its vocabulary file was not read")
@@ -128,7 +147,8 @@ def load_tokenizer(path: str | os.PathLike, *, model_max_length: int | None = No
 
 def _config_fields(path: str | os.PathLike) -> dict:
     """Return config.json, of either layout."""
-    _check_folder(path, "config.json")
+    check_folder(path, "config.json")
+    read_json(path, "config.json")
     try:
         fields, _ = PreTrainedConfig.get_config_dict(os.fspath(path))
     except OSError as error:
@@ -139,6 +159,7 @@ def _config_fields(path: str | os.PathLike) -> dict:
             f"{path}: config.json has model_type {model_type!r}, expected {InternVLChatConfig.model_type!r} "
             f"or, in the layout of the '-hf' checkpoints, {HF_MODEL_TYPE!r}"
         )
+    check_depth(path, fields)
     return fields
 
 
@@ -149,45 +170,6 @@ def _image_settings(path: str | os.PathLike) -> dict:
     except OSError:
         return {}
     return settings
-
-
-def _is_local(path: str | os.PathLike) -> bool:
-    """Say whether `path` is meant as a folder: a hub name is two words with a slash between, and no folder here."""
-    parts = os.fspath(path).split("/")
-    return os.path.exists(path) or len(parts) != 2 or not all(part.strip(".") for part in parts)
-
-
-def _check_folder(path: str | os.PathLike, pattern: str) -> None:
-    """Raise FileNotFoundError unless a local `path` is a folder with a file like `pattern`; hub names pass."""
-    if not _is_local(path):
-        return
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no such checkpoint folder; download one with 'hf download OpenGVLab/NAME --local-dir {folder}'"
-        )
-    if any(folder.glob(pattern)):
-        return
-    pickled = sorted(file.name for file in folder.glob("*.bin"))
-    if pattern == "*.safetensors" and pickled:
-        raise FileNotFoundError(
-            f"{folder}: only pickled weights ({pickled[0]}, ...), which can run code when read; "
-            "convert them to safetensors where you trust them, or download the safetensors files"
-        )
-    raise FileNotFoundError(f"{folder}: no {pattern} in this folder; the download is incomplete or it is no checkpoint")
-
-
-def _check_shards(path: str | os.PathLike) -> None:
-    """Raise FileNotFoundError if the index of a local checkpoint names shards that are not there."""
-    index = Path(path) / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    missing = [name for name in shards if not (index.parent / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{path}: {len(missing)} of {len(shards)} weight files are missing ({_shown(missing)}); download them again"
-        )
 
 
 def _check_report(path: str | os.PathLike, report: dict) -> None:
@@ -201,7 +183,7 @@ def _check_report(path: str | os.PathLike, report: dict) -> None:
         "of another shape": sorted(mismatched),
         "unreadable": sorted(map(str, report.get("error_msgs") or [])),
     }
-    found = [f"{len(names)} {kind}: {_shown(names)}" for kind, names in wrong.items() if names]
+    found = [f"{len(names)} {kind}: {names_shown(names)}" for kind, names in wrong.items() if names]
     if found:
         raise ValueError(
             f"{path}: the weights do not fit config.json ({'; '.join(found)}); "
@@ -209,24 +191,29 @@ def _check_report(path: str | os.PathLike, report: dict) -> None:
         )
 
 
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+def _check_ids(path: str | os.PathLike, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> None:
+    """Raise ValueError if text can have an id without an embedding; special tokens that nobody writes may."""
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    last = max({*tokenizer.get_vocab().values()} - special | {tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)})
+    if last >= embeddings:
+        raise ValueError(f"{path}: the tokenizer has an id of {last}, the model {embeddings} embeddings; {_FITTING}")
 
 
 def _tokenizer_class(path: str | os.PathLike) -> type[PreTrainedTokenizerBase]:
     """Return the class that reads the tokenizer of a checkpoint."""
-    name = get_tokenizer_config(os.fspath(path)).get("tokenizer_class") or ""
+    name = str(get_tokenizer_config(os.fspath(path)).get("tokenizer_class") or "")
     if name.removesuffix("Fast") in _INTERNLM_TOKENIZERS:
         return InternLM2Tokenizer
-    if not hasattr(transformers, name):
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)):
         raise ValueError(
             f"{path}: tokenizer_class {name!r} is not part of transformers and would need remote code, "
             f"which is not run; known are {', '.join(_INTERNLM_TOKENIZERS)} and those of transformers"
         )
-    return getattr(transformers, name)
+    return found
 
 
 def remote_code_files() -> list[Path]:
     """Return the files of this folder that make a checkpoint load elsewhere with `trust_remote_code=True`."""
-    stay = ("__init__.py", "hf_layout.py", Path(__file__).name)
+    stay = ("__init__.py", "checkpoint_files.py", "hf_layout.py", Path(__file__).name)
     return sorted(file for file in Path(__file__).parent.glob("*.py") if file.name not in stay)

@@ -176,7 +176,7 @@ def test_another_architecture(folder, model_type, message):
 
 def test_a_config_that_is_no_json(folder):
     (folder / "config.json").write_text("{")
-    with pytest.raises(FileNotFoundError, match="not a valid JSON"):
+    with pytest.raises(ValueError, match="config.json: not JSON .*; download it again"):
         load_config(folder)
 
 

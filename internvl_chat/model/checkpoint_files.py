@@ -1,0 +1,169 @@
+"""What the files of a checkpoint must be before a library reads them: then its errors are ours, with the cure.
+
+Only headers and JSON are read here. Nothing outside the folder is opened, and sizes that the weights do not have are
+refused before memory is taken for them.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from .configuration_internvl_chat import InternVLChatConfig
+
+_NAMES_SHOWN = 5  # of a list of wrong keys
+_SHARD = re.compile(r"[^/\\\0]+\.safetensors")
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
+_MOST_LAYERS = 10_000  # a configuration lists each of them, so a million would take a minute
+_MOST_IDS = 2**31
+_FAR = 4  # times more than is stored: what differs by less is told by name when the weights are loaded
+_TOWERS = {"llm_config": ("language_model",), "vision_config": ("vision_model", "vision_tower")}
+_TOKENIZER_MODELS = ("BPE", "Unigram", "WordLevel", "WordPiece")
+_FIT = "take the config.json and the weights of one and the same checkpoint"
+
+
+def is_local(path: str | os.PathLike) -> bool:
+    """Say whether `path` is meant as a folder: a hub name is two words with a slash between, and no folder here."""
+    parts = os.fspath(path).split("/")
+    return os.path.exists(path) or len(parts) != 2 or not all(part.strip(".") for part in parts)
+
+
+def check_folder(path: str | os.PathLike, pattern: str) -> None:
+    """Raise FileNotFoundError unless a local `path` is a folder with a file like `pattern`; hub names pass."""
+    if not is_local(path):
+        return
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such checkpoint folder; download one with 'hf download OpenGVLab/NAME --local-dir {folder}'"
+        )
+    if any(folder.glob(pattern)):
+        return
+    pickled = sorted(file.name for file in folder.glob("*.bin"))
+    if pattern == "*.safetensors" and pickled:
+        raise FileNotFoundError(
+            f"{folder}: only pickled weights ({pickled[0]}, ...), which can run code when read; "
+            "convert them to safetensors where you trust them, or download the safetensors files"
+        )
+    raise FileNotFoundError(f"{folder}: no {pattern} in this folder; the download is incomplete or it is no checkpoint")
+
+
+def check_depth(path: str | os.PathLike, fields: dict) -> None:
+    """Raise ValueError where a config.json asks for more layers than any model has."""
+    for name in ("llm_config", "text_config", "vision_config"):
+        part = fields.get(name)
+        asked = part.get("num_hidden_layers") if isinstance(part, dict) else None
+        if isinstance(asked, int) and asked > _MOST_LAYERS:
+            raise ValueError(f"{path}: config.json: {asked} layers in {name}, more than {_MOST_LAYERS}; {_FIT}")
+
+
+def check_weight_files(path: str | os.PathLike, config: InternVLChatConfig) -> None:
+    """Check what can be known of a local checkpoint's weights before memory is taken for them.
+
+    Raises:
+        FileNotFoundError: the index names files that are not there.
+        ValueError: the index leads out of the folder, a file is broken, it is an adapter, or config.json asks for other
+            sizes than the weights have.
+    """
+    if not is_local(path):
+        return
+    _check_shards(path)
+    read_json(path, "generation_config.json")  # transformers would quietly go on without a broken one
+    if (Path(path) / "adapter_config.json").exists():
+        raise ValueError(f"{path}: adapter_config.json: this is an adapter, not a whole checkpoint; merge it first")
+    sizes = _stored_sizes(Path(path))
+    for name, towers in _TOWERS.items():
+        tower = {key: shape for key, shape in sizes.items() if any(word in key for word in towers)}
+        _check_tower(path, name, getattr(config, name), tower)
+
+
+def _check_tower(path: str | os.PathLike, name: str, config: object, sizes: dict[str, list[int]]) -> None:
+    """Raise ValueError where a part of config.json is far larger than its weights, before memory is taken for it."""
+    stored = len({int(found[1]) for key in sizes if (found := _LAYER.search(key))})
+    asked = getattr(config, "num_hidden_layers", stored)
+    if asked > _FAR * (stored + 1):
+        raise ValueError(
+            f"{path}: the weights do not fit config.json: {asked} layers in {name}, {stored} stored; {_FIT}"
+        )
+    widest = max((max(shape, default=1) for shape in sizes.values()), default=1)
+    wide = max(getattr(config, field, 1) or 1 for field in ("hidden_size", "intermediate_size", "vocab_size"))
+    if wide > _FAR * widest:
+        unlike = f"a width of {wide} in {name}, at most {widest} stored"
+        raise ValueError(f"{path}: the weights do not fit config.json: {unlike}; {_FIT}")
+
+
+def _check_shards(path: str | os.PathLike) -> None:
+    """Raise FileNotFoundError if the index of a local checkpoint names shards that are not there."""
+    index = Path(path) / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    shards = _shards(read_json(path, index.name).get("weight_map"), index)
+    missing = [name for name in shards if not (index.parent / name).is_file()]
+    if missing:
+        lost = f"{len(missing)} of {len(shards)} weight files are missing ({names_shown(missing)})"
+        raise FileNotFoundError(f"{path}: {lost}; download them again")
+
+
+def _shards(weight_map: object, index: Path) -> list[str]:
+    """The files that an index names; ValueError unless they are safetensors files of its own folder."""
+    names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else {str(weight_map)[:200]}
+    wrong = sorted(name for name in names if not _SHARD.fullmatch(name))
+    if wrong:
+        named = f"'weight_map' must name .safetensors files of this folder, not {wrong[0][:200]!r}"
+        raise ValueError(f"{index}: {named}; download it again")
+    return sorted(names)
+
+
+def read_json(path: str | os.PathLike, name: str) -> dict:
+    """The JSON object in a file of a local checkpoint, {} where it is not there; ValueError where it is none."""
+    file = Path(path) / name
+    if not file.is_file():
+        return {}
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({str(error)[:200]}); download it again") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file}: must be a JSON object, not {str(fields)[:80]!r}; download it again")
+    return fields
+
+
+def _stored_sizes(folder: Path) -> dict[str, list[int]]:
+    """Shape of each weight in the safetensors files of a folder; ValueError where a file is broken."""
+    sizes: dict[str, list[int]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                sizes |= {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file}: a weight file is broken or cut short ({error}); download it again") from error
+    return sizes
+
+
+def check_tokenizer_files(path: str | os.PathLike) -> None:
+    """Raise ValueError where tokenizer.json has not the parts that the library takes for granted."""
+    read_json(path, "tokenizer_config.json")
+    fields = read_json(path, "tokenizer.json")
+    if not fields:
+        return
+    model, added = fields.get("model"), fields.get("added_tokens", [])
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if model.get("type", "BPE") not in _TOKENIZER_MODELS if isinstance(model, dict) else True:
+        raise ValueError(f"{path}: tokenizer.json has no model of a known type ({', '.join(_TOKENIZER_MODELS)})")
+    if not isinstance(vocabulary, dict | list) or not vocabulary:
+        raise ValueError(f"{path}: tokenizer.json has no vocabulary")
+    if isinstance(vocabulary, dict) and not all(map(_is_id, vocabulary.values())):
+        raise ValueError(f"{path}: tokenizer.json: the ids of its vocabulary must be whole numbers below 2**31")
+    if not isinstance(added, list) or not all(isinstance(one, dict) and _is_id(one.get("id")) for one in added):
+        raise ValueError(f"{path}: tokenizer.json: 'added_tokens' must be a list of objects with an 'id'")
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < _MOST_IDS
+
+
+def names_shown(names: list[str]) -> str:
+    """The first of some names, for a message."""
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
