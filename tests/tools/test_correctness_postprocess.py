@@ -314,6 +314,23 @@ def test_finished_data_sets_are_left_alone_until_something_changes(tmp_path):
     assert len(rows(raw(save, "a", "correctness"))) == 2
 
 
+def test_a_damaged_record_of_a_finished_data_set_is_named(tmp_path):
+    write(tmp_path / "data" / "a.jsonl", sampled("Q", 5, 6))
+    save = run(tmp_path / "data", tmp_path / "pairs")
+    (save / "finished" / "a.json").write_text('{"opt')
+    with pytest.raises(ValueError, match=r"a\.json: damaged .* --overwrite"):
+        run(tmp_path / "data", save)
+    run(tmp_path / "data", save, "--overwrite")
+    assert len(rows(raw(save, "a", "correctness"))) == 1
+
+
+def test_what_is_named_like_answers_but_no_file_is_left_out(tmp_path):
+    write(tmp_path / "data" / "a.jsonl", sampled("Q", 5, 6))
+    os.mkfifo(tmp_path / "data" / "b.jsonl")
+    save = run(tmp_path / "data", tmp_path / "pairs")
+    assert list(json.loads((save / "summary.json").read_text())) == ["a"]
+
+
 def test_a_redone_data_set_is_not_taken_for_finished_when_it_is_killed_halfway(tmp_path, monkeypatch):
     write(tmp_path / "data" / "a.jsonl", sampled("Q", 5, 6))
     save = run(tmp_path / "data", tmp_path / "pairs")

@@ -182,6 +182,21 @@ def test_overwrite_without_a_launch_id_is_refused(tmp_path):
         open_store(output, worker=Worker(0, 2, run_id=""), overwrite=True)
 
 
+@pytest.mark.parametrize("damage", [b'{"gen', b"[]", b"", b"{}"])
+def test_a_damaged_manifest_is_named_and_overwritten_on_request(tmp_path, damage):
+    output = tmp_path / "data.jsonl"
+    with open_store(output) as store:
+        work(store)
+    manifest = tmp_path / "data.parts" / "manifest.json"
+    manifest.write_bytes(damage)
+    with pytest.raises(ValueError, match=r"manifest\.json: (damaged|lacks).*--overwrite"):
+        open_store(output)
+    assert manifest.read_bytes() == damage
+    with open_store(output, worker=Worker(0, 1, run_id="launch 2"), overwrite=True) as store:
+        work(store)
+        assert store.finish().rows == 60
+
+
 def test_an_output_of_unknown_origin_is_not_touched(tmp_path):
     output = tmp_path / "data.jsonl"
     output.write_text("precious\n")

@@ -28,6 +28,17 @@ def json_text(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
+def read_json(path: Path, fields: Iterable[str]) -> dict[str, Any]:
+    """A JSON object that an earlier run wrote; ValueError with the cure unless it has these fields."""
+    try:
+        value = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path}: damaged ({error}); remove it, or start afresh with --overwrite") from error
+    if not isinstance(value, dict) or not set(fields) <= value.keys():
+        raise ValueError(f"{path}: lacks one of {list(fields)}; remove it, or start afresh with --overwrite")
+    return value
+
+
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file that is there whole or not at all, also after a power failure; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,14 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from internvl_chat.meta import DatasetSpec
-from tools.reasoning_data_pipeline.durable import json_line, json_text, whole_lines, write_atomically
+from tools.reasoning_data_pipeline.durable import json_line, json_text, read_json, whole_lines, write_atomically
 from tools.reasoning_data_pipeline.store import describe_differences, read_origin
 
 logger = logging.getLogger(__name__)
 
+RECORD_FIELDS = ("options", "inputs", "meta", "summary")
 PROBED_ROWS = 256
 DEFAULT_TILES = 12  # where no folder name tells the limit
 _TILES = re.compile(r"max_tiles_(\d+)")
@@ -44,7 +43,7 @@ def is_finished(save_dir: Path, name: str, record: Mapping[str, Any]) -> bool:
     path = save_dir / "finished" / f"{name}.json"
     if not path.exists():
         return False
-    known = orjson.loads(path.read_bytes())
+    known = read_json(path, RECORD_FIELDS)
     if known["inputs"] != record["inputs"]:
         raise ValueError(f"{path}: the answers have changed since {name!r} was done; do it again with --overwrite")
     if difference := describe_differences(known["options"], record["options"]):
@@ -72,7 +71,7 @@ def publish(save_dir: Path) -> dict[str, Any]:
     records: dict[str, Any] = {}
     while done != (found := sorted((save_dir / "finished").glob("*.json"))):
         done = found
-        records = {path.stem: orjson.loads(path.read_bytes()) for path in done}
+        records = {path.stem: read_json(path, RECORD_FIELDS) for path in done}
         summaries = {name: record["summary"] for name, record in records.items()}
         rejects = (path.with_suffix(".rejects.jsonl") for path in done)
         for kind in {kind for record in records.values() for kind in record["meta"]}:

@@ -31,9 +31,18 @@ import numpy as np
 import orjson
 import xxhash
 
-from tools.reasoning_data_pipeline.durable import json_line, json_text, open_for_append, whole_lines, write_atomically
+from tools.reasoning_data_pipeline.durable import (
+    json_line,
+    json_text,
+    open_for_append,
+    read_json,
+    whole_lines,
+    write_atomically,
+)
 from tools.reasoning_data_pipeline.shards import Found, locate, rows_in_order
 from tools.reasoning_data_pipeline.worker import Worker
+
+MANIFEST_FIELDS = ("generation", "parameters", "origin")
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +78,7 @@ def sample_seed(run_seed: int, key: str, sample: int = 0) -> int:
 def read_origin(output: Path) -> dict[str, Any]:
     """What the run that wrote `output` gave as its origin; {} for a file that no store wrote."""
     manifest = output.with_suffix(".parts") / "manifest.json"
-    return orjson.loads(manifest.read_bytes())["origin"] if manifest.exists() else {}
+    return read_json(manifest, MANIFEST_FIELDS)["origin"] if manifest.exists() else {}
 
 
 class SampleStore:
@@ -174,7 +183,7 @@ class SampleStore:
         mine = {**parameters, "num_samples": self.num_samples, "prompts": f"{len(self.keys)} prompts ({digest})"}
         manifest = self.parts / "manifest.json"
         generation = xxhash.xxh32_hexdigest(self.worker.run_id.encode())
-        known = orjson.loads(manifest.read_bytes()) if manifest.exists() else None
+        known = self._read_manifest(manifest, overwrite)
         if overwrite and (known is None or known["generation"] != generation):
             self._discard(generation)
             known = None
@@ -183,13 +192,24 @@ class SampleStore:
                 raise StoreMismatchError(f"{self.output} exists without {manifest}: move it away, or use --overwrite")
             begun = {"generation": generation, "parameters": mine, "origin": dict(origin)}
             write_atomically(manifest, [json_text(begun)])
-            known = orjson.loads(manifest.read_bytes())  # a worker that started with us may have been the last to write
+            # a worker that started with us may have been the last to write
+            known = read_json(manifest, MANIFEST_FIELDS)
         if differences := describe_differences(known["parameters"], mine):
             raise StoreMismatchError(
                 f"{self.output} was begun with other parameters: {differences}; "
                 "resume with the old ones, or start afresh with --overwrite"
             )
         return known["generation"]
+
+    @staticmethod
+    def _read_manifest(manifest: Path, overwrite: bool) -> dict[str, Any] | None:
+        """What the run that is there wrote; None without one, or where a damaged one is to be overwritten."""
+        try:
+            return read_json(manifest, MANIFEST_FIELDS) if manifest.exists() else None
+        except ValueError:
+            if overwrite:
+                return None
+            raise
 
     def _discard(self, generation: str) -> None:
         """Remove what other launches wrote; shards of this launch stay, another worker may be writing them."""
