@@ -65,23 +65,23 @@ def resolve_image(root: str, path: str, *, allow_file_symlinks: bool = False) ->
     """
     if "://" in path or path.startswith("data:"):
         reason = "URLs are not read; download the image and give its path under"
-        raise ImageError(f"{_shown(path)}: {reason} {root!r}", "image_url")
+        raise ImageError(f"{shown_path(path)}: {reason} {root!r}", "image_url")
     if "\0" in path:
-        raise ImageError(f"{_shown(path)}: a path with a NUL character", "image_missing")
+        raise ImageError(f"{shown_path(path)}: a path with a NUL character", "image_missing")
     base = os.path.abspath(root)
     full = os.path.abspath(os.path.join(base, path))
     if not _is_under(full, base):
-        reason = f"leads out of its root {root!r} to {_shown(full)}; paths in rows must stay under the root"
-        raise ImageError(f"{_shown(path)}: {reason}", "image_outside_root")
+        reason = f"leads out of its root {root!r} to {shown_path(full)}; paths in rows must stay under the root"
+        raise ImageError(f"{shown_path(path)}: {reason}", "image_outside_root")
     if os.path.islink(full) and not allow_file_symlinks:
         _check_symlink(full, base)
     if not os.path.isfile(full):
         kind = "not a regular file" if os.path.exists(full) else "no such file"
-        raise ImageError(f"{_shown(full)}: {kind} (image {_shown(path)} under root {root!r})", "image_missing")
+        raise ImageError(f"{shown_path(full)}: {kind} (image {shown_path(path)} under root {root!r})", "image_missing")
     return full
 
 
-def _shown(path: str) -> str:
+def shown_path(path: str) -> str:
     """A path from a row, for a message: as it is where it is short and has nothing in it that a terminal obeys."""
     return path if path.isprintable() and len(path) <= PATH_CHARS else shown(path, PATH_CHARS)
 
@@ -91,7 +91,7 @@ def _check_symlink(link: str, base: str) -> None:
     target = os.path.realpath(link)
     if not any(_is_under(target, os.path.realpath(home)) for home in (base, os.path.dirname(link))):
         reason = f"a symlink of a single file out of its root {base!r} to {target}; copy the file"
-        raise ImageError(f"{_shown(link)}: {reason}", "image_outside_root")
+        raise ImageError(f"{shown_path(link)}: {reason}", "image_outside_root")
 
 
 def _is_under(path: str, folder: str) -> bool:

@@ -36,8 +36,11 @@ class JsonlFile:
         """Map `path`; index it unless `cache_dir` (default: `default_cache_dir()`) has its index.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: there is no such file, or it is a folder, a pipe or a device.
         """
+        if not os.path.isfile(path):
+            kind = "not a regular file" if os.path.exists(path) else "no such file"
+            raise FileNotFoundError(f"{path}: {kind}; name a JSONL file, one row a line")
         self.path = str(path)
         self._map = _map_file(self.path)
         self._starts, self._line_numbers = load_index(self.path, cache_dir)

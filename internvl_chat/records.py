@@ -12,6 +12,8 @@ This module loads without torch: the data pipelines use it too.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -56,7 +58,20 @@ def parse_row(line: bytes, file: str, line_no: int) -> dict[str, Any]:
         kind = type(row).__name__
         reason = f"a row is a JSON object {{...}}, this line holds a {kind}: {shown(row)}"
         raise RecordError(file, line_no, reason, "bad_json")
+    _check_keys(row, line, file, line_no)
     return row
+
+
+def _check_keys(row: Mapping[str, Any], line: bytes, file: str, line_no: int) -> None:
+    """Raise RecordError where a key of the row is given twice: the parser takes the last and drops the others."""
+    if not any(line.count(b'"%b"' % key.encode()) > 1 for key in row):
+        return  # as a key of an inner object the same word may stand there again, or as a value
+    try:
+        pairs: list[tuple[str, Any]] = json.loads(line, object_pairs_hook=list)
+    except RecursionError as error:
+        raise RecordError(file, line_no, "not a JSON row: nested too deeply", "bad_json") from error
+    if doubled := sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1):
+        raise RecordError(file, line_no, f"names given twice: {shown(doubled)}; keep one of each", "bad_json")
 
 
 def _json_reason(line: bytes, error: orjson.JSONDecodeError) -> str:

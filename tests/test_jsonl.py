@@ -99,3 +99,17 @@ def test_default_cache_dir(monkeypatch):
 def test_absent_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.jsonl"):
         JsonlFile(tmp_path / "none.jsonl", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link of itself"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "rows.jsonl"
+    make = {
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "link of itself": lambda: path.symlink_to(path),
+    }
+    make[kind]()
+    with pytest.raises(FileNotFoundError, match=r"rows\.jsonl: (not a regular file|no such file); name a JSONL file"):
+        JsonlFile(path, tmp_path)

@@ -1,5 +1,6 @@
 """The row formats: what is accepted, what is refused with which words, and that a row comes back as it was."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def test_prompt_without_answer():
         (b'{"a": 1', "not a JSON row"),
         (b"", "not a JSON row"),
         (b"[" * 5000, "depth limit"),
+        (b'{"a": 1, "b": 2, "a": 3}', "names given twice: ['a']; keep one of each"),
     ],
 )
 def test_lines_that_are_no_rows(line, reason):
@@ -121,6 +123,11 @@ def test_lines_that_are_no_rows(line, reason):
         parse_row(line, "x.jsonl", 3)
     assert reason in raised.value.reason
     assert (raised.value.file, raised.value.line) == ("x.jsonl", 3)
+
+
+def test_a_name_may_stand_again_inside_a_field_and_as_a_value():
+    row = {"a": {"a": 1, "b": "a"}, "b": ["b"], "c": '{"a": 1, "a": 2}'}
+    assert parse_row(json.dumps(row).encode(), "x", 1) == row
 
 
 def test_surrogate_pairs_and_line_ends_are_fine():

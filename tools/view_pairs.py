@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import os
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -22,12 +23,15 @@ from pathlib import Path
 
 import jinja2
 
-from internvl_chat.images import ImageError, load_image, resolve_image
+from internvl_chat.images import ImageError, load_image, resolve_image, shown_path
+from internvl_chat.jsonl import JsonlFile
 from internvl_chat.meta import DatasetSpec, read_meta
-from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
+from internvl_chat.records import PreferencePair, RecordError, Source, parse_row, shown
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 TOKEN = re.compile(r"\s+|[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]|\w+|[^\w\s]")
+
+MAX_COMPARED = 4_000_000  # words of one text times words of the other
 
 Segments = list[tuple[str, bool]]
 
@@ -69,8 +73,13 @@ class SourceView:
 
 
 def mark_differences(first: str, second: str) -> tuple[Segments, Segments]:
-    """Split two texts into (text, differs) segments by words, or characters of scripts without spaces."""
+    """Split two texts into (text, differs) segments by words, or characters of scripts without spaces.
+
+    Very long texts are one segment each.
+    """
     one, two = TOKEN.findall(first), TOKEN.findall(second)
+    if len(one) * len(two) > MAX_COMPARED:  # finding what they share takes the product of their lengths
+        return [(first, first != second)], [(second, first != second)]
     left: Segments = []
     right: Segments = []
     for kind, a, b, c, d in SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
@@ -80,16 +89,14 @@ def mark_differences(first: str, second: str) -> tuple[Segments, Segments]:
 
 
 def sample_rows(path: Path, number: int, seed: str) -> tuple[list[tuple[int, bytes]], int]:
-    """Up to `number` (line number, line) of a file in file order, each line equally likely; and the number of lines."""
-    chance, total = random.Random(seed), 0
-    kept: list[tuple[int, bytes]] = []
-    with open(path, "rb") as file:
-        for total, line in enumerate(file, 1):
-            if len(kept) < number:
-                kept.append((total, line))
-            elif (place := chance.randrange(total)) < number:
-                kept[place] = (total, line)
-    return sorted(kept), total
+    """Up to `number` (line number, line) of a file in file order, each row equally likely; and the number of rows.
+
+    Raises:
+        FileNotFoundError: there is no such file, or it is no regular one.
+    """
+    rows = JsonlFile(path)
+    drawn = random.Random(seed).sample(range(len(rows)), min(number, len(rows)))
+    return [(line_no, line) for line, line_no in map(rows.__getitem__, sorted(drawn))], len(rows)
 
 
 def embed(root: str, path: str, max_side: int) -> Picture:
@@ -164,12 +171,13 @@ def find_specs(meta: Path) -> list[DatasetSpec]:
     """The data sets of a meta.json, its paths tried from here, then from its folder."""
     specs = []
     for spec in read_meta(meta):
-        annotation = next(
-            (path for path in (Path(spec.annotation), meta.parent / spec.annotation) if path.exists()), None
-        )
+        places = (Path(spec.annotation), meta.parent / spec.annotation)
+        annotation = next(filter(os.path.isfile, places), None)
         if annotation is None:
-            raise FileNotFoundError(f"{meta}: {spec.name}: no {spec.annotation}, nor {meta.parent / spec.annotation}")
-        root = next((path for path in (Path(spec.root), meta.parent / spec.root) if path.is_dir()), Path(spec.root))
+            tried = " nor ".join(shown_path(str(place)) for place in places)
+            raise FileNotFoundError(f"{meta}: data set {shown(spec.name)}: annotation is no file at {tried}")
+        roots = (Path(spec.root), meta.parent / spec.root)
+        root = next(filter(os.path.isdir, roots), roots[0])
         specs.append(DatasetSpec(spec.name, str(root), str(annotation)))
     return specs
 

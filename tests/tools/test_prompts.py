@@ -165,8 +165,14 @@ def test_bad_lines_are_known_when_they_are_read(prompt_file):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.jsonl: no such prompt file"):
+    with pytest.raises(FileNotFoundError, match="nothing.jsonl: no such file"):
         PromptFile(tmp_path / "nothing.jsonl")
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_a_file_without_rows_is_refused(prompt_file, text):
+    with pytest.raises(ValueError, match="no rows; --prompt-path names a JSONL file of prompts"):
+        PromptFile(prompt_file(text))
 
 
 # -- images ------------------------------------------------------------------------------------------------------------

@@ -87,13 +87,19 @@ def test_marking_loses_no_character(one, other):
     assert ("".join(text for text, _ in left), "".join(text for text, _ in right)) == (one, other)
 
 
+def test_very_long_texts_are_compared_whole():
+    one, other = "a " * 5000, "a " * 5000 + "b"
+    assert mark_differences(one, other) == ([(one, True)], [(other, True)])
+    assert mark_differences(one, one) == ([(one, False)], [(one, False)])
+
+
 def test_sampling_is_seeded_and_keeps_file_order(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"".join(b"%d\n" % i for i in range(100)))
     rows, total = sample_rows(path, 10, "0 a")
     assert total == 100 and len(rows) == 10 and rows == sorted(rows)
     assert rows == sample_rows(path, 10, "0 a")[0] != sample_rows(path, 10, "1 a")[0]
-    assert all(text == b"%d\n" % (line - 1) for line, text in rows)
+    assert all(text == b"%d" % (line - 1) for line, text in rows)
     assert len(sample_rows(path, 1000, "")[0]) == 100
 
 
@@ -129,7 +135,7 @@ def test_nothing_to_show_and_missing_files_are_errors(pairs):
     with pytest.raises(SystemExit):
         view_pairs.main([])
     (pairs / "charts_pairs_vqa_correctness_rules.jsonl").unlink()
-    with pytest.raises(FileNotFoundError, match="charts_pairs_vqa_correctness_rules: no charts"):
+    with pytest.raises(FileNotFoundError, match="charts_pairs_vqa_correctness_rules': annotation is no file at charts"):
         write_page(pairs)
 
 

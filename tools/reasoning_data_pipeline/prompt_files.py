@@ -9,7 +9,7 @@ from typing import Any
 
 import xxhash
 
-from internvl_chat.images import ImageError, resolve_image
+from internvl_chat.images import ImageError, resolve_image, shown_path
 from internvl_chat.jsonl import JsonlFile
 from internvl_chat.records import RecordError, Source, parse_row
 
@@ -49,13 +49,13 @@ class PromptFile:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: `start` lies behind the last row, or `limit` is below 1.
+            ValueError: there are no rows, `start` lies behind the last row, or `limit` is below 1.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such prompt file; --prompt-path names a JSONL file")
         self.path = path
         self._lines = JsonlFile(path)
         self.total = len(self._lines)
+        if not self.total:
+            raise ValueError(f"{path}: no rows; --prompt-path names a JSONL file of prompts, one a line")
         self.rows = select_rows(self.total, start, limit)
         self.keys = [self._key(row, variant) for row in self.rows]
         self._row_of = dict(zip(self.keys, self.rows, strict=True))
@@ -116,7 +116,8 @@ class ImageRoots:
         tried = self._candidates(path)
         found = next(filter(os.path.isfile, tried), None)
         if found is None:
-            raise ImageError(f"{path}: no such image; tried {', '.join(tried) or 'nothing'}{self._limits()}")
+            places = ", ".join(map(shown_path, tried)) or "nothing"
+            raise ImageError(f"{shown_path(path)}: no such image; tried {places}{self._limits()}", "image_missing")
         root = str(self.root) if self.root else os.path.dirname(found)
         inside = os.path.relpath(found, os.path.abspath(root))
         return resolve_image(root, inside, allow_file_symlinks=self.follow_symlinks)

@@ -33,7 +33,8 @@ class SampledDataset:
 def find_datasets(data_dir: Path, exclude: Path) -> list[SampledDataset]:
     """The data sets below `data_dir`, largest first: files of one name belong together.
 
-    Left out: what stands below `exclude` (the folder that is written), shards of unfinished runs, and rejects.
+    Left out: what is no regular file, what stands below `exclude` (the folder that is written), shards of unfinished
+    runs, and rejects.
     """
     found: dict[str, list[Path]] = {}
     for folder, folders, names in os.walk(data_dir, followlinks=True):
@@ -42,8 +43,9 @@ def find_datasets(data_dir: Path, exclude: Path) -> list[SampledDataset]:
             folders.clear()
             continue
         for name in sorted(names):
-            if name.endswith(".jsonl") and name != "rejects.jsonl":
-                found.setdefault(name.removesuffix(".jsonl"), []).append(Path(folder) / name)
+            path = Path(folder) / name
+            if name.endswith(".jsonl") and name != "rejects.jsonl" and os.path.isfile(path):
+                found.setdefault(name.removesuffix(".jsonl"), []).append(path)
     datasets = [SampledDataset(name, tuple(files)) for name, files in found.items()]
     return sorted(datasets, key=lambda dataset: (-dataset.size, dataset.name))
 
