@@ -44,8 +44,8 @@ class ModelArguments:
     vision_select_layer: int = described(-1, "Layer of the vision tower whose output the projector reads.")
     drop_path_rate: float = described(0.0, "Stochastic depth of the vision tower, 0 to 1; the reference has none.")
     ps_version: str = described("v2", "Pixel shuffle of the checkpoint: v2, or v1 for the oldest models.")
-    use_backbone_lora: int = described(0, "Rank of adapters in the vision tower; only 0 (none) for now.")
-    use_llm_lora: int = described(0, "Rank of adapters in the language model; only 0 (none) for now.")
+    use_backbone_lora: int = described(0, "Rank of LoRA adapters in the vision tower; 0 is none.")
+    use_llm_lora: int = described(0, "Rank of LoRA adapters in the language model; all other weights rest.")
 
     def __post_init__(self) -> None:
         """Check what needs no file.
@@ -57,9 +57,14 @@ class ModelArguments:
             raise ValueError("--model_name_or_path is empty: name a checkpoint folder such as ckpt/InternVL2_5-8B")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"--drop_path_rate {self.drop_path_rate} is not in [0, 1)")
-        if self.use_backbone_lora or self.use_llm_lora:
+        if min(self.use_backbone_lora, self.use_llm_lora) < 0:
             ranks = f"--use_backbone_lora {self.use_backbone_lora} --use_llm_lora {self.use_llm_lora}"
-            raise ValueError(f"{ranks}: training of adapters is not there yet; set both to 0 for full training")
+            raise ValueError(f"{ranks}: ranks are at least 1, or 0 for full training")
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters are trained, and nothing else."""
+        return bool(self.use_backbone_lora or self.use_llm_lora)
 
 
 @dataclass
@@ -131,7 +136,12 @@ class MPOConfig(TrainingArguments):
     nll_mode: str = described("token", "NLL mean over the micro-batch's chosen `token`s, or per `pair` first (paper).")
     beta: float = described(0.1, "Strength of the tie to the reference, > 0.")
     label_smoothing: float = described(0.0, "Share of pairs whose order is taken as wrong, in [0, 0.5).")
-    reference: str = described("model", "Reference log-probs: `model`, a second one in memory, or `cache`, on disk.")
+    reference: str | None = described(
+        None,
+        "Reference log-probs: `model`, a second one in memory; `cache`, on disk; `adapter`, the policy with its LoRA "
+        "adapters off. Default: adapter with LoRA, else model.",
+    )
+    save_adapter_only: bool = described(False, "With LoRA: save the adapter alone; tools/merge_lora.py merges it.")
     reference_cache_dir: str | None = described(None, "Root of the caches; reference_cache beside --output_dir.")
     group_prompts: bool = described(False, "Put pairs of one prompt into one micro-batch, which then runs it once.")
     balance_ranks: bool = described(
@@ -178,8 +188,8 @@ class MPOConfig(TrainingArguments):
             raise ValueError(f"--beta {self.beta} must be above 0")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"--label_smoothing {self.label_smoothing} is not in [0, 0.5)")
-        if self.reference not in ("model", "cache"):
-            raise ValueError(f"--reference {self.reference} is unknown: take model or cache")
+        if self.reference not in (None, "model", "cache", "adapter"):
+            raise ValueError(f"--reference {self.reference} is unknown: take model, cache or adapter")
         if self.reference == "cache" and self.sync_ref_model:
             raise ValueError("--sync_ref_model True moves the reference, so --reference cache would be stale at once")
         if not 0 <= self.max_skipped_share <= 1:
@@ -229,6 +239,20 @@ class MPOConfig(TrainingArguments):
         weights = {"sigmoid": self.sigmoid_loss_weight, "bco_pair": self.bco_pair_loss_weight}
         given = {name: weight for name, weight in weights.items() if weight is not None and name in names}
         return parse_loss_type(self.loss_type, given, self.rpo_alpha)
+
+
+def settle_reference(model: ModelArguments, mpo: MPOConfig) -> None:
+    """Choose --reference where it is not given.
+
+    Raises:
+        ValueError: a choice that needs adapters without them, or that they exclude.
+    """
+    mpo.reference = mpo.reference or ("adapter" if model.has_adapters else "model")
+    if not model.has_adapters and (mpo.reference == "adapter" or mpo.save_adapter_only):
+        choice = "--save_adapter_only True" if mpo.save_adapter_only else "--reference adapter"
+        raise ValueError(f"{choice} needs adapters: set --use_llm_lora or --use_backbone_lora to a rank such as 16")
+    if model.has_adapters and mpo.sync_ref_model:
+        raise ValueError("--sync_ref_model True moves the reference, which with LoRA is the base: train in full")
 
 
 def resolve_deepspeed_config(name: str) -> str:

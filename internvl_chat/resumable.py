@@ -24,6 +24,7 @@ from internvl_chat.checkpoint import export_checkpoint
 from internvl_chat.distributed import gather_objects
 from internvl_chat.epoch_order import EpochSampler, pairs_per_step, train_sampler
 from internvl_chat.ledger import Ledger, promised
+from internvl_chat.lora import adapted_layers, load_adapter, merged_weights, save_adapter
 from internvl_chat.metrics import MetricSums
 from internvl_chat.output import OutputError, writing
 from internvl_chat.resume import (
@@ -173,10 +174,22 @@ class ResumableTrainer(Trainer):
         return str(Path(folder) / SAVING) if self._is_saving else folder
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Export a checkpoint that other tools load; every saved one, not only the last."""
+        """Export a checkpoint that other tools load; every saved one, not only the last. All ranks call, one writes."""
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir)
         with writing(folder, self._kept()):
-            export_checkpoint(self.accelerator.unwrap_model(self.model), self.source, folder, state_dict=state_dict)
+            self._export(self.accelerator.unwrap_model(self.model), folder, state_dict)
+
+    def _export(self, model: Any, folder: Path, weights: dict[str, torch.Tensor] | None) -> None:
+        """Write adapters as such, and the whole model with them merged unless `--save_adapter_only`."""
+        if adapted_layers(model):
+            weights = model.state_dict() if weights is None else weights
+            save_adapter(model, weights, folder)
+            if self.args.save_adapter_only:
+                return
+            weights = merged_weights(model, weights)
+        export_checkpoint(model, self.source, folder, state_dict=weights)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Save a checkpoint, which gets its name when all of it is written, and only then takes the place of another.
@@ -227,8 +240,9 @@ class ResumableTrainer(Trainer):
             return
         self.state.save_to_json(str(fresh / TRAINER_STATE_NAME))
         self.ledger.write(fresh / RESUME_FOLDER, self._promised())
-        if not self.is_deepspeed_enabled:  # which keeps its own exact ones
-            save_exact_weights(self.accelerator.unwrap_model(self.model), self.source, fresh)
+        own = self.accelerator.unwrap_model(self.model)
+        if not self.is_deepspeed_enabled and not adapted_layers(own):  # both keep their own exact ones
+            save_exact_weights(own, self.source, fresh)
         state = {**self.run_state(), "data": self._data_facts(), "unlogged": unlogged}
         (fresh / PREFERENCE_STATE).write_text(json.dumps(state))
 
@@ -261,11 +275,13 @@ class ResumableTrainer(Trainer):
         """Take back what `run_state` gave."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """As in transformers, then the weights that the export had rounded."""
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_weights(
-            self.model if model is None else model, Path(resume_from_checkpoint) / RESUME_FOLDER / EXACT_WEIGHTS
-        )
+        """As in transformers, then the weights that the export had rounded; with LoRA the adapter alone."""
+        own, folder = self.model if model is None else model, Path(resume_from_checkpoint)
+        if adapted_layers(own):
+            load_adapter(own, folder)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            load_weights(own, folder / RESUME_FOLDER / EXACT_WEIGHTS)
 
     def _data_facts(self) -> dict[str, Any]:
         """What the place in the data depends on; as JSON gives it back."""

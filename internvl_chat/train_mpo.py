@@ -24,13 +24,14 @@ import torch
 import transformers
 import xxhash
 import yaml
-from transformers import HfArgumentParser, PreTrainedTokenizerBase
+from transformers import HfArgumentParser, PreTrainedTokenizerBase, set_seed
 
 from internvl_chat import distributed
-from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
+from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, settle_reference
 from internvl_chat.checkpoint import local_checkpoint
 from internvl_chat.dataset import MixtureDataset
 from internvl_chat.logps_cache import LogpsCache
+from internvl_chat.lora import AdapterReference, add_adapters, lora_config
 from internvl_chat.model import (
     InternVLChatConfig,
     InternVLChatModel,
@@ -40,7 +41,7 @@ from internvl_chat.model import (
 )
 from internvl_chat.output import check_writable, writing
 from internvl_chat.preflight import preflight
-from internvl_chat.reference import CachedReference, cache_folder
+from internvl_chat.reference import CachedReference, Reference, cache_folder
 from internvl_chat.resume import CHECKSUMS, damage, last_whole_checkpoint
 from internvl_chat.signals import StopOnSignal
 from internvl_chat.trainer import MultimodalDPOTrainer
@@ -83,18 +84,21 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
     load_again = partial(load, source, config, model_args, mpo_args, normalize_type=data_args.normalize_type)
     policy = load_again()
     freeze(policy, model_args)
+    adapt(policy, model_args, mpo_args)
     cache, data_name = None, data_fingerprint(filter(None, (train_dataset, eval_dataset)), data_args, mpo_args.seed)
-    needs_model = needs_reference = mpo_args.loss_mixture().needs_reference
+    needs_reference = mpo_args.loss_mixture().needs_reference
+    needs_model = needs_reference and mpo_args.reference != "adapter"
+    reference: Reference | None = AdapterReference(policy) if needs_reference and not needs_model else None
     if needs_reference and mpo_args.reference == "cache":
         cache = open_cache(source, config, model_args, mpo_args)
-        needs_model = not cache.is_filled(data_name)
+        needs_model, reference = not cache.is_filled(data_name), CachedReference(cache)
     trainer = MultimodalDPOTrainer(
         policy,
         load_again() if needs_model else None,
         mpo_args,
         processing_class=tokenizer,
         source=source,
-        reference=CachedReference(cache) if cache is not None else None,
+        reference=reference,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         callbacks=[stop],
@@ -120,10 +124,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     """
     parser = HfArgumentParser((ModelArguments, DataArguments, MPOConfig))
     if len(argv) == 1 and Path(argv[0]).suffix == ".json":
-        return parser.parse_json_file(argv[0])
-    if len(argv) == 1 and Path(argv[0]).suffix in CONFIG_SUFFIXES:
-        return parser.parse_yaml_file(argv[0])
-    return parser.parse_args_into_dataclasses(list(argv))
+        groups = parser.parse_json_file(argv[0])
+    elif len(argv) == 1 and Path(argv[0]).suffix in CONFIG_SUFFIXES:
+        groups = parser.parse_yaml_file(argv[0])
+    else:
+        groups = parser.parse_args_into_dataclasses(list(argv))
+    settle_reference(groups[0], groups[2])
+    return groups
 
 
 def record_settings(
@@ -206,20 +213,26 @@ def load(
     *,
     normalize_type: str = "imagenet",
 ) -> InternVLChatModel:
-    """The checkpoint in the number format of the training.
-
-    bfloat16 only where the optimizer keeps float32 weights of its own (DeepSpeed): steps of 1e-6 vanish in bfloat16.
-    """
-    half = torch.bfloat16 if mpo_args.bf16 else torch.float16 if mpo_args.fp16 else torch.float32
-    dtype = half if mpo_args.deepspeed else torch.float32
+    """The checkpoint in the number format of the training."""
+    dtype = number_format(model_args, mpo_args)
     model = load_model(source, config=config, dtype=dtype, attn_implementation=model_args.attn_implementation)
     model.normalize_type = normalize_type
     return model
 
 
+def number_format(model_args: ModelArguments, mpo_args: MPOConfig) -> torch.dtype:
+    """Of the weights that are loaded: half where they rest, or where DeepSpeed keeps float32 ones for its steps.
+
+    Elsewhere steps of 1e-6 would vanish in bfloat16.
+    """
+    half = torch.bfloat16 if mpo_args.bf16 else torch.float16 if mpo_args.fp16 else torch.float32
+    return half if mpo_args.deepspeed or model_args.has_adapters else torch.float32
+
+
 def open_cache(source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig) -> LogpsCache:
     """The reference log-probs of this checkpoint under this configuration and number format."""
-    settings = f"{config.to_json_string()} {model_args.attn_implementation} {mpo_args.bf16} {mpo_args.deepspeed}"
+    dtype = number_format(model_args, mpo_args)
+    settings = f"{config.to_json_string()} {model_args.attn_implementation} {mpo_args.bf16} {dtype}"
     folder = cache_folder(str(mpo_args.reference_cache_dir), source, settings)
     return LogpsCache(folder, mpo_args.process_index)
 
@@ -242,6 +255,20 @@ def freeze(model: InternVLChatModel, args: ModelArguments) -> None:
         model.language_model.requires_grad_(False)
     if args.freeze_mlp:
         model.mlp1.requires_grad_(False)
+
+
+def adapt(model: InternVLChatModel, model_args: ModelArguments, mpo_args: MPOConfig) -> None:
+    """Put in the adapters that the flags ask for; they are float32 unless DeepSpeed keeps such copies itself."""
+    if not model_args.has_adapters:
+        return
+    set_seed(mpo_args.seed)  # the same adapters on every rank and in every rerun
+    ranks = model_args.use_llm_lora, model_args.use_backbone_lora
+    config = lora_config(*ranks, base=model_args.model_name_or_path)
+    add_adapters(model, config, None if mpo_args.deepspeed else torch.float32)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logger.info(
+        "adapters of rank %d in language model, %d in vision tower: %d weights; all others rest", *ranks, trained
+    )
 
 
 def find_resume_point(args: MPOConfig) -> str | None:

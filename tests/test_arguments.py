@@ -87,8 +87,8 @@ def test_bad_model_and_data_values_are_refused():
         ModelArguments()
     with pytest.raises(ValueError, match="--drop_path_rate 1.5"):
         ModelArguments(model_name_or_path="x", drop_path_rate=1.5)
-    with pytest.raises(ValueError, match="--use_llm_lora 16"):
-        ModelArguments(model_name_or_path="x", use_llm_lora=16)
+    with pytest.raises(ValueError, match="--use_llm_lora -1: ranks are at least 1, or 0"):
+        ModelArguments(model_name_or_path="x", use_llm_lora=-1)
     with pytest.raises(ValueError, match="--meta_path is empty"):
         DataArguments()
     with pytest.raises(ValueError, match="--normalize_type siglop is unknown"):

@@ -15,7 +15,7 @@ LAYERS = [
     ["pair_losses", "losses", "logps", "logps_cache", "images", "tokenization"],
     ["segments", "attention_groups", "attention_varlen", "attention"],
     ["mixture", "sampler", "dataset", "preflight", "row_costs", "collator", "packing", "forward"],
-    ["metrics", "ledger", "guards", "reference", "checkpoint", "resume", "arguments", "epoch_order"],
+    ["metrics", "ledger", "guards", "reference", "checkpoint", "resume", "lora", "arguments", "epoch_order"],
     ["resumable", "trainer"],
     ["train_mpo"],
 ]

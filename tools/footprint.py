@@ -20,7 +20,7 @@ from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.logps import CHUNK_SIZE
 from internvl_chat.meta import read_meta
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
-from internvl_chat.train_mpo import freeze, parse_arguments
+from internvl_chat.train_mpo import adapt, freeze, parse_arguments
 from tools.model_sizes import Parameters, count_parameters, find_config, meta_model
 
 GIB = 1024**3
@@ -40,7 +40,8 @@ class Plan:
         half: 2-byte numbers in the forward pass.
         recompute: every layer is computed again in the backward pass.
         reference: a second model is in memory.
-        deepspeed: DeepSpeed trains; else weights are float32, under autocast with `half`.
+        deepspeed: DeepSpeed trains; else weights that are trained are float32, under autocast with `half`.
+        adapters: only LoRA adapters are trained, so that the base may have 2-byte numbers in any case.
     """
 
     gpus: int
@@ -50,6 +51,7 @@ class Plan:
     recompute: bool
     reference: bool
     deepspeed: bool
+    adapters: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,18 @@ def footprint(config: InternVLChatConfig, count: Parameters, trained: int, plan:
 
     Args:
         config: of the checkpoint.
-        count: its parameters.
-        trained: how many of them are trained.
+        count: its parameters, without adapters.
+        trained: how many parameters are trained.
         plan: how.
         row: the largest micro-batch.
     """
-    number = 2 if plan.half and plan.deepspeed else 4  # bytes of a stored weight
+    number = 2 if plan.half and (plan.deepspeed or plan.adapters) else 4  # bytes of a stored weight
     shards = plan.gpus if plan.deepspeed else 1
     held = 0.0 if plan.offload else count.total * number / (shards if plan.stage == 3 else 1)
     # float32 master weights beside half ones, a float32 copy of its part beside float32 ones, and Adam's two moments
     optimizer = trained * (12 if plan.deepspeed else 8) / (shards if plan.stage else 1)
     return Footprint(
-        weights=held,
+        weights=held + (trained * number if plan.adapters else 0.0),
         gradients=trained * number / (shards if plan.stage >= 2 else 1),
         optimizer=0.0 if plan.offload else optimizer,
         reference=held if plan.reference else 0.0,
@@ -128,7 +130,7 @@ def lm_head(config: InternVLChatConfig, plan: Plan, row: Row) -> float:
     """Bytes of the logits of one chunk in the backward pass, and of the float32 sum of the head's gradient."""
     vocabulary, width = config.llm_config.vocab_size, config.llm_config.hidden_size
     logits = min(CHUNK_SIZE, row.tokens) * vocabulary * (10 if plan.half else 8)
-    return logits + vocabulary * width * 4.0
+    return logits + (0.0 if plan.adapters else vocabulary * width * 4.0)
 
 
 def buffers(count: Parameters, trained: int, plan: Plan, number: int) -> float:
@@ -137,7 +139,7 @@ def buffers(count: Parameters, trained: int, plan: Plan, number: int) -> float:
         return float(min(LIVE_PARAMETERS, count.total) * number * (2 if plan.reference else 1))
     if plan.stage:
         return float(3 * min(ZERO_BUCKET, trained) * number)  # two for reducing while computing, one for gathering
-    autocast = 2 * count.total if plan.half else 0  # copies in half precision
+    autocast = 2 * count.total if plan.half and number == 4 else 0  # copies in half precision
     return autocast + (4.0 * trained if plan.gpus > 1 else 0.0)
 
 
@@ -153,7 +155,7 @@ def step_flops(count: Parameters, config: InternVLChatConfig, plan: Plan, row: R
     return float((tower + decoder) * ((4 if plan.recompute else 3) + plan.reference))
 
 
-def read_plan(gpus: int, args: MPOConfig) -> Plan:
+def read_plan(gpus: int, args: MPOConfig, *, adapters: bool = False) -> Plan:
     """The plan that the flags describe."""
     zero = {}
     if args.deepspeed:
@@ -166,12 +168,14 @@ def read_plan(gpus: int, args: MPOConfig) -> Plan:
         recompute=bool(args.gradient_checkpointing),
         reference=args.reference == "model" and args.loss_mixture().needs_reference,
         deepspeed=bool(args.deepspeed),
+        adapters=adapters,
     )
 
 
-def trained_parameters(model: InternVLChatModel, args: ModelArguments) -> int:
+def trained_parameters(model: InternVLChatModel, model_args: ModelArguments, args: MPOConfig) -> int:
     """How many parameters the flags leave trained."""
-    freeze(model, args)
+    freeze(model, model_args)
+    adapt(model, model_args, args)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -193,11 +197,11 @@ def report(
     own: argparse.Namespace,
 ) -> tuple[list[str], bool]:
     """Lines for people, and whether the run fits."""
-    model, plan = meta_model(config), read_plan(own.gpus, args)
+    model, plan = meta_model(config), read_plan(own.gpus, args, adapters=model_args.has_adapters)
     count = count_parameters(model)
     pairs = args.per_device_train_batch_size
     largest = Row(pairs * (data_args.max_seq_length + SECOND_ANSWER), pairs * (data_args.max_dynamic_patch + 1))
-    need = footprint(config, count, trained_parameters(model, model_args), plan, largest)
+    need = footprint(config, count, trained_parameters(model, model_args, args), plan, largest)
     batch = pairs * args.gradient_accumulation_steps * own.gpus
     usual = Row(own.tokens_per_pair, own.tiles_per_pair)
     seconds = step_flops(count, config, plan, usual) * batch / own.gpus / (own.tflops * 1e12)
@@ -263,7 +267,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines, fits = report(config, model_args, data_args, args, own)
     print("\n".join([*lines, *missing_lines(model_args, data_args, has_checkpoint)]))
     if not fits:
-        cures = "more GPUs, a higher ZeRO stage, --reference cache, or a shorter --max_seq_length"
+        cures = (
+            "more GPUs, a higher ZeRO stage, LoRA (--use_llm_lora 16), --reference cache, or a shorter --max_seq_length"
+        )
         sys.exit(f"this does not fit into {own.gpu_memory:.0f} GiB per GPU: take {cures}")
 
 

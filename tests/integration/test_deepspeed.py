@@ -54,6 +54,16 @@ def test_every_stage_trains_and_saves_as_a_single_process(
     assert all(torch.equal(weight, saved[name]) for name, weight in model.state_dict().items())
 
 
+def test_adapters_train_under_zero_3_as_in_a_single_process(tiny_flags, losses_of, tmp_path):
+    settings = {"use_llm_lora": 4, "use_backbone_lora": 4, "grad_checkpoint": True, "max_steps": 4, "save_steps": 2}
+    main(tiny_flags(tmp_path / "one", per_device_train_batch_size=2, **settings))
+    flags = tiny_flags(tmp_path / "two", deepspeed="zero_stage3_config.json", **settings)
+    train([*flags, "--max_steps", "2"], world=2, log=tmp_path / "log")
+    train(flags, world=2, log=tmp_path / "log")  # goes on
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)
+    assert largest_difference(tmp_path / "one", tmp_path / "two") <= 1e-6
+
+
 @pytest.mark.parametrize(
     ("loss_type", "changes"),
     [
