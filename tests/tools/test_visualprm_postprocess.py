@@ -139,4 +139,4 @@ def test_a_folder_without_answers_is_an_error(data, capsys):
     (data / "out" / "model" / "geometry.jsonl").unlink()
     with pytest.raises(SystemExit):
         run(data)
-    assert "has the sampling run finished?" in capsys.readouterr().err
+    assert "has the run that writes them finished?" in capsys.readouterr().err

@@ -17,31 +17,23 @@ A step that was not measured has no label: its conversation ends before it.
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
 from internvl_chat.records import Prompt, RecordError, Source, parse_row, shown
-from tools.reasoning_data_pipeline.durable import join_files, json_line
-from tools.reasoning_data_pipeline.pair_index import (
-    forget_finished,
-    input_record,
-    is_finished,
-    meta_entries,
-    publish,
-    write_finished,
-)
-from tools.reasoning_data_pipeline.pairs import Group, KeyPartitions, draw, question_key, read_groups
-from tools.reasoning_data_pipeline.sampled_files import SampledDataset, find_datasets, partition_rows
+from tools.reasoning_data_pipeline.durable import json_line
+from tools.reasoning_data_pipeline.group_runs import GroupConversion, convert_datasets
+from tools.reasoning_data_pipeline.pairs import Group, draw, question_key
 from tools.reasoning_data_pipeline.steps import STEP_BREAK, ScoredStep, orm_conversation, prm_conversation, step_pairs
-from tools.reasoning_data_pipeline.worker import Worker
 
-OUTPUTS = {"prm": "raw/{}_prm.jsonl", "pairs": "raw/{}_pairs_step_scores.jsonl"}
+OUTPUTS = {"conversations": "raw/{}_prm.jsonl", "pairs": "raw/{}_pairs_step_scores.jsonl"}
+METAS = {"meta.json": "pairs", "prm_meta.json": "conversations"}
 
 
 def read_steps(row: dict[str, Any], where: Source) -> list[ScoredStep]:
@@ -62,35 +54,7 @@ def scored_key(line: bytes, where: Source) -> str:
     return question_key(prompt.image, prompt.question, prompt.answer)
 
 
-def convert(dataset: SampledDataset, args: argparse.Namespace) -> None:
-    """Make the conversations and pairs of one data set, unless they are there."""
-    options = {name: getattr(args, name) for name in OPTIONS}
-    record: dict[str, Any] = {"options": options, "inputs": input_record(dataset.files)}
-    if not args.overwrite and is_finished(args.save_dir, dataset.name, record):
-        return
-    forget_finished(args.save_dir, dataset.name)
-    folder = args.save_dir / f".{dataset.name}.partitions"
-    paths = {kind: args.save_dir / name.format(dataset.name) for kind, name in OUTPUTS.items()}
-    counts: Counter[str] = Counter()
-    with KeyPartitions(folder, KeyPartitions.count_for(dataset.size)) as partitions:
-        rejects = partition_rows(dataset, partitions, scored_key)
-        with ExitStack() as stack:
-            files = {kind: stack.enter_context(open(folder / kind, "wb")) for kind in OUTPUTS}
-            for index in range(partitions.count):
-                for group in read_groups(partitions.path(index)):
-                    convert_group(group, args, files, counts)
-        for kind, path in paths.items():
-            join_files(path, [folder / kind])
-    image_root = args.image_root
-    record["meta"] = {
-        "meta.json": meta_entries([(paths["pairs"], counts["pairs"])], dataset.files, image_root),
-        "prm_meta.json": meta_entries([(paths["prm"], counts["conversations"])], dataset.files, image_root),
-    }
-    record["summary"] = {"bad_rows": len(rejects), **dict(sorted(counts.items()))}
-    write_finished(args.save_dir, dataset.name, record, rejects)
-
-
-def convert_group(group: Group, args: argparse.Namespace, files: Mapping[str, BinaryIO], counts: Counter[str]) -> None:
+def convert_group(args: argparse.Namespace, group: Group, files: Mapping[str, BinaryIO], counts: Counter[str]) -> None:
     """Write the conversations and the pairs of one question, and count them."""
     answers: dict[str, tuple[dict[str, Any], list[ScoredStep]]] = {}
     for line in group.lines:
@@ -99,7 +63,7 @@ def convert_group(group: Group, args: argparse.Namespace, files: Mapping[str, Bi
         answers.setdefault(row.get("response") or STEP_BREAK.join(step.step for step in steps), (row, steps))
     counts.update(rows=len(group.lines), duplicates=len(group.lines) - len(answers), questions=1)
     for row, steps in answers.values():
-        write_conversations(row, steps, args, files["prm"], counts)
+        write_conversations(row, steps, args, files["conversations"], counts)
     found = list(
         step_pairs([steps for _, steps in answers.values()], threshold=args.mc_threshold, min_gap=args.min_gap)
     )
@@ -156,17 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     parser = build_parser()
     args = parser.parse_args(arguments)
-    datasets = find_datasets(args.data_dir, args.save_dir)
-    if not datasets:
-        parser.error(f"no *.jsonl below --data-dir {args.data_dir}: has the sampling run finished?")
-    worker = Worker.from_environment()
-    mine = datasets[worker.rank :: worker.world_size]
-    for dataset in mine:
-        convert(dataset, args)
-    summaries = publish(args.save_dir)
-    for dataset in mine:
-        print(f"{dataset.name}: " + ", ".join(f"{name} {n}" for name, n in summaries[dataset.name].items()))
-    print(f"{args.save_dir / 'meta.json'}: {len(summaries)} of {len(datasets)} data sets are finished")
+    options = {name: getattr(args, name) for name in OPTIONS}
+    conversion = GroupConversion(OUTPUTS, METAS, scored_key, functools.partial(convert_group, args), options)
+    try:
+        convert_datasets(conversion, args.data_dir, args.save_dir, image_root=args.image_root, overwrite=args.overwrite)
+    except FileNotFoundError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

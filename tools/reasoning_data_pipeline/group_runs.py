@@ -1,0 +1,104 @@
+"""One data set after another, question by question, into files beside which `pair_index` keeps its records.
+
+A script says what its rows are and what becomes of the rows of one question; this does the rest: two passes in bounded
+memory (see pairs.py), data sets that are finished left alone, bad rows written down, meta.json for training.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from internvl_chat.records import Source
+from tools.reasoning_data_pipeline.durable import join_files
+from tools.reasoning_data_pipeline.pair_index import (
+    forget_finished,
+    input_record,
+    is_finished,
+    meta_entries,
+    publish,
+    write_finished,
+)
+from tools.reasoning_data_pipeline.pairs import Group, KeyPartitions, read_groups
+from tools.reasoning_data_pipeline.sampled_files import SampledDataset, find_datasets, partition_rows
+from tools.reasoning_data_pipeline.worker import Worker
+
+
+@dataclass(frozen=True)
+class GroupConversion:
+    """What becomes of the rows of a data set.
+
+    Attributes:
+        outputs: kind -> file below the folder that is written, `{}` for the data set's name.
+        metas: meta file -> kind of the rows that it names; a kind is counted under its own name.
+        key_of: the key of a row's question; RecordError for a row that is of no use.
+        convert: writes what the rows of one question give, by kind, and counts it.
+        options: settings that decide the outputs.
+    """
+
+    outputs: Mapping[str, str]
+    metas: Mapping[str, str]
+    key_of: Callable[[bytes, Source], str]
+    convert: Callable[[Group, Mapping[str, BinaryIO], Counter[str]], None]
+    options: Mapping[str, Any]
+
+
+def convert_datasets(
+    conversion: GroupConversion, data_dir: Path, save_dir: Path, *, image_root: Path | None, overwrite: bool
+) -> None:
+    """Convert this rank's data sets below `data_dir`, publish what is finished, and say what was counted.
+
+    Args:
+        conversion: what becomes of the rows.
+        data_dir: folder of *.jsonl; files of one name are one data set.
+        save_dir: where everything goes.
+        image_root: folder that image paths are relative to, if not found otherwise.
+        overwrite: do finished data sets again.
+
+    Raises:
+        FileNotFoundError: there are no rows.
+        ValueError: a data set was done with other options or inputs.
+    """
+    datasets = find_datasets(data_dir, save_dir)
+    if not datasets:
+        raise FileNotFoundError(f"no *.jsonl below --data-dir {data_dir}: has the run that writes them finished?")
+    worker = Worker.from_environment()
+    mine = datasets[worker.rank :: worker.world_size]
+    for dataset in mine:
+        convert_dataset(conversion, dataset, save_dir, image_root, overwrite=overwrite)
+    summaries = publish(save_dir)
+    for dataset in mine:
+        print(f"{dataset.name}: " + ", ".join(f"{name} {n}" for name, n in summaries[dataset.name].items()))
+    print(f"{save_dir / 'meta.json'}: {len(summaries)} of {len(datasets)} data sets are finished")
+
+
+def convert_dataset(
+    conversion: GroupConversion, dataset: SampledDataset, save_dir: Path, image_root: Path | None, *, overwrite: bool
+) -> None:
+    """Convert one data set, unless it is done; arguments and errors as of `convert_datasets`."""
+    record: dict[str, Any] = {"options": dict(conversion.options), "inputs": input_record(dataset.files)}
+    if not overwrite and is_finished(save_dir, dataset.name, record):
+        return
+    forget_finished(save_dir, dataset.name)
+    paths = {kind: save_dir / name.format(dataset.name) for kind, name in conversion.outputs.items()}
+    counts: Counter[str] = Counter()
+    folder = save_dir / f".{dataset.name}.partitions"
+    with KeyPartitions(folder, KeyPartitions.count_for(dataset.size)) as partitions:
+        rejects = partition_rows(dataset, partitions, conversion.key_of)
+        with ExitStack() as stack:
+            files = {kind: stack.enter_context(open(folder / kind, "wb")) for kind in paths}
+            for index in range(partitions.count):
+                for group in read_groups(partitions.path(index)):
+                    conversion.convert(group, files, counts)
+        for kind, path in paths.items():
+            join_files(path, [folder / kind])
+    record["meta"] = {
+        meta: meta_entries([(paths[kind], counts[kind])], dataset.files, image_root)
+        for meta, kind in conversion.metas.items()
+    }
+    record["summary"] = {"bad_rows": len(rejects), **dict(sorted(counts.items()))}
+    write_finished(save_dir, dataset.name, record, rejects)
