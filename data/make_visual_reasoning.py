@@ -2,16 +2,16 @@
 
     python data/make_visual_reasoning.py --out work_dirs/quickstart/data
 
-Four tasks (count, compare, add, read a chart) in English and Chinese over pictures of several sizes and aspect ratios.
 Held-out pictures never occur in training, whatever the seed (see `tools/visual_reasoning/scenes.py`). Files in --out:
 
-    images/{train,held_out}/*.png
-    sft_{describe,fact,reason}.jsonl and sft.json       fine-tuning: what is seen, single facts, step-by-step answers
-    pairs.jsonl and pairs.json                          preference pairs: right steps, and steps with one slip
-    train_{en,zh}_prompts.jsonl                         questions of the pairs with their answers, for the samplers
-    held_out_{en,zh}_prompts.jsonl                      held-out questions with their answers
-    held_out_{en,zh}_facts.jsonl                        about what has to be seen for them, answered in a word
-    held_out_pairs.jsonl and held_out_pairs.json        held-out preference pairs
+    images/*.png
+    look_{describe,ask}.jsonl and look.json     fine-tuning: what is in the picture, questions about what is seen
+    reason.jsonl                                step-by-step answers, some with a slip; with the former in sft.json
+    pairs.jsonl and pairs.json                  preference pairs: right steps, and steps with a slip
+    train_en_prompts.jsonl                      questions of the pairs with their answers, for the samplers
+    held_out_en_prompts.jsonl                   held-out questions with their answers
+    held_out_en_direct.jsonl                    about what is seen in the same pictures, to be answered in a word
+    held_out_pairs.jsonl and held_out_pairs.json  held-out preference pairs
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from internvl_chat.meta import DatasetSpec
-from tools.visual_reasoning.questions import TASKS, Question, ask_anything
+from tools.visual_reasoning.questions import DESCRIBE, IN_A_WORD, Question, ask_anything, describe, look
 from tools.visual_reasoning.scenes import render
 
-CELL_SIDES = (24, 28, 36)  # pixels: pictures of 48 x 48 to 216 x 72
 PLACEHOLDER = "<image>\n"
-
-# Of fine-tuning rows, how often in sft.json: what is seen, single facts (none: they take long to learn), reasoning.
-SFT_REPEATS = {"sft_describe": 0.5, "sft_fact": 0, "sft_reason": 1}
+LOOKS_PER_PICTURE = 2
+MIXTURES = {
+    "look": ("look_describe", "look_ask"),
+    "sft": ("look_describe", "look_ask", "reason"),
+    "pairs": ("pairs",),
+    "held_out_pairs": ("held_out_pairs",),
+}
 
 Row = dict[str, str]
 Files = dict[str, list[Row]]
@@ -44,11 +47,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sft", type=int, default=0, help="pictures for fine-tuning, three rows each")
-    parser.add_argument("--pairs", type=int, default=3000, help="preference pairs, one picture each")
+    parser.add_argument("--look", type=int, default=0, help="pictures for fine-tuning on what is seen")
+    parser.add_argument("--reason", type=int, default=0, help="step-by-step answers for fine-tuning, a picture each")
+    parser.add_argument("--slips", type=float, default=0.0, help="share of these with a slip, 0 to 1")
+    parser.add_argument("--reason_repeat", type=float, default=1.0, help="how often each of these is in sft.json")
+    parser.add_argument("--pairs", type=int, default=2000, help="preference pairs, one picture each")
     parser.add_argument("--held_out", type=int, default=400, help="held-out questions, one picture each")
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="which to draw")
-    parser.add_argument("--slips", type=float, default=0.0, help="share of fine-tuning answers with a slip, 0 to 1")
     return parser.parse_args(argv)
 
 
@@ -58,71 +62,72 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
     Raises:
         ValueError: a negative number of pictures, or a share outside of [0, 1].
     """
-    if min(args.sft, args.pairs, args.held_out) < 0 or not 0 <= args.slips <= 1:
+    counts = {"look": args.look, "reason": args.reason, "train": args.pairs, "held_out": args.held_out}
+    if min(counts.values()) < 0 or not 0 <= args.slips <= 1:
         raise ValueError(f"{args}: numbers of pictures must be at least 0, --slips in 0..1")
+    (args.out / "images").mkdir(parents=True, exist_ok=True)
     files: Files = defaultdict(list)
-    for index in tqdm(range(args.sft), desc="pictures for fine-tuning", disable=not args.sft):
-        rng = random.Random(f"{args.seed} sft {index}")
-        _add_sft_rows(files, draw_question(args, "train", f"sft{index:06}", rng), rng, args.slips)
-    for split, count in (("train", args.pairs), ("held_out", args.held_out)):
-        for index in tqdm(range(count), desc=f"pictures, {split}"):
-            rng = random.Random(f"{args.seed} {split} {index}")
-            _add_pair_rows(files, draw_question(args, split, f"{index:06}", rng), rng, split)
+    for kind, count in counts.items():
+        for index in tqdm(range(count), desc=f"pictures, {kind}", disable=not count):
+            rng = random.Random(f"{args.seed} {kind} {index}")
+            question = ask_anything(rng, held_out=kind == "held_out")
+            image = f"{kind}{index:06}.png"
+            render(question.scene, rng).save(args.out / "images" / image)
+            _add_rows(files, kind, image, question, rng, args.slips)
     for name, rows in files.items():
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = (json.dumps(row) + "\n" for row in rows)
         (args.out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    for meta in ("sft", "pairs", "held_out_pairs"):
-        write_meta(args.out, meta, files)
+    for name, parts in MIXTURES.items():
+        _write_meta(args.out / f"{name}.json", {part: files[part] for part in parts if part in files}, args)
 
 
-def draw_question(args: argparse.Namespace, split: str, name: str, rng: random.Random) -> tuple[str, Question]:
-    """A question about a new picture of the split, and the picture's path below images/."""
-    question = ask_anything(rng, held_out=split == "held_out", tasks=args.tasks)
-    path = args.out / "images" / split / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    render(question.scene, rng.choice(CELL_SIDES), rng).save(path)
-    return f"{split}/{name}.png", question
+def _add_rows(files: Files, kind: str, image: str, question: Question, rng: random.Random, slips: float) -> None:
+    """The rows about one picture of a kind: look, reason, train or held_out."""
+    if kind == "look":
+        _add_look_rows(files, image, question, rng)
+    elif kind == "reason":
+        solution = question.slip() if rng.random() < slips else question.solution()
+        files["reason"].append(_sft_row(image, question.step_by_step, solution.response))
+    else:
+        _add_pair_rows(files, kind, image, question, rng)
 
 
-def _add_sft_rows(files: Files, drawn: tuple[str, Question], rng: random.Random, slips: float) -> None:
-    """Three rows about one picture."""
-    image, question = drawn
-    fact, answer = question.fact(rng)
-    solution = question.slip(rng) if rng.random() < slips else question.solution()
-    rows = {
-        "describe": (question.words["describe"], question.describe()),
-        "fact": (fact, answer),
-        "reason": (question.step_by_step, solution.response),
-    }
-    for kind, (text, chosen) in rows.items():
-        files[f"sft_{kind}"].append({"image": image, "question": PLACEHOLDER + text, "chosen": chosen})
+def _add_look_rows(files: Files, image: str, question: Question, rng: random.Random) -> None:
+    """Questions about what is seen, and every other time what is in the picture."""
+    for _ in range(LOOKS_PER_PICTURE):
+        files["look_ask"].append(_sft_row(image, *look(question.scene, rng)))
+    if len(files["look_ask"]) // LOOKS_PER_PICTURE % 2 == 0:
+        files["look_describe"].append(_sft_row(image, DESCRIBE, describe(question.scene)))
 
 
-def _add_pair_rows(files: Files, drawn: tuple[str, Question], rng: random.Random, split: str) -> None:
-    """A pair and its bare question; for held-out pictures also a question about a fact."""
-    image, question = drawn
-    solution, slip = question.solution(), question.slip(rng)
-    pair = {"question": PLACEHOLDER + question.step_by_step, "chosen": solution.response, "rejected": slip.response}
-    files["pairs" if split == "train" else "held_out_pairs"].append({"image": image, **pair, "task": question.task})
-    prompts = {"prompts": (question.text, solution.answer)}
+def _sft_row(image: str, text: str, chosen: str) -> Row:
+    return {"image": image, "question": PLACEHOLDER + text, "chosen": chosen}
+
+
+def _add_pair_rows(files: Files, split: str, image: str, question: Question, rng: random.Random) -> None:
+    """A pair and its bare question; for held-out pictures also a question about what is seen."""
+    solution, slip = question.solution(), question.slip()
+    pair = {**_sft_row(image, question.step_by_step, solution.response), "rejected": slip.response}
+    files["pairs" if split == "train" else "held_out_pairs"].append({**pair, "task": question.task})
+    asked = {"prompts": (question.text, solution.answer, question.task)}
     if split == "held_out":
-        prompts["facts"] = question.fact(rng)
-    for kind, (text, answer) in prompts.items():
-        row = {"image": f"images/{image}", "question": PLACEHOLDER + text, "answer": answer, "task": question.task}
-        files[f"{split}_{question.language}_{kind}"].append(row)
+        text, answer = look(question.scene, rng, IN_A_WORD)
+        asked["direct"] = (text, answer, text.split()[0].lower())
+    for kind, (text, answer, task) in asked.items():
+        row = {"image": f"images/{image}", "question": PLACEHOLDER + text, "answer": answer, "task": task}
+        files[f"{split}_en_{kind}"].append(row)
 
 
-def write_meta(out: Path, name: str, files: Files) -> None:
-    """Write <name>.json, the mixture of the data sets `name` and `name`_*, if there are any."""
-    meta = {
-        part: DatasetSpec(
-            part, "images", f"{part}.jsonl", repeat_time=SFT_REPEATS.get(part, 1), length=len(rows)
-        ).to_entry()
+def _write_meta(path: Path, files: Files, args: argparse.Namespace) -> None:
+    """Write the mixture of these data sets, if there are any."""
+    repeats = {"reason": args.reason_repeat}
+    specs = {
+        part: DatasetSpec(part, "images", f"{part}.jsonl", repeat_time=repeats.get(part, 1), length=len(rows))
         for part, rows in files.items()
-        if part == name or part.startswith(f"{name}_")
     }
-    if meta:
-        (out / f"{name}.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    if specs:
+        meta = {part: spec.to_entry() for part, spec in specs.items()}
+        path.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

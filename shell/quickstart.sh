@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The whole story on a CPU: a tiny InternVL answers questions about pictures, its right and wrong answers become
+# The whole story on a CPU: a tiny InternVL sees well and reasons carelessly, its right and wrong answers become
 # preference pairs, MPO trains it on them, and held-out questions tell what that was worth.
 #
 #   sh shell/quickstart.sh                   from the committed base, some minutes on two cores
-#   sh shell/quickstart.sh --from-scratch    also makes the base (ckpt/tiny-base) again, some ten minutes more
+#   sh shell/quickstart.sh --from-scratch    also makes the base (ckpt/tiny-base) anew, some twenty minutes more
 #   QUICKSTART=short sh shell/quickstart.sh  fewer prompts and steps, to see that everything runs
+#   SEED=1 sh shell/quickstart.sh            other pictures, samples and order
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,58 +13,75 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 command -v "$PYTHON" >/dev/null || PYTHON=python3
 OUT=${OUT:-work_dirs/quickstart}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
-prompts=1600 held_out=400 samples=8 steps=450 least_lift=2
+SEED=${SEED:-0}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
+prompts=1200 held_out=1000 samples=8 steps=150 least_lift=15
 if [ "${QUICKSTART:-full}" = short ]; then
-    prompts=240 held_out=100 samples=4 steps=20 least_lift=-100
+    prompts=120 held_out=100 samples=4 steps=10 least_lift=-100
 fi
-world="--tasks count compare --held_out $held_out"
-train="--force_image_size 56 --max_dynamic_patch 3 --max_seq_length 512 --grad_checkpoint False --report_to none"
+train="--force_image_size 56 --max_dynamic_patch 1 --max_seq_length 512 --grad_checkpoint False --report_to none
+    --save_strategy no --lr_scheduler_type cosine --seed $SEED"
+tune="$train --loss_type sft --per_device_train_batch_size 32 --learning_rate 1e-3 --weight_decay 0.01
+    --warmup_ratio 0.05 --logging_steps 50"
 
 stage() { printf '\n== %s\n' "$*"; }
 
 evaluate() { # checkpoint, name of the result, more flags
-    "$PYTHON" tools/evaluate.py --checkpoint "$1" --out "$OUT/$2.json" --max-num 3 --max-new-tokens 128 \
-        --reasoned "$OUT"/data/held_out_{en,zh}_prompts.jsonl --temperature 1 --samples 4 \
-        --pairs "$OUT/data/held_out_pairs.json" --reference ckpt/tiny-base "${@:3}"
+    "$PYTHON" tools/evaluate.py --checkpoint "$1" --out "$OUT/$2.json" --max-num 1 --max-new-tokens 96 \
+        --batch-size 128 --engine transformers --reasoned "$OUT/data/held_out_en_prompts.jsonl" "${@:3}"
 }
 
-rm -rf "$OUT"/{base,data,sampled,pairs,mpo,before.json,after.json,curves.png}
+train_mpo() { # meta.json, folder of the result, more flags
+    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path ckpt/tiny-base --meta_path "$1" --output_dir "$2" \
+        $train --per_device_train_batch_size 24 --learning_rate 3e-4 --weight_decay 0.05 --warmup_ratio 0.05 \
+        --max_steps $steps --logging_steps 10 "${@:3}"
+}
+
+rm -rf "$OUT"/{base,data,sampled,pairs,mpo,ceiling,before.*,after.*,ceiling.*,curves.png}
 if [ "${1:-}" = --from-scratch ]; then
     stage "Base: a random InternVL of a million weights learns to look, and to reason as carelessly as its examples"
     rm -rf ckpt/tiny-base
-    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/data" --sft 16000 --slips 0.5 --pairs 0 $world
-    "$PYTHON" tools/make_tiny_checkpoint.py --out "$OUT/base/init" --max_dynamic_patch 3
-    "$PYTHON" -m internvl_chat.train_mpo --loss_type sft --model_name_or_path "$OUT/base/init" $train \
-        --meta_path "$OUT/base/data/sft.json" --output_dir "$OUT/base/run" --per_device_train_batch_size 32 \
-        --learning_rate 3e-3 --weight_decay 0.01 --warmup_ratio 0.03 --lr_scheduler_type cosine --max_steps 1200 \
-        --logging_steps 50 --save_strategy no
+    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/look" --look 20000 --pairs 0 --held_out 0
+    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/reason" --seed 3 --look 12000 --reason 300 --slips 0.3 \
+        --reason_repeat 6 --pairs 0 --held_out 0
+    "$PYTHON" tools/make_tiny_checkpoint.py --out "$OUT/base/init" --max_dynamic_patch 1
+    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/init" $tune --max_steps 3000 \
+        --meta_path "$OUT/base/look/look.json" --output_dir "$OUT/base/seeing"
+    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/seeing" $tune --max_steps 1500 \
+        --meta_path "$OUT/base/reason/sft.json" --output_dir "$OUT/base/run"
     cp -r "$OUT/base/run" ckpt/tiny-base
-    rm -rf ckpt/tiny-base/{runs,*results.json,trainer_state.json,*.py}
+    rm -rf ckpt/tiny-base/{runs,*results.json,trainer_state.json,settings.json,*.py}
 fi
 
 stage "Data: questions about generated pictures, $prompts to train on and $held_out held out"
-"$PYTHON" data/make_visual_reasoning.py --out "$OUT/data" --pairs $prompts $world
+"$PYTHON" data/make_visual_reasoning.py --out "$OUT/data" --pairs $prompts --held_out $held_out --seed "1$SEED"
 
-stage "Before: the base on held-out questions"
-evaluate ckpt/tiny-base before
+stage "Before: the base on held-out questions, step by step, and on direct ones about what it sees"
+evaluate ckpt/tiny-base before --direct "$OUT/data/held_out_en_direct.jsonl" --pairs "$OUT/data/held_out_pairs.json" \
+    --reference ckpt/tiny-base
 
 stage "Sample: $samples answers to each question by the base itself"
 "$PYTHON" -u tools/reasoning_data_pipeline/mmpr_data_pipeline_correctness.py --checkpoint ckpt/tiny-base \
-    --prompt-path "$OUT"/data/train_{en,zh}_prompts.jsonl --out-dir "$OUT/sampled" --num-return-sequences $samples \
-    --dynamic --max-num 3 --max-new-tokens 128 --engine transformers
+    --prompt-path "$OUT/data/train_en_prompts.jsonl" --out-dir "$OUT/sampled" --num-return-sequences $samples \
+    --dynamic --max-num 1 --max-new-tokens 96 --engine transformers --batch-size 16 --seed "$SEED"
 
 stage "Pair: right answers with wrong ones"
 "$PYTHON" tools/reasoning_data_pipeline/mmpr_data_pipeline_correctness_postprocess.py \
-    --data-dir "$OUT/sampled" --save-dir "$OUT/pairs" --num-pairs-per-key 4
+    --data-dir "$OUT/sampled" --save-dir "$OUT/pairs" --num-pairs-per-key 2
+
+stage "Ceiling, beside MPO: fine-tuning on right step-by-step answers to the same questions, which only a toy has"
+train_mpo "$OUT/data/pairs.json" "$OUT/ceiling" --loss_type sft >"$OUT/ceiling.log" 2>&1 &
+ceiling=$!
 
 stage "Train: MPO, 0.8 DPO + 0.2 BCO + 1.0 NLL"
-"$PYTHON" -m internvl_chat.train_mpo --model_name_or_path ckpt/tiny-base --meta_path "$OUT/pairs/meta.json" $train \
-    --output_dir "$OUT/mpo" --reference cache --per_device_train_batch_size 24 --learning_rate 3e-4 \
-    --weight_decay 0.05 --warmup_ratio 0.05 --lr_scheduler_type cosine --max_steps $steps --logging_steps 10 \
-    --save_strategy no
+train_mpo "$OUT/pairs/meta.json" "$OUT/mpo" --reference cache
+
+stage "Ceiling: the held-out questions"
+wait $ceiling || { tail -n 20 "$OUT/ceiling.log" && exit 1; }
+evaluate "$OUT/ceiling" ceiling
 
 stage "After: the same held-out questions"
-evaluate "$OUT/mpo" after --before "$OUT/before.json" --least-lift $least_lift
+evaluate "$OUT/mpo" after --direct "$OUT/data/held_out_en_direct.jsonl" --pairs "$OUT/data/held_out_pairs.json" \
+    --reference ckpt/tiny-base --before "$OUT/before.json" --least-lift $least_lift
 "$PYTHON" tools/plot_curves.py --run "$OUT/mpo" --out "$OUT/curves.png"
 printf '\nCheckpoint: %s   results: %s   curves: %s\n' "$OUT/mpo" "$OUT/after.json" "$OUT/curves.png"

@@ -159,7 +159,7 @@ def run_killing(prompts, out, chance):
 @pytest.mark.integration
 def test_a_run_killed_in_every_stage_ends_as_one_that_nobody_disturbed(tmp_path):
     """Both at once, one a core; the undisturbed one does a second round from the checkpoint of the first."""
-    make_visual_reasoning(data_arguments(f"--out {tmp_path}/data --pairs 20 --held_out 0 --tasks count".split()))
+    make_visual_reasoning(data_arguments(f"--out {tmp_path}/data --pairs 20 --held_out 0".split()))
     prompts = sorted((tmp_path / "data").glob("train_*_prompts.jsonl"))
     quiet, disturbed = tmp_path / "quiet", tmp_path / "disturbed"
     with start(prompts, quiet, 2) as process:

@@ -1,4 +1,4 @@
-"""The small world: pictures that tile as planned, splits without a common picture, answers that can be judged."""
+"""The small world: a cell per visual token, splits without a common picture, answers that can be judged."""
 
 import json
 import random
@@ -7,174 +7,105 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.make_visual_reasoning import CELL_SIDES, make_visual_reasoning, parse_arguments
+from data.make_visual_reasoning import make_visual_reasoning, parse_arguments
 from internvl_chat.images import plan_grid
 from internvl_chat.meta import read_meta
 from internvl_chat.records import PreferencePair, Prompt, Source
 from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, parse_answer
-from tools.visual_reasoning.questions import TASKS, Question, ask, ask_anything
-from tools.visual_reasoning.scenes import (
-    COLOURS,
-    HELD_OUT_SHARE,
-    LAYOUTS,
-    MAX_BAR,
-    Scene,
-    Shape,
-    draw_scene,
-    render,
-)
+from tools.visual_reasoning.questions import IN_A_WORD, LOOKS, Question, ask, ask_anything, describe, look
+from tools.visual_reasoning.scenes import CELL, COLOURS, HELD_OUT_SHARE, Scene, Shape, draw_scene, render
 
 RED, BLUE = Shape("red", "circle"), Shape("blue", "square")
-SHAPES = Scene("shapes", 2, 1, cards=((RED, None, BLUE, RED), (BLUE, RED, None, None)))
-NUMBERS = Scene("numbers", 2, 1, cards=((3, None, None, 6), (None, 5, None, None)))
-BARS = Scene("bars", 1, 1, bars=(("green", 2), ("yellow", 5), ("red", 1)))
-
-SEEN = {
-    "shapes": {
-        "en": "Card 1: red circle, empty, blue square, red circle.\nCard 2: blue square, red circle, empty, empty.",
-        "zh": "第1张：红色圆形，空，蓝色方块，红色圆形。\n第2张：蓝色方块，红色圆形，空，空。",
-    },
-    "numbers": {
-        "en": "Card 1: 3, empty, empty, 6.\nCard 2: empty, 5, empty, empty.",
-        "zh": "第1张：3，空，空，6。\n第2张：空，5，空，空。",
-    },
-    "bars": {"en": "green bar 2, yellow bar 5, red bar 1", "zh": "绿色柱 2，黄色柱 5，红色柱 1"},
-}
-THOUGHT = {
-    ("count", "en"): "Card 1: 2.\n\nCard 2: 1.\n\n2 + 1 = 3.\n\nFinal answer: 3",
-    ("count", "zh"): "第1张：2。\n\n第2张：1。\n\n2 + 1 = 3.\n\n最终答案：3",
-    ("compare", "en"): (
-        "red shapes: 2, 1.\n\n2 + 1 = 3.\n\nblue shapes: 1, 1.\n\n1 + 1 = 2.\n\n3 is more than 2.\n\n"
-        "Final answer: red shapes"
-    ),
-    ("compare", "zh"): (
-        "红色图形：2，1。\n\n2 + 1 = 3.\n\n蓝色图形：1，1。\n\n1 + 1 = 2.\n\n3大于2。\n\n最终答案：红色图形"
-    ),
-    ("add", "en"): "Numbers: 3, 6, 5.\n\n3 + 6 = 9.\n\n9 + 5 = 14.\n\nFinal answer: 14",
-    ("add", "zh"): "数字：3，6，5。\n\n3 + 6 = 9.\n\n9 + 5 = 14.\n\n最终答案：14",
-    ("chart", "en"): "green bar: 2.\n\nyellow bar: 5.\n\n5 - 2 = 3.\n\nFinal answer: 3",
-    ("chart", "zh"): "绿色柱：2。\n\n黄色柱：5。\n\n5 - 2 = 3.\n\n最终答案：3",
-}
+SCENE = Scene((RED, None, BLUE, RED))
+SEEN = "red circle, nothing, blue square, red circle."
 
 
-def question(task, language="en"):
-    scene = {"shapes": SHAPES, "numbers": NUMBERS, "bars": BARS}[TASKS[task]]
-    subjects = {"count": ("red",), "compare": ("red", "blue"), "add": (), "chart": ("green", "yellow")}[task]
-    return Question(scene, task, language, subjects)
+def count(subject):
+    return Question(SCENE, "count", subject)
 
 
-@pytest.mark.parametrize(("task", "language"), THOUGHT)
-def test_right_steps_begin_with_what_is_seen(task, language):
-    expected = f"{SEEN[TASKS[task]][language]}\n\n{THOUGHT[task, language]}"
-    assert question(task, language).solution().response == expected
+def test_right_steps_say_what_is_seen_list_what_is_meant_and_count():
+    assert count("red").text == "How many red shapes are there?"
+    assert count("red").solution().response == f"{SEEN}\n\nred shapes: red circle, red circle: 2.\n\nFinal answer: 2"
+    assert count("square").solution().response == f"{SEEN}\n\nsquares: blue square: 1.\n\nFinal answer: 1"
+    assert count("green").solution().response == f"{SEEN}\n\ngreen shapes: none: 0.\n\nFinal answer: 0"
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_a_slip_ends_in_a_wrong_answer_and_is_followed_through(task, language):
-    asked = question(task, language)
-    slips = {asked.slip(random.Random(seed)).response for seed in range(40)}
-    assert len(slips) > 3
-    assert all(slip != asked.solution().response for slip in slips)
+def test_a_slip_overlooks_the_last_thing_or_takes_up_another_and_is_followed_through():
+    assert count("red").slip().response == f"{SEEN}\n\nred shapes: red circle: 1.\n\nFinal answer: 1"
+    assert count("square").slip().response == f"{SEEN}\n\nsquares: none: 0.\n\nFinal answer: 0"
+    assert count("green").slip().response == f"{SEEN}\n\ngreen shapes: red circle: 1.\n\nFinal answer: 1"
+
+
+def test_the_checks_of_the_pipelines_tell_right_steps_from_slips():
     with AnswerChecker() as checker:
-        for slip in slips:
-            assert checker.check(parse_answer(slip, language), asked.solution().answer).outcome is Outcome.WRONG
+        for seed in range(30):
+            question = ask_anything(random.Random(seed))
+            right = question.solution()
+            for solution, outcome in ((right, Outcome.CORRECT), (question.slip(), Outcome.WRONG)):
+                assert checker.check(parse_answer(solution.response, "en"), right.answer).outcome is outcome
 
 
-def test_only_the_tasks_asked_for_are_drawn():
-    drawn = {ask_anything(random.Random(seed), tasks=("count", "compare")).task for seed in range(30)}
-    assert drawn == {"count", "compare"}
-
-
-def test_what_follows_a_slip_agrees_with_it():
-    slips = {question("count").slip(random.Random(seed)).response for seed in range(40)}
-    seen = SEEN["shapes"]["en"]
-    assert f"{seen}\n\nCard 1: 3.\n\nCard 2: 1.\n\n3 + 1 = 4.\n\nFinal answer: 4" in slips
-    assert f"{seen}\n\nCard 1: 2.\n\nCard 2: 1.\n\n2 + 1 = 2.\n\nFinal answer: 2" in slips
-
-
-def test_a_comparison_that_no_miscount_turns_can_still_go_wrong():
-    scene = Scene("shapes", 1, 1, cards=((RED, RED, RED, RED),))
-    slip = Question(scene, "compare", "en", ("red", "blue")).slip(random.Random(0))
-    assert slip.answer in ("blue shapes", "equal")
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_checks_of_the_pipelines_accept_right_answers(task, language):
-    with AnswerChecker() as checker:
-        for seed in range(10):
-            rng = random.Random(seed)
-            asked = ask(draw_scene(TASKS[task], rng), task, language, rng)
-            parsed = parse_answer(asked.solution().response, language)
-            assert checker.check(parsed, asked.solution().answer).outcome is Outcome.CORRECT
-
-
-def test_questions_facts_and_descriptions():
-    assert question("count").text == "How many red shapes are there?"
-    assert question("compare", "zh").text == "红色图形和蓝色图形哪个多？"
-    assert question("add").step_by_step.endswith("Question:\n\nWhat is the sum of the numbers?")
-    assert {question("chart").fact(random.Random(seed)) for seed in range(9)} == {
-        ("How high is the green bar?", "2"),
-        ("How high is the yellow bar?", "5"),
-    }
-    assert {question("count").fact(random.Random(seed)) for seed in range(9)} == {
-        ("How many red shapes are on card 1?", "2"),
-        ("How many red shapes are on card 2?", "1"),
-    }
-    assert question("add", "zh").fact(random.Random(0)) == ("有哪些数？", "3，6，5")
-    assert question("count").describe() == (
-        "Card 1: red circle, empty, blue square, red circle.\nCard 2: blue square, red circle, empty, empty."
+def test_the_question_is_put_in_the_words_of_the_pipelines():
+    assert count("red").step_by_step.startswith(
+        "Your task is to answer the question below. Give step by step reasoning"
     )
-    assert question("chart", "zh").describe() == "绿色柱 2，黄色柱 5，红色柱 1"
+    assert count("red").step_by_step.endswith("Question:\n\nHow many red shapes are there?")
 
 
-def test_a_task_about_another_kind_of_picture_is_refused():
-    with pytest.raises(ValueError, match="no 'add' question in 'en' about 'shapes'"):
-        ask(SHAPES, "add", "en", random.Random(0))
-    with pytest.raises(ValueError, match="'fr'"):
-        ask(SHAPES, "count", "fr", random.Random(0))
+def test_a_task_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="no task 'chart'"):
+        ask(SCENE, "chart", random.Random(0))
 
 
-@pytest.mark.parametrize("cell", CELL_SIDES)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_card_becomes_a_tile(cell, layout):
-    columns, rows = layout
-    scene = Scene("shapes", columns, rows, cards=((RED, None, BLUE, None),) * (columns * rows))
-    image = render(scene, cell, random.Random(0))
-    assert image.size == (2 * cell * columns, 2 * cell * rows)
-    assert plan_grid(*image.size, max_num=12, image_size=56) == layout
+def test_what_is_seen_is_asked_directly():
+    asked = {kind: {look(SCENE, random.Random(seed), [kind]) for seed in range(200)} for kind in LOOKS}
+    assert asked["what"] == {
+        ("What is at the top left?", "red circle"),
+        ("What is at the top right?", "nothing"),
+        ("What is at the bottom left?", "blue square"),
+        ("What is at the bottom right?", "red circle"),
+    }
+    assert {("Is there a red circle?", "yes"), ("Is there a green circle?", "no")} <= asked["is there"]
+    assert {("How many circles are there?", "2"), ("How many green shapes are there?", "0")} <= asked["how many"]
+    assert {("Which circles are there?", "red circle, red circle"), ("Which triangles are there?", "none")} <= asked[
+        "which"
+    ]
+    assert describe(SCENE) == SEEN
 
 
-def test_pixels_show_the_scene():
-    image = render(SHAPES, 28, random.Random(0))
-    assert image.getpixel((14, 14)) == COLOURS["red"]
-    assert min(image.getpixel((42, 14))) >= 238  # an empty cell shows the background
-    assert image.getpixel((56 + 42, 14)) == COLOURS["red"]
-    chart = render(BARS, 28, random.Random(0))
-    top = 56 - 1 - 5 * 56 / (MAX_BAR + 1)
-    assert chart.getpixel((21, int(top) + 2)) == COLOURS["yellow"]
-    assert chart.getpixel((21, int(top) - 3)) != COLOURS["yellow"]
+def test_yes_and_no_are_about_as_frequent():
+    rng = random.Random(0)
+    answers = [look(draw_scene(rng), rng, ["is there"])[1] for _ in range(2000)]
+    assert 0.45 < answers.count("yes") / len(answers) < 0.65
 
 
-def test_the_tile_of_the_smallest_cells_is_refused():
-    with pytest.raises(ValueError, match="cell 15"):
-        render(BARS, 15, random.Random(0))
+def test_a_picture_is_one_tile_and_a_cell_shows_its_thing():
+    image = render(SCENE, random.Random(0))
+    assert image.size == (2 * CELL, 2 * CELL)
+    assert plan_grid(*image.size, max_num=12, image_size=2 * CELL) == (1, 1)
+    middle = CELL // 2
+    assert image.getpixel((middle, middle)) == COLOURS["red"]
+    assert min(image.getpixel((CELL + middle, middle))) >= 238  # an empty cell shows the background
+    assert image.getpixel((middle, CELL + middle)) == COLOURS["blue"]
+
+
+def test_no_picture_is_empty():
+    rng = random.Random(0)
+    assert all(draw_scene(rng).things for _ in range(5000))
 
 
 def test_content_decides_the_split():
     rng = random.Random(0)
-    held_out = {repr(ask_anything(rng, held_out=True).scene) for _ in range(200)}
-    rng = random.Random(1)
-    assert held_out.isdisjoint(repr(ask_anything(rng).scene) for _ in range(2000))
-    scenes = [draw_scene("shapes", rng) for _ in range(2000)]
+    held_out = {ask_anything(rng, held_out=True).scene for _ in range(200)}
+    assert held_out.isdisjoint(ask_anything(rng).scene for _ in range(2000))
+    scenes = [draw_scene(rng) for _ in range(3000)]
     assert sum(scene.is_held_out for scene in scenes) / len(scenes) == pytest.approx(1 / HELD_OUT_SHARE, abs=0.03)
 
 
 def make(folder: Path, *flags):
-    make_visual_reasoning(
-        parse_arguments(["--out", str(folder), "--sft", "3", "--pairs", "12", "--held_out", "8", *flags])
-    )
+    sizes = ["--look", "4", "--reason", "6", "--pairs", "12", "--held_out", "8"]
+    make_visual_reasoning(parse_arguments(["--out", str(folder), *sizes, *flags]))
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -188,11 +119,11 @@ def test_the_seed_decides_every_byte(tmp_path):
     assert make(tmp_path / "c", "--seed", "1") != first
 
 
-def test_rows_are_of_the_documented_formats(tmp_path):
+def test_pairs_are_of_the_documented_format(tmp_path):
     files = make(tmp_path)
-    for name, count in (("pairs", 12), ("held_out_pairs", 8)):
+    for name, number in (("pairs", 12), ("held_out_pairs", 8)):
         rows = rows_of(files, name)
-        assert len(rows) == count
+        assert len(rows) == number
         for line_no, row in enumerate(rows, 1):
             pair = PreferencePair.from_row(row, Source(name, line_no))
             assert pair.chosen != pair.rejected
@@ -200,24 +131,29 @@ def test_rows_are_of_the_documented_formats(tmp_path):
                 assert image.mode == "RGB"
     [pairs] = read_meta(tmp_path / "pairs.json")
     assert (pairs.root, pairs.annotation, pairs.length) == ("images", "pairs.jsonl", 12)
-    assert [spec.name for spec in read_meta(tmp_path / "sft.json")] == ["sft_describe", "sft_fact", "sft_reason"]
 
 
-def test_prompts_lie_apart_by_language_and_name_their_pictures(tmp_path):
+def test_fine_tuning_rows_and_their_mixtures(tmp_path):
+    files = make(tmp_path, "--reason_repeat", "2.5")
+    numbers = {name: len(rows_of(files, name)) for name in ("look_ask", "look_describe", "reason")}
+    assert numbers == {"look_ask": 8, "look_describe": 2, "reason": 6}
+    assert [spec.name for spec in read_meta(tmp_path / "look.json")] == ["look_describe", "look_ask"]
+    assert {spec.name: float(spec.repeat_time) for spec in read_meta(tmp_path / "sft.json")}["reason"] == 2.5
+
+
+def test_prompts_name_their_pictures_and_direct_ones_are_answered_in_a_word(tmp_path):
     files = make(tmp_path)
-    for split, kind, count in (("train", "prompts", 12), ("held_out", "prompts", 8), ("held_out", "facts", 8)):
-        by_language = {language: rows_of(files, f"{split}_{language}_{kind}") for language in ("en", "zh")}
-        assert sum(map(len, by_language.values())) == count
-        assert all(row["question"].isascii() for row in by_language["en"])
-        assert not any(row["question"].removeprefix("<image>\n").isascii() for row in by_language["zh"])
-        for row in by_language["en"] + by_language["zh"]:
-            prompt = Prompt.from_row(row, Source("prompts", 1))
-            assert (tmp_path / prompt.image[0]).is_file()
+    for name, number in (("train_en_prompts", 12), ("held_out_en_prompts", 8), ("held_out_en_direct", 8)):
+        rows = rows_of(files, name)
+        assert len(rows) == number
+        assert all((tmp_path / Prompt.from_row(row, Source(name, 1)).image[0]).is_file() for row in rows)
+    kinds = {row["task"] for row in rows_of(files, "held_out_en_direct")}
+    assert kinds <= {kind.split()[0] for kind in IN_A_WORD}
 
 
 def test_slips_go_into_fine_tuning_rows_as_asked(tmp_path):
-    right = rows_of(make(tmp_path / "right"), "sft_reason")
-    wrong = rows_of(make(tmp_path / "wrong", "--slips", "1"), "sft_reason")
+    right = rows_of(make(tmp_path / "right"), "reason")
+    wrong = rows_of(make(tmp_path / "wrong", "--slips", "1"), "reason")
     assert [row["question"] for row in right] == [row["question"] for row in wrong]
     assert all(a["chosen"] != b["chosen"] for a, b in zip(right, wrong, strict=True))
 

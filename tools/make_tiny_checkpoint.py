@@ -30,7 +30,7 @@ from internvl_chat.model import InternVLChatConfig, InternVLChatModel, constants
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
 from internvl_chat.model.conversation import get_template
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
-from tools.visual_reasoning.questions import ask_anything
+from tools.visual_reasoning.questions import ask_anything, look
 
 TEMPLATE = "internvl2_5"
 MAX_LENGTH = 8192  # tokens
@@ -123,7 +123,7 @@ def _file_texts(files: Sequence[Path]) -> Iterator[str]:
 def _world_texts() -> Iterator[str]:
     rng = random.Random(0)
     for question in islice(iter(lambda: ask_anything(rng), None), CORPUS_ROWS):
-        yield from (question.step_by_step, question.solution().response, question.describe())
+        yield from (question.step_by_step, question.solution().response, *look(question.scene, rng))
 
 
 def qwen2_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerBase:

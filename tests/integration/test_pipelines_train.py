@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    make_visual_reasoning(parse_arguments(f"--out {folder} --pairs 24 --held_out 1 --tasks count compare".split()))
+    make_visual_reasoning(parse_arguments(f"--out {folder} --pairs 24 --held_out 1".split()))
     return folder
 
 

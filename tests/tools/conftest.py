@@ -39,7 +39,7 @@ def browser_page():
 def tiny_run(tmp_path_factory):
     """A real run of the quickstart's stages at their smallest, in its folders: data, before, training (mpo), after."""
     folder = tmp_path_factory.mktemp("quickstart")
-    make_visual_reasoning(data_arguments(f"--out {folder}/data --pairs 8 --held_out 8 --tasks count".split()))
+    make_visual_reasoning(data_arguments(f"--out {folder}/data --pairs 8 --held_out 8".split()))
     base, held_out = str(ROOT / "ckpt" / "tiny-base"), sorted(map(str, folder.glob("data/held_out_*_prompts.*")))
     flags = f"--model_name_or_path {base} --meta_path {folder}/data/pairs.json --output_dir {folder}/mpo"
     flags += " --force_image_size 56 --max_dynamic_patch 3 --max_seq_length 512 --max_steps 3 --logging_steps 1"
