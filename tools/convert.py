@@ -40,10 +40,10 @@ from internvl_chat.model.constants import (
 )
 from internvl_chat.model.conversation import Template, get_template
 from internvl_chat.model.hf_layout import InternVLChatModelHF, config_to_hf, register_weight_names, run_settings
+from tools.chat_template import VIDEO_TOKEN, chat_template
 from tools.make_tiny_checkpoint import preprocessor, save_tokenizer, write_json
 
 SHARD_SIZE = "5GB"  # as the published files are cut
-VIDEO_TOKEN = "<video>"
 # Under these names transformers' processor finds the tokens of an image.
 TOKEN_NAMES = {
     "start_image_token": IMG_START_TOKEN,
@@ -96,7 +96,8 @@ def convert_to_published(source: Path, out: Path) -> None:
     config = load_config(source)
     write_weights(source, out, InternVLChatModel)
     write_json(out / "preprocessor_config.json", preprocessor(config.vision_config.image_size))
-    write_published_tokenizer(load_tokenizer(source), out, config.llm_config.vocab_size)
+    template = get_template(config.template)
+    write_published_tokenizer(load_tokenizer(source), out, template, config.llm_config.vocab_size)
     for path in remote_code_files():
         shutil.copyfile(path, out / path.name)
 
@@ -137,56 +138,19 @@ def build_processor(config: InternVLChatConfig, tokenizer: PreTrainedTokenizerBa
         video_processor=InternVLVideoProcessor(size=settings["size"], **colours),
         tokenizer=tokenizer,
         image_seq_length=config.num_image_token,
-        chat_template=chat_template(get_template(config.template)),
+        chat_template=chat_template(get_template(config.template), IMG_CONTEXT_TOKEN),
     )
 
 
-def chat_template(template: Template) -> str:
-    """Return a chat template as the jinja that transformers renders.
-
-    Messages are those of transformers. The system message is the template's own unless the first message is one. An
-    image is its token and a newline, as the placeholder of a single image is in training data.
-    """
-    end = template.end_token + template.separator
-    prefixes = {
-        "system": template.system_prefix,
-        "user": template.user_prefix,
-        "assistant": template.assistant_prefix,
-    }
-    first, closing, image, video, roles, answer = (
-        json.dumps(text, ensure_ascii=False)
-        for text in (
-            template.system_prefix + template.system_message + end,
-            end,
-            f"{IMG_CONTEXT_TOKEN}\n",
-            f"{VIDEO_TOKEN}\n",
-            prefixes,
-            template.assistant_prefix,
-        )
-    )
-    return "".join(
-        (
-            "{% if messages[0]['role'] != 'system' %}{{ " + first + " }}{% endif %}",
-            "{% for message in messages %}{{ " + roles + "[message['role']] }}",
-            "{% if message['content'] is string %}{{ message['content'] }}{% else %}",
-            "{% for part in message['content'] %}",
-            "{% if part['type'] == 'image' %}{{ " + image + " }}",
-            "{% elif part['type'] == 'video' %}{{ " + video + " }}",
-            "{% else %}{{ part['text'] }}{% endif %}",
-            "{% endfor %}{% endif %}{{ " + closing + " }}{% endfor %}",
-            "{% if add_generation_prompt %}{{ " + answer + " }}{% endif %}",
-        )
-    )
-
-
-def write_published_tokenizer(tokenizer: PreTrainedTokenizerBase, out: Path, vocab_size: int) -> None:
+def write_published_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, out: Path, template: Template, vocab_size: int
+) -> None:
     """Write a tokenizer as published ones are: without names for a processor, or tokens without an embedding.
 
     Besides tokenizer.json it gets the files of its vocabulary, which `use_fast=False` of older transformers reads.
     """
-    save_tokenizer(tokenizer, out)
+    save_tokenizer(tokenizer, out, template)
     tokenizer.backend_tokenizer.model.save(str(out))
-    (out / "chat_template.jinja").unlink(missing_ok=True)
     path = out / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, {name: value for name, value in settings.items() if name not in UNPUBLISHED_FIELDS})

@@ -28,8 +28,10 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, constants
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
-from internvl_chat.model.conversation import get_template
+from internvl_chat.model.constants import IMAGE_PLACEHOLDER
+from internvl_chat.model.conversation import Template, get_template
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
+from tools.chat_template import chat_template
 from tools.visual_reasoning.questions import ask_anything, look
 
 TEMPLATE = "internvl2_5"
@@ -92,7 +94,7 @@ def make_tiny_checkpoint(args: argparse.Namespace) -> None:
     texts = corpus(args.corpus)
     make_tokenizer = qwen2_tokenizer if args.family == "qwen2" else internlm2_tokenizer
     tokenizer = make_tokenizer(texts, args.vocab_size, args.out)
-    save_tokenizer(tokenizer, args.out)
+    save_tokenizer(tokenizer, args.out, get_template(TEMPLATE))
     model = InternVLChatModel(chat_config(args, tokenizer))
     draw_weights(model, args.seed)
     model.save_pretrained(args.out)
@@ -177,12 +179,14 @@ def internlm2_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> 
     )
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, template: Template) -> None:
     """Write the tokenizer with the field names of the published checkpoints, which older transformers read too."""
+    tokenizer.chat_template = None  # else transformers would write it to a file of its own
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    config["chat_template"] = chat_template(template, IMAGE_PLACEHOLDER)
     if isinstance(tokenizer, InternLM2Tokenizer):
         config["auto_map"] = {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]}
     write_json(path, config)

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
+from internvl_chat.model.conversation import get_template
 from internvl_chat.records import Source
 from internvl_chat.tokenization import RowTokenizer
 from tools import convert
@@ -134,6 +135,9 @@ def test_there_and_back_changes_nothing(pair, tmp_path):
     assert load_config(tmp_path).to_dict() == load_config(pair.published).to_dict()
     before, after = load_tokenizer(pair.published), load_tokenizer(tmp_path)
     assert after.get_vocab() == before.get_vocab() and after.all_special_tokens == before.all_special_tokens
+    asked = [{"role": "user", "content": "<image>\nHow many?"}]
+    rendered = after.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    assert rendered == get_template("internvl2_5").prompt([("user", "<image>\nHow many?"), ("assistant", None)])
     text = "<|im_start|>user\n<img><IMG_CONTEXT></img> <video> 3 + 4?<|im_end|>"
     assert after.encode(text) == before.encode(text)
     convert.convert_to_hf(tmp_path, tmp_path / "hf")

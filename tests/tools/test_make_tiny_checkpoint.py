@@ -48,6 +48,17 @@ def test_it_loads_and_answers(made):
     assert model.num_image_token == 4
 
 
+def test_other_tools_ask_as_the_model_was_trained(made):
+    """By the chat template of the tokenizer: lmdeploy and vLLM put a question bare where there is none."""
+    _, _, folder = made
+    tokenizer = load_tokenizer(folder)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    turns = [("user", "<image>\nHow many?"), ("assistant", None)]
+    assert rendered == get_template("internvl2_5").prompt(turns)
+    assert not (folder / "chat_template.jinja").exists()
+
+
 def test_tensors_are_named_and_shaped_as_the_published_ones(made, golden_folder):
     family, vit, folder = made
     if (family, vit) not in GOLDEN:
