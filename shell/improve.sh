@@ -12,7 +12,8 @@
 # Environment: that of launch.sh (LAUNCHER, GPUS, BATCH_SIZE, ...), TP (GPUs of one engine), and more flags for stages:
 # SAMPLE, PAIR, DATA (validation and training), TRAIN, EVALUATE, such as TRAIN="--learning_rate 5e-7".
 # A run that was stopped, at any point, goes on when the same command starts again: what is complete is skipped, and
-# sampling and training go on where they were. DRY_RUN=1 prints the commands.
+# sampling and training go on where they were. PATIENCE=60: seconds for processes of a killed run to end. DRY_RUN=1
+# prints the commands.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -49,7 +50,7 @@ read -ra evaluate <<<"${EVALUATE:---temperature 1 --samples 8 --greedy}"
 if [[ -z ${DRY_RUN:-} ]]; then
     mkdir -p "$out/done"
     exec 9>"$out/lock" # kept by every process below: none of an earlier run may still be at work
-    flock -n 9 || die "$out is in use by another run"
+    flock -w "${PATIENCE:-60}" 9 || die "$out is in use by another run" # one just killed takes a moment to end
 fi
 
 stage() { # name, command...: runs it once; done/<name> holds the command that was completed

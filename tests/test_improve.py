@@ -120,7 +120,7 @@ def test_two_runs_do_not_share_a_folder(stand_in, tmp_path):
     (tmp_path / "out").mkdir()
     with open(tmp_path / "out" / "lock", "w") as file:
         subprocess.run(["flock", "-n", str(file.fileno())], pass_fds=[file.fileno()], check=True)
-        result, calls = stand_in()
+        result, calls = stand_in(PATIENCE="0")
     assert result.returncode == 2 and calls == 0 and "is in use by another run" in result.stderr
 
 
