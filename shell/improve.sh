@@ -95,7 +95,7 @@ for ((round = 1; round <= rounds; round++)); do
         --data-dir "$at/sampled" --save-dir "$at/pairs" --answer-fix --image-root "$root" "${pair[@]}"
     rows=(--meta_path "$at/pairs/meta.json" --model_name_or_path "$from" "${data[@]}")
     stage "validate_$round" "$PYTHON" tools/validate.py "${rows[@]}" --output_dir "$at/validation"
-    stage "train_$round" "${launch[@]}" internvl_chat.train_mpo "${rows[@]}" --output_dir "$at/checkpoint" \
+    stage "train_$round" env REPORT=0 "${launch[@]}" internvl_chat.train_mpo "${rows[@]}" --output_dir "$at/checkpoint" \
         --reference cache --learning_rate 1e-6 --drop_path_rate 0.1 "${train[@]}"
     ask "after_$round" "$at/checkpoint" "$at/after" --before "$out/before.json"
     stage "report_$round" "$PYTHON" tools/report.py "$at/checkpoint" --evaluation "$at/after.json" \

@@ -10,6 +10,7 @@
 #   PARTITION, QUOTA_TYPE (sites with --quotatype), CPUS_PER_TASK=10, SRUN_ARGS (more words for srun)
 #   MASTER_ADDR, NODE_RANK, MASTER_PORT=29500         torchrun on several nodes: the same command on each of them
 #   BATCH_SIZE=$GPUS, PER_DEVICE_BATCH_SIZE=1         training: pairs per optimizer step, and per process at once
+#   REPORT=1               0 leaves out the report.html behind a training
 #   PYTHON                 interpreter; default: that of .venv, else python
 # Relative paths are meant from the root of the repository. The console goes to a log file in the output folder too.
 # A batch job that Slurm warns with SIGUSR1 (sbatch --signal=USR1@300 --requeue) saves, stops, and queues itself again.
@@ -133,5 +134,7 @@ if ((status != 0)) && [[ $stopped_by == USR1 && -n ${SLURM_JOB_ID:-} ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 elif ((status != 0)); then
     echo "launch.sh: ended with exit code $status; see $log"
+elif [[ $module == internvl_chat.train_mpo && ${NODE_RANK:-0} == 0 && ${REPORT:-1} != 0 ]]; then
+    "$PYTHON" -m tools.report "$folder" || echo "launch.sh: the training is complete, its report failed: see above"
 fi
 exit "$status"

@@ -346,3 +346,38 @@ def test_a_signal_to_the_launcher_reaches_the_program_which_may_still_save(progr
     assert process.wait(20) == 143
     process.stdout.read()
     assert "saved" in log.read_text() and "ended with exit code 143" in log.read_text()
+
+
+@pytest.fixture
+def noting(tmp_path):
+    """An interpreter that only notes its words; fails at those in `$FAIL`."""
+    path = tmp_path / "noting"
+    path.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/words\ncase "$*" in ${{FAIL:-none}}) exit 1 ;; esac\n')
+    path.chmod(0o755)
+
+    def start(module, **settings):
+        result = run(module, tmp_path / "out", PYTHON=str(path), **settings)
+        return result, (tmp_path / "words").read_text().splitlines()
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "is_reported"),
+    [
+        ("internvl_chat.train_mpo", {}, True),
+        ("internvl_chat.train_mpo", {"REPORT": "0"}, False),
+        ("internvl_chat.train_mpo", {"FAIL": "*train_mpo*"}, False),
+        ("internvl_chat.train_mpo", {"NODE_RANK": "1"}, False),
+        ("tools.evaluate", {}, False),
+    ],
+)
+def test_a_complete_training_ends_with_its_report(noting, tmp_path, module, settings, is_reported):
+    result, words = noting(module, **settings)
+    assert result.returncode == (1 if "FAIL" in settings else 0)
+    assert words[1:] == ([f"-m tools.report {tmp_path / 'out'}"] if is_reported else [])
+
+
+def test_a_report_that_fails_does_not_fail_the_training(noting):
+    result, words = noting("internvl_chat.train_mpo", FAIL="*tools.report*")
+    assert result.returncode == 0 and len(words) == 2 and "its report failed" in result.stdout
