@@ -144,6 +144,9 @@ class MPOConfig(TrainingArguments):
     save_adapter_only: bool = described(False, "With LoRA: save the adapter alone; tools/merge_lora.py merges it.")
     reference_cache_dir: str | None = described(None, "Root of the caches; reference_cache beside --output_dir.")
     group_prompts: bool = described(False, "Put pairs of one prompt into one micro-batch, which then runs it once.")
+    sequence_parallel_size: int = described(
+        1, "Ranks that share the rows of a batch, so that longer ones fit; divides ranks and attention heads."
+    )
     balance_ranks: bool = described(
         False, "Deal the pairs of a step to ranks by their cost; reads the headers of all images first."
     )
@@ -192,6 +195,8 @@ class MPOConfig(TrainingArguments):
             raise ValueError(f"--reference {self.reference} is unknown: take model, cache or adapter")
         if self.reference == "cache" and self.sync_ref_model:
             raise ValueError("--sync_ref_model True moves the reference, so --reference cache would be stale at once")
+        if self.sequence_parallel_size < 1:
+            raise ValueError(f"--sequence_parallel_size {self.sequence_parallel_size} must be at least 1")
         if not 0 <= self.max_skipped_share <= 1:
             raise ValueError(f"--max_skipped_share {self.max_skipped_share} is not in [0, 1]")
         if self.on_non_finite not in ("stop", "skip"):

@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from internvl_chat.attention_groups import SegmentGroup, build_groups, group_attention
 from internvl_chat.attention_varlen import VarlenIndex, build_varlen, varlen_attention, varlen_refusal
 from internvl_chat.segments import Segment
+from internvl_chat.sequence_parallel import SequenceGroup
 
 ATTENTION_NAME = "shared_prefix"
 
@@ -52,6 +53,7 @@ def shared_prefix_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     shared_prefix: SharedPrefixLayout | None = None,
+    sequence_group: SequenceGroup | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention function in the form of transformers' interface.
@@ -65,6 +67,7 @@ def shared_prefix_attention(
         scaling: of the scores, None for 1/sqrt(D).
         dropout: probability, 0 outside training; the variable-length kernel has none, so groups run then.
         shared_prefix: layout of the row.
+        sequence_group: ranks that share the row; the N positions here are this rank's.
 
     Returns:
         (1, N, H, D) and None for the attention weights.
@@ -75,12 +78,29 @@ def shared_prefix_attention(
     if shared_prefix is None:
         name = type(module).__name__
         raise ValueError(f"{name}: attention {ATTENTION_NAME!r} needs shared_prefix=; use sdpa for unpacked batches")
+    if sequence_group is None:
+        return _attend(query, key, value, shared_prefix, scaling, dropout), None
+    if key.shape[1] % sequence_group.size:
+        key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for states in (key, value))
+    query, key, value = map(sequence_group.to_heads, (query, key, value))
+    return sequence_group.to_positions(_attend(query, key, value, shared_prefix, scaling, dropout)), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: SharedPrefixLayout,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Outputs (1, N, H, D) of a whole row."""
     dtype = working_dtype(query)
     if not dropout and not varlen_refusal(query.device, dtype):
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        return varlen_attention(query[0], key[0], value[0], shared_prefix.varlen, scaling)[None], None
-    outputs = [group_attention(query[0], key[0], value[0], part, scaling, dropout) for part in shared_prefix.groups]
-    return torch.cat(outputs).index_select(0, shared_prefix.restore)[None], None
+        return varlen_attention(query[0], key[0], value[0], layout.varlen, scaling)[None]
+    outputs = [group_attention(query[0], key[0], value[0], part, scaling, dropout) for part in layout.groups]
+    return torch.cat(outputs).index_select(0, layout.restore)[None]
 
 
 def working_dtype(states: torch.Tensor) -> torch.dtype:

@@ -81,9 +81,24 @@ class ResumableTrainer(Trainer):
         """Number of processes."""
         return self.accelerator.num_processes
 
+    @property
+    def data_rank(self) -> int:
+        """Of the rows: ranks that share them have the same."""
+        return self.rank // self.args.sequence_parallel_size
+
+    @property
+    def data_world_size(self) -> int:
+        """Number of ranks with rows of their own."""
+        return self.world_size // self.args.sequence_parallel_size
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether this rank is the one of those that share its rows that counts them."""
+        return self.rank % self.args.sequence_parallel_size == 0
+
     def get_train_dataloader(self) -> DataLoader:
         """The micro-batches of this rank, each place of an epoch once."""
-        sampler = train_sampler(self.train_dataset, self.args, self.rank, self.world_size)
+        sampler = train_sampler(self.train_dataset, self.args, self.data_rank, self.data_world_size)
         return self._prepared(self.train_dataset, sampler)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -93,8 +108,8 @@ class ResumableTrainer(Trainer):
             len(dataset),
             lambda epoch: range(len(dataset)),
             micro_batch_size=self.args.eval_batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
+            rank=self.data_rank,
+            world_size=self.data_world_size,
         )
         return self._prepared(dataset, sampler)
 
@@ -151,7 +166,8 @@ class ResumableTrainer(Trainer):
     def _promised(self) -> int:
         if self.train_dataset is None:
             return 0
-        return promised(self.state.global_step, len(self.train_dataset), pairs_per_step(self.args, self.world_size))
+        step_size = pairs_per_step(self.args, self.data_world_size)
+        return promised(self.state.global_step, len(self.train_dataset), step_size)
 
     def _kept(self) -> str:
         return f"The last whole checkpoint is {self.last_saved}" if self.last_saved else "No checkpoint is there yet"
@@ -288,7 +304,7 @@ class ResumableTrainer(Trainer):
         args = self.args
         return {
             "rows of an epoch": {name: len(counts.data.order) for name, counts in self.ledger.counts.items()},
-            "pairs of a step": pairs_per_step(args, self.world_size),
+            "pairs of a step": pairs_per_step(args, self.data_world_size),
             "--seed": args.seed,
             "--data_seed": args.data_seed,
             "--train_sampling_strategy": str(args.train_sampling_strategy),

@@ -34,6 +34,7 @@ from internvl_chat.packing import collate_packed
 from internvl_chat.reference import CachedReference, FrozenReference, Reference, fill_cache
 from internvl_chat.resumable import ResumableTrainer
 from internvl_chat.resume import REFERENCE_WEIGHTS, RESUME_FOLDER, load_weights, save_weights
+from internvl_chat.sequence_parallel import SequenceGroup, split_rows
 from internvl_chat.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -95,9 +96,14 @@ class MultimodalDPOTrainer(ResumableTrainer):
         self.skipped_steps = 0
         self.add_callback(CurveWatch())
         self.add_callback(Watchdog(Path(args.output_dir), args.process_index, args.watchdog_seconds))
-        self.reference = reference
         if ref_model is not None:
             use_shared_prefix(ref_model)
+        if args.sequence_parallel_size > 1:
+            group = SequenceGroup.of_neighbours(args.sequence_parallel_size)
+            for split in filter(None, (model, ref_model)):
+                split_rows(split, group)
+        self.reference = reference
+        if ref_model is not None:
             self.reference = FrozenReference(ref_model, self.accelerator)
             if args.sync_ref_model:
                 self.add_callback(SyncRefModelCallback(ref_model, self.accelerator))
@@ -133,8 +139,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
 
     def _share_of_rank(self, dataset: Any) -> DataLoader:
         """Every sample of the dataset on one of the ranks, in as many batches on each; the last ones may be empty."""
-        size, world = self.args.per_device_train_batch_size, self.accelerator.num_processes
-        mine = range(self.accelerator.process_index, len(dataset), world)
+        size, world = self.args.per_device_train_batch_size, self.data_world_size
+        mine = range(self.data_rank, len(dataset), world)
         num_batches = -(-len(dataset) // (world * size))
         return self._loader(dataset, [list(mine[k * size : (k + 1) * size]) for k in range(num_batches)])
 
@@ -155,10 +161,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
 
         A loss that is not finite is found at the end of the step, see `StepGuard`.
         """
-        if model.training:
-            self.ledger.see(inputs.get("row_ids", []), inputs.get("skipped", []))
-        else:
-            self.eval_skipped.add(inputs.get("skipped", []))
+        if self.counts_rows:
+            self._count_rows(inputs, is_training=model.training)
         is_idle = "pixel_values" not in inputs
         if is_idle:  # all ranks have to run the same modules
             inputs = idle_batch(self.accelerator.unwrap_model(model), self.args.device)
@@ -177,11 +181,19 @@ class MultimodalDPOTrainer(ResumableTrainer):
             self.guard.add(result, inputs.get("row_ids", []))
         else:
             metrics["loss"] = result.total.detach().double() * num_pairs
-        self.sums["train" if model.training else "eval"].add(metrics, num_pairs, row.input_ids.numel())
+        if self.counts_rows:
+            self.sums["train" if model.training else "eval"].add(metrics, num_pairs, row.input_ids.numel())
         loss = result.total
         if num_items_in_batch is not None:  # the mean over ranks that follows takes num_processes out again
             loss = loss * (num_pairs * self.accelerator.num_processes / num_items_in_batch)
         return (loss, result) if return_outputs else loss
+
+    def _count_rows(self, inputs: dict[str, Any], *, is_training: bool) -> None:
+        """Enter the rows of a batch into the books."""
+        if is_training:
+            self.ledger.see(inputs.get("row_ids", []), inputs.get("skipped", []))
+        else:
+            self.eval_skipped.add(inputs.get("skipped", []))
 
     def _preference_loss(self, policy: PairLogps, reference: PairLogps | None, *, is_training: bool) -> PreferenceLoss:
         """Mixed loss of the pairs of a micro-batch; in training the delta takes their rewards in first."""

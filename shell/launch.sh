@@ -53,10 +53,13 @@ per_node=$((GPUS < GPUS_PER_NODE ? GPUS : GPUS_PER_NODE)) nodes=$(((GPUS + GPUS_
 # --- what every training of the published recipe shares
 flags=()
 if [[ $module == internvl_chat.train_mpo ]]; then
-    BATCH_SIZE=${BATCH_SIZE:-$GPUS} PER_DEVICE_BATCH_SIZE=${PER_DEVICE_BATCH_SIZE:-1}
-    at_once=$((GPUS * PER_DEVICE_BATCH_SIZE))
-    ((BATCH_SIZE % at_once == 0)) || die "BATCH_SIZE=$BATCH_SIZE is no multiple of the $at_once pairs of" \
-        "GPUS=$GPUS x PER_DEVICE_BATCH_SIZE=$PER_DEVICE_BATCH_SIZE: there is no exact gradient accumulation"
+    sharing=$(value_of sequence_parallel_size "$@") # GPUs that work on the same rows
+    ((GPUS % ${sharing:=1} == 0)) || die "GPUS=$GPUS is no multiple of --sequence_parallel_size $sharing"
+    BATCH_SIZE=${BATCH_SIZE:-$((GPUS / sharing))} PER_DEVICE_BATCH_SIZE=${PER_DEVICE_BATCH_SIZE:-1}
+    at_once=$((GPUS / sharing * PER_DEVICE_BATCH_SIZE)) of="GPUS=$GPUS"
+    ((sharing == 1)) || of+=" / $sharing"
+    ((BATCH_SIZE % at_once == 0)) || die "BATCH_SIZE=$BATCH_SIZE is no multiple of the $at_once pairs of $of x" \
+        "PER_DEVICE_BATCH_SIZE=$PER_DEVICE_BATCH_SIZE: there is no exact gradient accumulation"
     flags=(
         --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps $((BATCH_SIZE / at_once))
         --loss_type sigmoid,bco_pair --sigmoid_loss_weight 0.8 --bco_pair_loss_weight 0.2 --rpo_alpha 1

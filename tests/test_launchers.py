@@ -245,6 +245,13 @@ def test_gradient_accumulation_is_exact(settings, accumulation, per_device):
     assert flags[flags.index("--per_device_train_batch_size") + 1] == str(per_device)
 
 
+def test_gpus_that_share_rows_count_once():
+    _, flags = command(launch(EIGHT, "--sequence_parallel_size", "4", LAUNCHER="slurm", GPUS="64"))
+    assert flags[flags.index("--gradient_accumulation_steps") + 1] == str(256 * 4 // 64)
+    result = launch(EIGHT, "--sequence_parallel_size", "3", LAUNCHER="slurm", GPUS="64")
+    assert "GPUS=64 is no multiple of --sequence_parallel_size 3" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

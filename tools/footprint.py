@@ -201,14 +201,17 @@ def report(
     count = count_parameters(model)
     pairs = args.per_device_train_batch_size
     largest = Row(pairs * (data_args.max_seq_length + SECOND_ANSWER), pairs * (data_args.max_dynamic_patch + 1))
-    need = footprint(config, count, trained_parameters(model, model_args, args), plan, largest)
-    batch = pairs * args.gradient_accumulation_steps * own.gpus
+    sharing = args.sequence_parallel_size
+    held = Row(-(-largest.tokens // sharing), -(-largest.tiles // sharing))
+    need = footprint(config, count, trained_parameters(model, model_args, args), plan, held)
+    batch = pairs * args.gradient_accumulation_steps * own.gpus // sharing
     usual = Row(own.tokens_per_pair, own.tiles_per_pair)
     seconds = step_flops(count, config, plan, usual) * batch / own.gpus / (own.tflops * 1e12)
     parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in asdict(need).items())
     lines = [
         f"parameters: {count.total / 1e9:.2f} B (vision {count.vision / 1e9:.2f}, language {count.language / 1e9:.2f})",
-        f"batch: {batch} pairs a step = {own.gpus} GPUs x {pairs} x {args.gradient_accumulation_steps}",
+        f"batch: {batch} pairs a step = {own.gpus} GPUs x {pairs} x {args.gradient_accumulation_steps}"
+        + (f" / {sharing} GPUs that share a row" if sharing > 1 else ""),
         f"tokens: about {batch * usual.tokens:,} a step, taking {usual.tokens} tokens and {usual.tiles} tiles a pair",
         f"memory per GPU: {need.total / GIB:.1f} GiB at the longest row of {largest.tokens} tokens and {largest.tiles} "
         f"tiles, of {own.gpu_memory:.0f} GiB ({parts})",

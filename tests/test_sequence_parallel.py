@@ -1,0 +1,36 @@
+"""Sharing of rows without ranks: sizes that do not fit are refused, and heads that do not divide are repeated."""
+
+import pytest
+import torch
+
+from internvl_chat.attention import build_layout, shared_prefix_attention
+from internvl_chat.segments import Segment
+from internvl_chat.sequence_parallel import SequenceGroup
+
+
+class Whole:
+    """A group whose ranks are all here: whatever is sent comes back."""
+
+    size = 4
+
+    def to_heads(self, states):
+        assert states.shape[1] % self.size == 0
+        return states
+
+    def to_positions(self, states):
+        return states
+
+
+def test_keys_of_fewer_heads_than_ranks_are_repeated():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 9, 8, generator=generator) for heads in (4, 2, 2))
+    layout = build_layout([Segment(0, 4), Segment(4, 3, 0, 4), Segment(7, 2, 0, 4)])
+    states = (torch.nn.Identity(), query, key, value, None)
+    expected, _ = shared_prefix_attention(*states, shared_prefix=layout)
+    found, _ = shared_prefix_attention(*states, shared_prefix=layout, sequence_group=Whole())
+    assert torch.equal(found, expected)
+
+
+def test_the_size_divides_the_ranks():
+    with pytest.raises(ValueError, match="2 does not divide the 1 ranks"):
+        SequenceGroup.of_neighbours(2)
