@@ -1,0 +1,96 @@
+"""The study's figures: intervals by hand, arms compared seed by seed, stages that are done only once."""
+
+import json
+
+import pytest
+
+from benchmarks.study.arms import ARMS, CORE, Arm
+from benchmarks.study.measures import probe
+from benchmarks.study.report import CLAIMS, tables, verdict_of
+from benchmarks.study.stages import once, pairs_of
+from benchmarks.study.statistics import differences, mean_interval, summarize
+from internvl_chat.train_mpo import parse_arguments
+
+FIGURES = {"cot_sampled": 0.0, "direct": 95.0, "words": 10.0, "kl": 0.1}
+
+
+def seed(**cot):
+    return {arm: {**FIGURES, "cot": value, "cot_minus_direct": value - 95.0} for arm, value in cot.items()}
+
+
+def test_an_interval_is_that_of_student():
+    # mean 2, standard error 1/sqrt(3), t(0.975, 2) = 4.303
+    assert mean_interval([1.0, 2.0, 3.0]) == {"mean": 2.0, "interval": [-0.484, 4.484]}
+    assert mean_interval([5.0]) == {"mean": 5.0, "interval": None}
+
+
+def test_arms_are_compared_seed_by_seed():
+    runs = {"0": seed(base=50, mpo=70, sft=60), "1": seed(base=40, mpo=61, sft=50), "2": seed(base=60, mpo=79)}
+    assert differences(runs, "mpo", "base") == [20, 21, 19]
+    assert differences(runs, "mpo", "sft") == [10, 11]  # of the two seeds that have both
+    assert mean_interval(differences(runs, "mpo", "base"))["interval"] == [17.516, 22.484]  # narrower than the means'
+    found = summarize(runs)
+    assert found["mpo"]["cot"] == mean_interval([70, 61, 79]) and found["sft"]["seeds"] == 2
+
+
+def test_what_an_interval_says():
+    assert verdict_of([0.1, 3.0]) == "holds"
+    assert verdict_of([-3.0, -0.1]) == "the opposite holds"
+    assert verdict_of([-1.0, 2.0]) == "not decided"
+    assert verdict_of(None) == "one seed only"
+
+
+def test_the_tables_say_plainly_what_does_not_hold():
+    runs = {str(n): seed(base=50 + n, sft=55, dpo=40, mpo=54 + n) for n in range(3)}
+    for n in range(3):
+        runs[str(n)]["mpo"]["against"] = {"base": {"difference": 4.0, "p": 0.04 if n else 0.06}}
+        runs[str(n)]["dpo"]["against"] = {"base": {"difference": -11.0, "p": 0.001}}
+    lines = tables({"runs": runs, "summary": summarize(runs)})
+    assert "| MPO is above its base | +4.0 [+4.0, +4.0] | holds | 2 of 3 |" in lines
+    assert "| MPO is above SFT on the chosen answers | +0.0 [-2.5, +2.5] | not decided |  |" in lines
+    assert "| DPO alone falls below the base | +11.0 [+8.5, +13.5] | holds | 3 of 3 |" in lines
+    assert not any("DPO+" in line for line in lines)  # was not run
+
+
+def test_every_arm_has_flags_that_the_trainer_takes(tmp_path):
+    for arm in ARMS.values():
+        flags = f"--model_name_or_path m --meta_path x --output_dir {tmp_path} {arm.flags}"
+        assert parse_arguments(flags.split())[2].loss_mixture()
+    assert set(CORE) <= set(ARMS) and {claim.arm for claim in CLAIMS} <= {*ARMS, "base"}
+
+
+def test_a_stage_is_done_once(tmp_path):
+    calls = []
+    for _ in range(2):
+        found = once(tmp_path / "stage.json", lambda: calls.append(1) or {"figure": 3})
+    assert calls == [1] and found["figure"] == 3 and found["seconds"] >= 0
+
+
+def test_a_stage_that_failed_is_done_again(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        once(tmp_path / "stage.json", lambda: {"figure": 1 / 0})
+    assert once(tmp_path / "stage.json", lambda: {"figure": 4})["figure"] == 4
+
+
+def test_pairs_are_swapped_and_chosen_by_their_kind(tmp_path):
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    meta = {}
+    for kind in ("correctness", "format"):
+        row = {"image": "a.png", "question": "q", "chosen": f"right {kind}", "rejected": "wrong"}
+        (pairs / f"{kind}.jsonl").write_text(json.dumps(row) + "\n")
+        meta[f"x_pairs_vqa_{kind}_rules"] = {"root": "images", "annotation": f"{kind}.jsonl", "length": 1}
+    (pairs / "meta.json").write_text(json.dumps(meta))
+    assert pairs_of(Arm("", "", "own"), tmp_path) == pairs / "meta.json"
+    assert pairs_of(Arm("", "", "gold"), tmp_path) == tmp_path / "data" / "pairs.json"
+    [name] = json.loads(pairs_of(Arm("", "", "correctness"), tmp_path).read_text())
+    assert name == "x_pairs_vqa_correctness_rules"
+    swapped = json.loads(pairs_of(Arm("", "", "swapped"), tmp_path).read_text())
+    row = json.loads((pairs / swapped["x_pairs_vqa_format_rules"]["annotation"]).read_text())
+    assert (row["chosen"], row["rejected"]) == ("wrong", "right format")
+
+
+def test_what_is_seen_though_not_there():
+    said = [("yes", "yes"), ("no", "yes"), ("no", "no"), ("no", "no"), ("red circle", "red circle")]
+    rows = [{"answer": answer, "responses": [response]} for answer, response in said]
+    assert probe(rows) == {"probe": 75.0, "hallucinated": pytest.approx(100 / 3)}
