@@ -20,6 +20,7 @@ from internvl_chat.images import Tiling
 from internvl_chat.losses import LossMixture, parse_loss_type
 from internvl_chat.model import InternVLChatConfig
 from internvl_chat.model.constants import NORMALIZATIONS
+from internvl_chat.model.conversation import THINKING_SYSTEM_MESSAGE
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,9 @@ class DataArguments:
     meta_path: str = described("", "meta.json of the training mixture.")
     eval_meta_path: str | None = described(None, "meta.json of pairs to evaluate on during training.")
     conv_style: str = described("internvl2_5", "Chat template.")
+    system_prompt: str | None = described(
+        None, "System message in place of the template's own; `thinking` for that of InternVL3.5's thinking mode."
+    )
     max_seq_length: int = described(8192, "Most tokens of prompt and one answer; tiles are planned to fit.")
     force_image_size: int = described(448, "Side of a tile in pixels.")
     down_sample_ratio: float = described(0.5, "Pixel shuffle ratio; 0.5 makes one token of four patches.")
@@ -100,6 +104,11 @@ class DataArguments:
             raise ValueError(f"--normalize_type {self.normalize_type} is unknown: take one of {sorted(NORMALIZATIONS)}")
         if self.use_data_resampling:
             logger.warning("--use_data_resampling has no effect: the mixture follows repeat_time of %s", self.meta_path)
+
+    @property
+    def system_message(self) -> str | None:
+        """Text of the system turn, None for the template's own."""
+        return THINKING_SYSTEM_MESSAGE if self.system_prompt == "thinking" else self.system_prompt
 
     def configure(self, config: InternVLChatConfig) -> None:
         """Write what these flags say about pictures and template into a checkpoint's configuration."""

@@ -76,6 +76,7 @@ class MixtureDataset(Dataset):
         *,
         template: str,
         num_image_token: int,
+        system_message: str | None = None,
         image_size: int = 448,
         max_seq_length: int = 8192,
         min_dynamic_patch: int = 1,
@@ -95,6 +96,7 @@ class MixtureDataset(Dataset):
             tokenizer: of the checkpoint.
             template: name of the chat template.
             num_image_token: tokens of one tile.
+            system_message: in place of the template's own.
             image_size: side of a tile in pixels.
             max_seq_length: most tokens of a prompt and one answer.
             min_dynamic_patch: fewest tiles of an image, thumbnail not counted.
@@ -110,7 +112,7 @@ class MixtureDataset(Dataset):
         Raises:
             FileNotFoundError, ValueError: meta.json, a path in it, or the template is not usable.
         """
-        self.rows = RowTokenizer(tokenizer, template, num_image_token)
+        self.rows = RowTokenizer(tokenizer, template, num_image_token, system_message)
         self.mixture = Mixture.from_meta(meta_path, seed=seed, cache_dir=cache_dir)
         self.tiling = Tiling(
             image_size, min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail, pad2square

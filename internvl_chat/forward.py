@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from internvl_chat.attention import ATTENTION_NAME, register_attention
 from internvl_chat.logps import install_logps_head, sequence_logps
@@ -36,10 +37,26 @@ def use_shared_prefix(model: InternVLChatModel) -> None:
     """Switch the language model to packed rows: attention and LM head. Do it before any engine wraps the model.
 
     Generation with this model object needs `set_attn_implementation("sdpa")` again.
+
+    Raises:
+        ValueError: its attention does more than the packed one computes.
     """
+    check_plain_attention(model.language_model)
     register_attention()
     model.language_model.set_attn_implementation(ATTENTION_NAME)
     install_logps_head(model.language_model)
+
+
+def check_plain_attention(language_model: PreTrainedModel) -> None:
+    """Refuse attention sinks and sliding windows, which packed rows would leave out in silence."""
+    config = language_model.config
+    has_sinks = any("sinks" in name.rsplit(".", 1)[-1] for name, _ in language_model.named_parameters())
+    if has_sinks or "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        kind = "attention sinks" if has_sinks else "sliding windows"
+        raise ValueError(
+            f"{config.model_type} has {kind}, which training on packed rows does not compute; "
+            "it trains InternLM2, InternLM3, Llama, Qwen2 and Qwen3, dense and with experts"
+        )
 
 
 def packed(batch: dict[str, Any]) -> dict[str, Any]:

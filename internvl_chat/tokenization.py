@@ -73,8 +73,14 @@ class TokenizedRow:
 class RowTokenizer:
     """Tokenizes questions and answers in one chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, num_image_token: int) -> None:
-        """Take a tokenizer of either family, a template's name, and the tokens of one tile.
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        num_image_token: int,
+        system_message: str | None = None,
+    ) -> None:
+        """Take a tokenizer of either family, a template's name, the tokens of one tile, another system message if any.
 
         Raises:
             ValueError: the template is unknown, or the tokenizer lacks one of its special tokens.
@@ -87,7 +93,8 @@ class RowTokenizer:
         self._close = part.end_token + part.separator
         self._end = [encoder.special_id(part.end_token)]
         self._separator = encoder.encode([Part(part.separator, True)])
-        system = Part(part.system_prefix + part.system_message + self._close, True)
+        said = part.system_message if system_message is None else system_message
+        system = Part(part.system_prefix + said + self._close, True)
         self._head = encoder.beginning() + encoder.encode([system])
 
     def tokenize(self, question: str, answers: Sequence[str], num_images: int, where: Source) -> TokenizedRow:

@@ -179,6 +179,7 @@ def build_dataset(
         meta_path,
         tokenizer,
         template=data_args.conv_style,
+        system_message=data_args.system_message,
         num_image_token=num_image_token,
         image_size=data_args.force_image_size,
         max_seq_length=data_args.max_seq_length,

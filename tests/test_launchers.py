@@ -19,6 +19,7 @@ from tools import footprint
 ROOT = Path(__file__).parents[1]
 V25 = "shell/internvl2.5_mpo/preference_optimization/internvl2_5_{}_dynamic_res_mpo.sh"
 V3 = "shell/internvl3.0/mpo/internvl3_{}_mpo.sh"
+V35 = "shell/internvl3.5/mpo/internvl3_5_{}_mpo.sh"
 # name: checkpoint, GPUS = BATCH_SIZE, drop path, DeepSpeed, learning rate, max_seq_length
 STAGE1, STAGE3, OFFLOAD = (f"zero_stage{name}_config.json" for name in ("1", "3", "3_offload"))
 TRAINING = {
@@ -32,9 +33,18 @@ TRAINING = {
     V3.format("1b"): ("InternVL3-1B-Instruct", 256, 0.1, STAGE1, 2e-7, 12288),
     V3.format("2b"): ("InternVL3-2B-Instruct", 256, 0.1, STAGE1, 2e-7, 12288),
     V3.format("8b"): ("InternVL3-8B-Instruct", 256, 0.1, STAGE3, 2e-7, 12288),
+    V3.format("9b"): ("InternVL3-9B-Instruct", 256, 0.1, STAGE3, 2e-7, 12288),
     V3.format("14b"): ("InternVL3-14B-Instruct", 256, 0.1, STAGE3, 2e-7, 12288),
     V3.format("38b"): ("InternVL3-38B-Instruct", 512, 0.4, OFFLOAD, 2e-7, 8192),
     V3.format("78b"): ("InternVL3-78B-Instruct", 512, 0.4, OFFLOAD, 2e-7, 8192),
+    V35.format("1b"): ("InternVL3_5-1B-Instruct", 256, 0.0, STAGE3, 2e-7, 16384),
+    V35.format("2b"): ("InternVL3_5-2B-Instruct", 256, 0.0, STAGE3, 2e-7, 16384),
+    V35.format("4b"): ("InternVL3_5-4B-Instruct", 256, 0.0, STAGE3, 2e-7, 16384),
+    V35.format("8b"): ("InternVL3_5-8B-Instruct", 256, 0.1, STAGE3, 2e-7, 16384),
+    V35.format("14b"): ("InternVL3_5-14B-Instruct", 256, 0.1, STAGE3, 2e-7, 16384),
+    V35.format("30b"): ("InternVL3_5-30B-A3B-Instruct", 256, 0.1, STAGE3, 2e-7, 16384),
+    V35.format("38b"): ("InternVL3_5-38B-Instruct", 256, 0.4, STAGE3, 2e-7, 16384),
+    V35.format("241b"): ("InternVL3_5-241B-A28B-Instruct", 256, 0.4, STAGE3, 2e-7, 16384),
 }
 PIPELINES = "tools.reasoning_data_pipeline."
 DATA = {
@@ -188,7 +198,7 @@ def table_row(script):
     _, flags = command(launch(script, LAUNCHER="slurm"))
     words = r"parameters: (.*? B).*memory per GPU: (.*? GiB).*time: (.*? s) a step"
     parameters, memory, seconds = re.search(words, estimate(gpus, flags), re.S).groups()
-    fewest = next(count for count in (1, 2, 4, 8, 16, 32, 64) if estimate(count, flags))
+    fewest = next(count for count in (1, 2, 4, 8, 16, 32, 64, 128) if estimate(count, flags))
     enough = "by the node's memory" if stage == OFFLOAD else fewest
     return f"| {checkpoint} | {parameters} | {gpus} | `{stage}` | {memory} | {seconds} | {enough} |"
 

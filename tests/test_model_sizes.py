@@ -26,13 +26,23 @@ PUBLISHED = {
     "InternVL3-1B": 0.938,
     "InternVL3-2B": 2.09,
     "InternVL3-8B": 7.94,
+    "InternVL3-9B": 9.1,
     "InternVL3-14B": 15.1,
     "InternVL3-38B": 38.4,
     "InternVL3-78B": 78.4,
+    "InternVL3_5-1B": 1.1,
+    "InternVL3_5-2B": 2.3,
+    "InternVL3_5-4B": 4.7,
+    "InternVL3_5-8B": 8.53,
+    "InternVL3_5-14B": 15.1,
+    "InternVL3_5-30B-A3B": 30.8,
+    "InternVL3_5-38B": 38.4,
+    "InternVL3_5-241B-A28B": 240.7,
 }
 VISION = {"300M": 304012288, "6B": 5536496000}
-# Non-embedding parameters on the model cards of Qwen2.5, in billions.
+# Non-embedding parameters on the model cards of Qwen2.5 and Qwen3, in billions.
 QWEN = {"1B": 0.36, "2B": 1.31, "4B": 2.77, "8B": 6.53, "14B": 13.1, "38B": 31.0, "78B": 70.0}
+QWEN3 = {"1B": 0.44, "2B": 1.4, "4B": 3.6, "8B": 6.95, "14B": 13.2, "38B": 31.2, "30B-A3B": 29.9, "241B-A28B": 234}
 
 
 def significant(value, like):
@@ -48,16 +58,20 @@ def test_the_table_has_every_published_size():
 def test_parameters_are_as_many_as_published(name):
     count = count_parameters(meta_model(published_config(name)))
     assert significant(count.total / 1e9, PUBLISHED[name]) == PUBLISHED[name]
-    assert count.vision == VISION["6B" if count.total > 2e10 else "300M"]
+    assert count.vision == VISION["6B" if name.endswith(("-26B", "-38B", "-78B", "-241B-A28B")) else "300M"]
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if "InternVL3" in name or name.endswith(("-4B", "-38B"))])
+OF_QWEN = [name for name in PUBLISHED if name.startswith("InternVL3") or name.endswith(("-4B", "-38B"))]
+
+
+@pytest.mark.parametrize("name", [name for name in OF_QWEN if name != "InternVL3-9B"])
 def test_the_language_model_is_that_of_its_model_card(name):
     config = published_config(name)
     language = count_parameters(meta_model(config)).language
     embeddings = 2 * config.llm_config.vocab_size * config.llm_config.hidden_size
-    card = QWEN[name.rpartition("-")[2]]
-    assert (language - embeddings) / 1e9 == pytest.approx(card, rel=0.01)
+    version, _, size = name.partition("-")
+    card = (QWEN3 if version == "InternVL3_5" else QWEN)[size]
+    assert (language - embeddings) / 1e9 == pytest.approx(card, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +103,15 @@ def test_the_language_model_is_that_of_its_model_card(name):
                 "language_model.model.layers.79.self_attn.k_proj.bias": (1024,),
                 "language_model.model.layers.79.mlp.down_proj.weight": (8192, 29568),
                 "language_model.lm_head.weight": (151674, 8192),
+            },
+        ),
+        (
+            "InternVL3_5-1B-Instruct",
+            {
+                "language_model.model.embed_tokens.weight": (151936, 1024),
+                "language_model.model.layers.27.self_attn.q_proj.weight": (2048, 1024),
+                "language_model.model.layers.27.self_attn.q_norm.weight": (128,),
+                "language_model.lm_head.weight": (151936, 1024),
             },
         ),
     ],

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.logps import CHUNK_SIZE
@@ -102,7 +103,7 @@ def footprint(config: InternVLChatConfig, count: Parameters, trained: int, plan:
         reference=held if plan.reference else 0.0,
         activations=activations(config, plan, row),
         lm_head=lm_head(config, plan, row),
-        buffers=buffers(count, trained, plan, number),
+        buffers=buffers(config, count, trained, plan, number),
     )
 
 
@@ -117,13 +118,29 @@ def activations(config: InternVLChatConfig, plan: Plan, row: Row) -> float:
     language, vision = config.llm_config, config.vision_config
     patches = row.tiles * ((vision.image_size // vision.patch_size) ** 2 + 1)
     parts = ((row.tokens, language, 14, 4), (patches, vision, 8, 3))
-    kept = [tokens * (own * part.hidden_size + mlp * part.intermediate_size) * size for tokens, part, own, mlp in parts]
+    kept = [tokens * (own * part.hidden_size + mlp * mlp_width(part)) * size for tokens, part, own, mlp in parts]
     inputs = [tokens * part.hidden_size * size for tokens, part, *_ in parts]
     layers = [part.num_hidden_layers for _, part, *_ in parts]
     if not plan.recompute:
         return float(sum(one * count for one, count in zip(kept, layers, strict=True)))
     # The two backward passes follow each other, so the working set is that of the larger.
     return float(sum(one * count for one, count in zip(inputs, layers, strict=True)) + max(kept))
+
+
+def mlp_width(config: Any) -> int:
+    """Width of the MLPs that a token passes in a layer: all of one, or the chosen experts'."""
+    if getattr(config, "num_experts", 0):
+        return config.num_experts_per_tok * config.moe_intermediate_size
+    return config.intermediate_size
+
+
+def expert_parameters(config: Any) -> tuple[int, int]:
+    """Parameters of a layer's experts, and of those that a token does not pass; zeros where there are none."""
+    experts = getattr(config, "num_experts", 0)
+    if not experts:
+        return 0, 0
+    one = 3 * config.hidden_size * config.moe_intermediate_size
+    return experts * one, (experts - config.num_experts_per_tok) * one
 
 
 def lm_head(config: InternVLChatConfig, plan: Plan, row: Row) -> float:
@@ -133,10 +150,12 @@ def lm_head(config: InternVLChatConfig, plan: Plan, row: Row) -> float:
     return logits + (0.0 if plan.adapters else vocabulary * width * 4.0)
 
 
-def buffers(count: Parameters, trained: int, plan: Plan, number: int) -> float:
+def buffers(config: InternVLChatConfig, count: Parameters, trained: int, plan: Plan, number: int) -> float:
     """Bytes of communication: DDP's buckets, ZeRO's buckets, or what ZeRO-3 holds gathered of both models."""
     if plan.stage == 3:
-        return float(min(LIVE_PARAMETERS, count.total) * number * (2 if plan.reference else 1))
+        experts, _ = expert_parameters(config.llm_config)  # two tensors, gathered whole
+        live = min(max(LIVE_PARAMETERS, experts), count.total)
+        return float(live * number * (2 if plan.reference else 1))
     if plan.stage:
         return float(3 * min(ZERO_BUCKET, trained) * number)  # two for reducing while computing, one for gathering
     autocast = 2 * count.total if plan.half and number == 4 else 0  # copies in half precision
@@ -151,7 +170,9 @@ def step_flops(count: Parameters, config: InternVLChatConfig, plan: Plan, row: R
     vision, language = config.vision_config, config.llm_config
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
     tower = row.tiles * (2 * count.vision * patches + 4 * patches**2 * vision.hidden_size * vision.num_hidden_layers)
-    decoder = 2 * count.language * row.tokens + 2 * row.tokens**2 * language.hidden_size * language.num_hidden_layers
+    layers = language.num_hidden_layers
+    active = count.language - layers * expert_parameters(language)[1]
+    decoder = 2 * active * row.tokens + 2 * row.tokens**2 * language.hidden_size * layers
     return float((tower + decoder) * ((4 if plan.recompute else 3) + plan.reference))
 
 

@@ -122,7 +122,7 @@ def build_checker(data_args: DataArguments, args: ValidationArguments) -> RowChe
         config = load_config(source)
         data_args.configure(config)
         tokenizer = load_tokenizer(source, model_max_length=data_args.max_seq_length)
-        rows = RowTokenizer(tokenizer, data_args.conv_style, config.num_image_token)
+        rows = RowTokenizer(tokenizer, data_args.conv_style, config.num_image_token, data_args.system_message)
     return RowChecker(
         data_args.tiling(),
         rows,

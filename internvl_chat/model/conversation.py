@@ -13,6 +13,19 @@ _SYSTEM_2_5 = (
 _SYSTEM_2 = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
 )
+# InternVL3.5's thinking mode: this system message in place of the template's own, word for word.
+THINKING_SYSTEM_MESSAGE = """
+You are an AI assistant that rigorously follows this response protocol:
+
+1. First, conduct a detailed analysis of the question. Consider different angles, potential solutions, and reason \
+through the problem step-by-step. Enclose this entire thinking process within <think> and </think> tags.
+
+2. After the thinking section, provide a clear, concise, and direct answer to the user's question. Separate the answer \
+from the think section with a newline.
+
+Ensure that the thinking process is thorough but remains focused on the query. The final answer should be standalone \
+and not reference the thinking section.
+""".strip()
 
 
 class Segment(NamedTuple):

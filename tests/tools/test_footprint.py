@@ -1,6 +1,7 @@
 """The estimate before a run against what is measured, and what the dry run says."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tools.footprint import (
     main,
     read_plan,
     step_flops,
+    trained_parameters,
 )
 from tools.model_sizes import Parameters, count_parameters, meta_model, published_config
 
@@ -103,6 +105,23 @@ def test_the_estimate_meets_the_peak_of_a_training(training):
     assert estimated(config) == pytest.approx(int(result.stdout.split("peak")[-1]), rel=0.15)
 
 
+@pytest.mark.integration
+def test_a_run_with_adapters_needs_base_adapters_and_activations(training):
+    """No second model, no gradients and moments of the base: within 15 % of the sum."""
+    config, flags = training
+    flags = [*flags, "--use_llm_lora", "8", "--use_backbone_lora", "8", "--save_adapter_only", "True"]
+    command = [sys.executable, "-m", "tests.peak_memory", "train", *flags]
+    give_back = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc keeps what was freed otherwise, and it would count
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, **give_back})
+    assert result.returncode == 0, result.stderr[-3000:]
+    count, (model_args, _, args) = count_parameters(meta_model(config)), parse_arguments(flags)
+    trained = trained_parameters(meta_model(config), model_args, args)
+    assert trained < 0.02 * count.total
+    plan = Plan(**{**vars(ALONE), "recompute": True, "reference": False, "adapters": True})
+    expected = footprint(config, count, trained, plan, Row(600, 10)).total
+    assert expected == pytest.approx(int(result.stdout.split("peak")[-1]), rel=0.15)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="counts the memory of a GPU, and there is none")
 def test_the_estimate_meets_the_peak_of_a_gpu(training):
@@ -143,6 +162,14 @@ def test_flops_of_a_step_follow_the_weights():
     count = count_parameters(meta_model(config))
     plan = Plan(**{**vars(ALONE), "recompute": True})
     assert step_flops(count, config, plan, Row(10, 0)) == pytest.approx(5 * 2 * count.language * 10, rel=1e-3)
+
+
+def test_of_the_experts_only_the_chosen_count():
+    """InternVL3.5-30B-A3B: 3.3 billion parameters of the language model work on a token, by Qwen3's model card."""
+    config = published_config("InternVL3_5-30B-A3B")
+    count = count_parameters(meta_model(config))
+    flops = step_flops(count, config, ALONE, Row(10, 0))
+    assert flops / (4 * 2 * 10) == pytest.approx(3.3e9, rel=0.03)  # forward, twice backward, reference
 
 
 FLAGS = "--model_name_or_path ckpt/InternVL2_5-{} --meta_path {} --output_dir run --bf16 True --grad_checkpoint True "
