@@ -1,6 +1,9 @@
 """Fixtures that several test files share: golden figures and the golden checkpoints."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 from internvl_chat.model import load_config, load_model, load_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
+CLIENTS = Path(__file__).parent / "clients"
 
 
 def pytest_configure(config):
@@ -64,3 +68,31 @@ def reference(golden):
 def original_command():
     """The argument line of the original 2.5-8B launcher, word for word but for the folder of its output."""
     return (Path(__file__).parent / "original_command.txt").read_text()
+
+
+@pytest.fixture
+def run_elsewhere(tmp_path):
+    """Function that runs a program of tests/clients, by any interpreter, away from this package; returns its output."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    def run(name, *words, python=sys.executable, folder=tmp_path):
+        command = [str(python), str(CLIENTS / name), *map(str, words)]
+        options = {"capture_output": True, "text": True, "timeout": 900}
+        result = subprocess.run(command, cwd=folder, env=environment, **options)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture
+def logits_elsewhere(run_elsewhere, tmp_path):
+    """Function from a batch (`ids`, `tiles`) and checkpoints to the logits by transformers without this package."""
+
+    def compute(batch, folders):
+        torch.save(batch, tmp_path / "batch.pt")
+        run_elsewhere("load_in_transformers.py", tmp_path / "batch.pt", tmp_path / "logits.pt", *folders)
+        return torch.load(tmp_path / "logits.pt")
+
+    return compute

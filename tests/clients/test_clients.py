@@ -1,0 +1,69 @@
+"""What a training saves, in the tools of others: transformers without this package, lmdeploy, vLLM, VLMEvalKit."""
+
+import json
+
+import pytest
+import torch
+
+from internvl_chat.checkpoint import export_checkpoint
+from internvl_chat.model import load_model, load_tokenizer
+from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments
+
+pytestmark = pytest.mark.integration
+PARTS = pytest.mark.parametrize("name", ["run/checkpoint-1", "run", "run-hf"])
+
+
+def said(output):
+    """The JSON in the last line of a program, behind what the client prints."""
+    return json.loads(output.splitlines()[-1])
+
+
+def test_every_saved_checkpoint_computes_the_same_without_this_package(saved, batch, logits_elsewhere):
+    with torch.no_grad():
+        ours = {name: load_model(folder)(batch["tiles"], batch["ids"]).logits for name, folder in saved.items()}
+    theirs = dict(zip(saved, logits_elsewhere(batch, saved.values()), strict=True))
+    for name in saved:
+        assert torch.allclose(theirs[name], ours[name], rtol=0, atol=1e-5), name
+    assert torch.equal(ours["run"], ours["run/checkpoint-2"]) and torch.equal(ours["run"], ours["run-hf"])
+    assert not torch.allclose(ours["run"], ours["run/checkpoint-1"], rtol=0, atol=1e-2)
+
+
+@PARTS
+def test_lmdeploy_takes_all_weights_and_asks_as_we_do(client, run_elsewhere, saved, picture, question, batch, name):
+    python = client("lmdeploy") / "bin" / "python"
+    found = said(run_elsewhere("load_in_lmdeploy.py", saved[name], question, picture, python=python))
+    assert [found["architecture"]] == json.loads((saved[name] / "config.json").read_text())["architectures"]
+    assert found["turbomind"] and found["task"] == "vlm" and found["missing"] == []
+    assert found["prompt_ids"] == batch["ids"][0].tolist()
+
+
+@PARTS
+def test_vllm_takes_all_weights_and_asks_as_we_do(
+    client, run_elsewhere, saved, picture, question, batch, tmp_path, name
+):
+    python = client("vllm") / "bin" / "python"
+    with torch.no_grad():
+        features = load_model(saved[name]).extract_feature(batch["tiles"])
+    torch.save({"tiles": batch["tiles"], "features": features}, tmp_path / "batch.pt")
+    words = (saved[name], question, picture, tmp_path / "batch.pt")
+    found = said(run_elsewhere("load_in_vllm.py", *words, python=python))
+    assert [found["architecture"]] == json.loads((saved[name] / "config.json").read_text())["architectures"]
+    assert found["unused"] == found["missing"] == []
+    assert found["difference"] < 1e-5 < features.std()
+    assert found["prompt_ids"] == batch["ids"][0].tolist()
+
+
+def test_vlmevalkit_asks_in_the_words_of_the_mpo_models_and_gets_our_answer(
+    client, run_elsewhere, picture, tiles_of, tmp_path
+):
+    """Its tiles have 448 pixels whatever the checkpoint says, so this one is a model of that size."""
+    kit, python = client("VLMEvalKit"), client("vlmevalkit") / "bin" / "python"
+    made, saved = tmp_path / "made", tmp_path / "saved"
+    make_tiny_checkpoint(parse_arguments(f"--out {made} --image_size 448".split()))
+    export_checkpoint(load_model(made), made, saved)
+    found = said(run_elsewhere("load_in_vlmevalkit.py", kit, saved, picture, python=python))
+    assert found["prompt"].startswith("Your task is to answer the question below. Give step by step reasoning")
+    assert "Final answer: .." in found["prompt"] and found["prompt"].endswith("How many circles are there?")
+    model, tiles = load_model(saved, dtype=torch.bfloat16), tiles_of(448).bfloat16()
+    settings = {"max_new_tokens": 12, "do_sample": False}
+    assert found["answer"] == model.chat(load_tokenizer(saved), tiles, found["prompt"], settings) != ""
