@@ -1,11 +1,13 @@
 # make quickstart   from a fresh clone to an MPO-trained tiny model, on a CPU
 # make test         the whole test suite
+# make clients      lmdeploy, vLLM, VLMEvalKit in environments of their own, and our checkpoints in them
 # make checks       lint, types, import of every module
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS ?= $(CURDIR)/work_dirs/clients
 
-.PHONY: install quickstart test checks
+.PHONY: install quickstart test clients checks
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt pyproject.toml
@@ -19,6 +21,10 @@ quickstart: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+clients: install
+	PYTHON="$(CURDIR)/$(BIN)/python" bash tests/clients/install.sh "$(CLIENTS)"
+	CLIENTS="$(CLIENTS)" $(BIN)/python -m pytest tests/clients
 
 checks: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""docs/evaluation.md: its commands as written, on a small quickstart; MathVista on rows of its form."""
+"""docs/evaluation.md and README: their commands as written, on a small quickstart; MathVista on rows of its form."""
 
 import json
 import os
@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tools import evaluate, report
+from tools import convert, evaluate, report
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8"), re.S)
+PROGRAMS = {"tools/convert.py": convert.main, "tools/evaluate.py": evaluate.main, "tools/report.py": report.main}
 
 
-def block(word):
+def block(word, page="docs/evaluation.md"):
     """The one command of the page that has this word."""
-    [found] = [text for text in BLOCKS if word in text]
-    return found
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [line for found in re.findall(r"```bash\n(.*?)```", text, re.S) for line in found.splitlines()]
+    [command] = [line for line in commands if word in line]
+    return command
 
 
 @pytest.fixture
@@ -31,11 +33,11 @@ def clone(tmp_path, tiny_run, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(text):
-        words = shlex.split(text.replace("\\\n", " "))
+        words = shlex.split(text)
         while "=" in words[0]:
             monkeypatch.setenv(*words.pop(0).split("="))
         assert words[0] == "python"
-        {"tools/evaluate.py": evaluate.main, "tools/report.py": report.main}[words[1]](words[2:])
+        PROGRAMS[words[1]](words[2:])
         return capsys.readouterr().out
 
     return run
@@ -48,6 +50,14 @@ def test_two_checkpoints_are_compared_as_written(clone):
     found = json.loads(Path("work_dirs/evaluation/after.json").read_text())
     assert {"reasoned", "reasoned_greedy"} == found["comparison"].keys()
     assert Path("work_dirs/evaluation/after.png").stat().st_size > 5000
+
+
+@pytest.mark.integration
+def test_the_readme_evaluates_reports_and_converts_as_written(clone):
+    assert "p = " in clone(block("--against", "README.md"))
+    assert "reasoned" in json.loads(Path("work_dirs/compared.json").read_text())["comparison"]
+    assert "report.html: 0." in clone(block("tools/report.py", "README.md"))
+    assert "published -> -hf" in clone(block("tools/convert.py", "README.md"))
 
 
 @pytest.mark.integration

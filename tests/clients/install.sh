@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The tools that load our checkpoints, each in an environment of its own, as tests/clients expects them.
+#
+#   bash tests/clients/install.sh FOLDER        some 20 GB; needs the network
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=${1:?name a folder}
+PYTHON=${PYTHON:-python3}
+KIT_COMMIT=e8e78f05f3080fe28154f2130321f17951c3be94
+
+mkdir -p "$folder" && cd "$folder"
+[[ -d VLMEvalKit ]] || git clone https://github.com/open-compass/VLMEvalKit
+git -C VLMEvalKit checkout --quiet "$KIT_COMMIT"
+for client in lmdeploy vllm vlmevalkit; do
+    [[ -d $client ]] || "$PYTHON" -m venv "$client"
+    "$client/bin/pip" install --quiet -r "$here/$client.txt"
+done
+vlmevalkit/bin/pip install --quiet -r VLMEvalKit/requirements.txt -c "$here/vlmevalkit.txt"
