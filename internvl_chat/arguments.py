@@ -177,6 +177,7 @@ class MPOConfig(TrainingArguments):
     use_liger: bool = described(False, "Accepted; log-probs are computed in chunks without Liger already.")
 
     deepspeed: dict | str | None = described(None, "DeepSpeed configuration, or the name of one of shell/deepspeed.")
+    fsdp: str | None = described(None, "True shards weights over ranks by FSDP2; --fsdp_config says more.")
     ddp_backend: str | None = described(None, "nccl or gloo; gloo where there is no GPU.")
     remove_unused_columns: bool = described(False, "Rows carry what the collator needs: keep it False.")
     logging_nan_inf_filter: bool = described(False, "A loss that is not finite stops the run instead of showing as 0.")
@@ -216,6 +217,8 @@ class MPOConfig(TrainingArguments):
             self.reference_cache_dir = str(Path(self.output_dir or ".").resolve().parent / "reference_cache")
         self.loss_mixture()
         super().__post_init__()
+        if self.fsdp and self.fsdp_plugin_args["state_dict_type"] != "FULL_STATE_DICT":
+            raise ValueError("--fsdp_config: state_dict_type must be FULL_STATE_DICT, as checkpoints are whole here")
 
     def _apply_older_names(self) -> None:
         """Move values given under older names to today's, and empty the older ones so that they are not stale."""
@@ -230,6 +233,8 @@ class MPOConfig(TrainingArguments):
             )
             setattr(self, today, self.grad_checkpoint)
             self.grad_checkpoint = None
+        if self.fsdp in ("True", "False"):
+            self.fsdp = self.fsdp == "True"  # type: ignore[assignment]  # words of a command line, for a bool
         if self.group_by_length:
             self.train_sampling_strategy = "group_by_length"
         if self.use_liger:

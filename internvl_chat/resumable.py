@@ -257,7 +257,7 @@ class ResumableTrainer(Trainer):
         self.state.save_to_json(str(fresh / TRAINER_STATE_NAME))
         self.ledger.write(fresh / RESUME_FOLDER, self._promised())
         own = self.accelerator.unwrap_model(self.model)
-        if not self.is_deepspeed_enabled and not adapted_layers(own):  # both keep their own exact ones
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled or adapted_layers(own)):  # they keep exact ones
             save_exact_weights(own, self.source, fresh)
         state = {**self.run_state(), "data": self._data_facts(), "unlogged": unlogged}
         (fresh / PREFERENCE_STATE).write_text(json.dumps(state))

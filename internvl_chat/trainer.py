@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import release_memory
+from accelerate import DistributedType, PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin, release_memory
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
@@ -107,6 +109,15 @@ class MultimodalDPOTrainer(ResumableTrainer):
             self.reference = FrozenReference(ref_model, self.accelerator)
             if args.sync_ref_model:
                 self.add_callback(SyncRefModelCallback(ref_model, self.accelerator))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in transformers; FSDP on CPUs too, which accelerate would train with DDP without a word."""
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if self.args.fsdp and state.distributed_type == DistributedType.MULTI_CPU:
+            state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
 
     def cache_reference(self, cache: LogpsCache, data_name: str) -> int:
         """Let the reference model say all it has to say about the data, write that down, and let the model go.
@@ -226,6 +237,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
             FloatingPointError: on all ranks; names rows and parts of the loss.
         """
         norm = super()._get_grad_norm(model, grad_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP
         # In float16 the scaler looks for overflows, which are part of its work.
         problem = self.guard.check(None if self.args.fp16 else norm, self.model)
         if problem is None:

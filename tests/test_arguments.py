@@ -139,3 +139,11 @@ def test_a_run_goes_on_from_its_last_checkpoint_unless_overwritten(tmp_path):
         find_resume_point(config(tmp_path, resume_from_checkpoint="other"))
     assert find_resume_point(config(tmp_path, overwrite_output_dir=True)) is None
     assert find_resume_point(config(tmp_path / "new")) is None
+
+
+@pytest.mark.parametrize(("word", "shards"), [("True", True), ("False", False)])
+def test_fsdp_is_a_switch_and_its_checkpoints_are_whole(tmp_path, word, shards):
+    args = config(tmp_path, bf16=False, fsdp=word)
+    assert bool(args.fsdp) is shards and (args.fsdp_plugin_args is not None) is shards
+    with pytest.raises(ValueError, match="state_dict_type must be FULL_STATE_DICT"):
+        config(tmp_path, bf16=False, fsdp="True", fsdp_config={"state_dict_type": "SHARDED_STATE_DICT"})

@@ -36,7 +36,7 @@ class Plan:
 
     Attributes:
         gpus: processes of the run, one GPU each.
-        stage: of ZeRO, 0 without DeepSpeed.
+        stage: of ZeRO; 3 with FSDP, 0 with neither.
         offload: ZeRO-3 keeps weights and optimizer in the memory of the node.
         half: 2-byte numbers in the forward pass.
         recompute: every layer is computed again in the backward pass.
@@ -92,7 +92,7 @@ def footprint(config: InternVLChatConfig, count: Parameters, trained: int, plan:
         row: the largest micro-batch.
     """
     number = 2 if plan.half and (plan.deepspeed or plan.adapters) else 4  # bytes of a stored weight
-    shards = plan.gpus if plan.deepspeed else 1
+    shards = plan.gpus
     held = 0.0 if plan.offload else count.total * number / (shards if plan.stage == 3 else 1)
     # float32 master weights beside half ones, a float32 copy of its part beside float32 ones, and Adam's two moments
     optimizer = trained * (12 if plan.deepspeed else 8) / (shards if plan.stage else 1)
@@ -100,7 +100,7 @@ def footprint(config: InternVLChatConfig, count: Parameters, trained: int, plan:
         weights=held + (trained * number if plan.adapters else 0.0),
         gradients=trained * number / (shards if plan.stage >= 2 else 1),
         optimizer=0.0 if plan.offload else optimizer,
-        reference=held if plan.reference else 0.0,
+        reference=(held if plan.deepspeed else count.total * number) if plan.reference else 0.0,
         activations=activations(config, plan, row),
         lm_head=lm_head(config, plan, row),
         buffers=buffers(config, count, trained, plan, number),
@@ -183,7 +183,7 @@ def read_plan(gpus: int, args: MPOConfig, *, adapters: bool = False) -> Plan:
         zero = json.loads(Path(str(args.deepspeed)).read_text()).get("zero_optimization", {})
     return Plan(
         gpus=gpus,
-        stage=zero.get("stage", 0),
+        stage=3 if args.fsdp else zero.get("stage", 0),
         offload=zero.get("offload_param", {}).get("device", "none") != "none",
         half=bool(args.bf16 or args.fp16),
         recompute=bool(args.gradient_checkpointing),

@@ -34,7 +34,6 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["InternVisionEncoderLayer", "InternLM2DecoderLayer"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
