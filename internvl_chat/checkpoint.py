@@ -81,8 +81,13 @@ def export_checkpoint(
         source: local folder it was loaded from.
         folder: made when absent.
         state_dict: whole weights where `model` holds only shards of them (ZeRO-3).
+
+    Raises:
+        FileNotFoundError: `source` is gone.
     """
     source, folder = Path(source), Path(folder)
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: the checkpoint that this run came from is gone; bring it back")
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if state_dict is None else state_dict
     dtypes = stored_dtypes(source)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from internvl_chat.images import shown_path
 from internvl_chat.jsonl import JsonlFile
 from internvl_chat.meta import DatasetSpec, read_meta
 from internvl_chat.records import shown
@@ -110,8 +111,8 @@ def open_dataset(
     spec: DatasetSpec, number: int, meta_path: str | Path, *, seed: int = 0, cache_dir: str | Path | None = None
 ) -> MixedDataset:
     """Open one data set, `number` in `meta_path` from 0, and draw its order; errors as `Mixture.from_meta`."""
-    root = _resolve(spec.root, Path(meta_path), spec.name, "root")
-    annotation = _resolve(spec.annotation, Path(meta_path), spec.name, "annotation")
+    root = resolve_path(spec.root, Path(meta_path), spec.name, "root")
+    annotation = resolve_path(spec.annotation, Path(meta_path), spec.name, "annotation")
     rows = JsonlFile(annotation, cache_dir)
     if not len(rows):
         raise ValueError(f"{meta_path}: data set {spec.name!r}: {annotation} has no rows")
@@ -127,15 +128,25 @@ def open_dataset(
     return MixedDataset(spec, number, str(root), rows, order)
 
 
-def _resolve(path: str, meta_path: Path, name: str, key: str) -> Path:
-    """A path of meta.json: as given from the working directory, else from the folder of meta.json."""
+def resolve_path(path: str, meta_path: Path, name: str, key: str) -> Path:
+    """A path of meta.json: as given from the working directory, else from the folder of meta.json.
+
+    Args:
+        path: of an entry.
+        meta_path: where the entry stands.
+        name: of the data set.
+        key: "root", which is a folder, or "annotation", a file.
+
+    Raises:
+        FileNotFoundError: it is at neither place.
+    """
     tries = [Path(path), meta_path.parent / path]
     is_there = os.path.isdir if key == "root" else os.path.isfile  # unlike pathlib's, not upset by any path
     for candidate in tries:
         if is_there(candidate):
             return candidate
     kind = "folder" if key == "root" else "file"
-    places = " nor ".join(str(candidate.absolute())[:400] for candidate in dict.fromkeys(tries))
+    places = " nor ".join(shown_path(str(candidate.absolute())) for candidate in dict.fromkeys(tries))
     raise FileNotFoundError(f"{meta_path}: data set {shown(name)}: {key} {shown(path, 200)} is no {kind} at {places}")
 
 

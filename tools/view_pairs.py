@@ -23,10 +23,11 @@ from pathlib import Path
 
 import jinja2
 
-from internvl_chat.images import ImageError, load_image, resolve_image, shown_path
+from internvl_chat.images import ImageError, load_image, resolve_image
 from internvl_chat.jsonl import JsonlFile
 from internvl_chat.meta import DatasetSpec, read_meta
-from internvl_chat.records import PreferencePair, RecordError, Source, parse_row, shown
+from internvl_chat.mixture import resolve_path
+from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 TOKEN = re.compile(r"\s+|[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]|\w+|[^\w\s]")
@@ -171,11 +172,7 @@ def find_specs(meta: Path) -> list[DatasetSpec]:
     """The data sets of a meta.json, its paths tried from here, then from its folder."""
     specs = []
     for spec in read_meta(meta):
-        places = (Path(spec.annotation), meta.parent / spec.annotation)
-        annotation = next(filter(os.path.isfile, places), None)
-        if annotation is None:
-            tried = " nor ".join(shown_path(str(place)) for place in places)
-            raise FileNotFoundError(f"{meta}: data set {shown(spec.name)}: annotation is no file at {tried}")
+        annotation = resolve_path(spec.annotation, meta, spec.name, "annotation")
         roots = (Path(spec.root), meta.parent / spec.root)
         root = next(filter(os.path.isdir, roots), roots[0])
         specs.append(DatasetSpec(spec.name, str(root), str(annotation)))

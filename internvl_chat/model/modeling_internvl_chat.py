@@ -196,6 +196,9 @@ class InternVLChatModel(InternVLNetwork):
         IMG_CONTEXT_TOKEN: str = IMG_CONTEXT_TOKEN,
     ) -> list[str]:
         """Return what stands in the prompt for each image, and learn the id of the context token."""
+        side = self.config.force_image_size or self.config.vision_config.image_size
+        if pixel_values is not None and pixel_values.shape[1:] != (3, side, side):
+            raise ValueError(f"pixel_values {tuple(pixel_values.shape)} must be tiles (tiles, 3, {side}, {side})")
         tiles = 0 if pixel_values is None else len(pixel_values)
         num_patches_list = num_patches_list or []
         if sum(num_patches_list) != tiles:
@@ -220,7 +223,7 @@ class InternVLChatModel(InternVLNetwork):
         encoder = TextEncoder(tokenizer)
         prompts = [encoder.beginning() + encoder.encode(self._prompt(turns, images)) for turns in conversations]
         if images:
-            raise ValueError(f"{len(images)} images more than {IMAGE_PLACEHOLDER} placeholders in {conversations!r}")
+            raise ValueError(f"{len(images)} images more than {IMAGE_PLACEHOLDER} placeholders: write one per image")
         end_token = self.conv_template.end_token
         settings = {
             "eos_token_id": tokenizer.convert_tokens_to_ids(end_token),

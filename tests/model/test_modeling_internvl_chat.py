@@ -140,6 +140,12 @@ def test_an_image_without_placeholder(model, family):
         model.batch_chat(family.tokenizer, tiles, ["<image> ?"], GREEDY, [1, len(tiles) - 1])
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 56, 56), (1, 3, 57, 57), (3, 56, 56)])
+def test_what_is_no_tile_is_refused(model, family, shape):
+    with pytest.raises(ValueError, match=r"pixel_values \(.*\) must be tiles \(tiles, 3, 56, 56\)"):
+        model.chat(family.tokenizer, torch.zeros(shape), "?", GREEDY, num_patches_list=[shape[0]])
+
+
 def test_histories_must_be_as_many_as_questions(model, family):
     with pytest.raises(ValueError, match="zip"):
         model.batch_chat(family.tokenizer, None, ["a", "b"], GREEDY, history=[[]])

@@ -1,0 +1,112 @@
+"""Disks that fill up and paths that vanish under a run: a clear error, and nothing is lost that was saved."""
+
+import json
+import resource
+import shutil
+import signal
+
+import pytest
+
+from internvl_chat.output import OutputError
+from internvl_chat.resumable import ResumableTrainer
+from internvl_chat.resume import last_whole_checkpoint
+from internvl_chat.train_mpo import main
+
+
+@pytest.fixture
+def flags(golden_folder, tmp_path, monkeypatch):
+    """Of a run of four steps with a checkpoint every second one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {
+        "model_name_or_path": shutil.copytree(golden_folder / "ckpt" / "tiny-qwen2", tmp_path / "model"),
+        "meta_path": golden_folder / "data" / "meta.json",
+        "output_dir": tmp_path / "disk" / "run",
+        "force_image_size": 56,
+        "max_seq_length": 512,
+        "per_device_train_batch_size": 2,
+        "max_steps": 4,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.fixture
+def before_checkpoint(monkeypatch):
+    """Function that has something done before the checkpoint of a step is saved."""
+    save = ResumableTrainer._save_checkpoint
+
+    def arrange(step, happen):
+        def saving(self, *args):
+            if self.state.global_step == step:
+                happen()
+            save(self, *args)
+
+        monkeypatch.setattr(ResumableTrainer, "_save_checkpoint", saving)
+
+    return arrange
+
+
+@pytest.fixture
+def disk_with(monkeypatch):
+    """Function to the bytes that a file may still have; unlimited again after the test."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def losses(run):
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    return [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+
+
+def check_that_it_goes_on(flags, run):
+    """The same command ends the run, with the entries of the log that it had."""
+    saved = last_whole_checkpoint(run)
+    assert saved is not None and saved.name == "checkpoint-2"
+    assert not (run / "saving").exists()
+    kept = losses(saved)
+    main(flags)
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4] and losses(run)[:2] == kept
+    assert json.loads((run / "ledger.json").read_text())["adds_up"]
+
+
+@pytest.mark.parametrize("size", [0, 3000, 100_000])
+def test_a_disk_that_fills_up_costs_only_what_was_not_saved(flags, tmp_path, before_checkpoint, disk_with, size):
+    run, room = tmp_path / "disk" / "run", resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    before_checkpoint(4, lambda: disk_with(size))
+    with pytest.raises(OutputError, match=r"checkpoint-4: not written, .*last whole .* is .*checkpoint-2\. Free"):
+        main(flags)
+    disk_with(room)
+    before_checkpoint(0, lambda: None)
+    check_that_it_goes_on(flags, run)
+
+
+def test_an_output_folder_that_vanishes_is_named(flags, tmp_path, before_checkpoint):
+    disk, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
+
+    def unmount():
+        disk.rename(elsewhere)
+        disk.write_text("no folder")
+
+    before_checkpoint(4, unmount)
+    with pytest.raises(OutputError, match=r"checkpoint-4: not written, .*/saving is not there \(any more\)"):
+        main(flags)
+    disk.unlink()
+    elsewhere.rename(disk)
+    before_checkpoint(0, lambda: None)
+    check_that_it_goes_on(flags, disk / "run")
+
+
+def test_a_source_that_vanishes_is_named(flags, tmp_path, before_checkpoint):
+    source, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    before_checkpoint(4, lambda: source.rename(elsewhere))
+    with pytest.raises(OutputError, match="model: the checkpoint that this run came from is gone; bring it back"):
+        main(flags)
+    elsewhere.rename(source)
+    before_checkpoint(0, lambda: None)
+    check_that_it_goes_on(flags, tmp_path / "disk" / "run")
