@@ -22,3 +22,11 @@ def test_two_shards_train_save_and_resume_as_one_process(tiny_flags, losses_of, 
         assert losses_of(tmp_path / run) == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)
         assert largest_difference(tmp_path / "one", tmp_path / run) <= 1e-6
     assert largest_difference(tmp_path / "one" / "checkpoint-2", tmp_path / "two" / "checkpoint-2") <= 1e-6
+
+
+def test_adapters_over_sharded_weights_train_as_in_one_process(tiny_flags, losses_of, tmp_path):
+    settings = {"max_steps": 2, "save_steps": 2, "use_llm_lora": 4}
+    main(tiny_flags(tmp_path / "one", per_device_train_batch_size=2, **settings))
+    train(tiny_flags(tmp_path / "two", fsdp=True, **settings), world=2, log=tmp_path / "log")
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)
+    assert largest_difference(tmp_path / "one", tmp_path / "two") <= 1e-6
