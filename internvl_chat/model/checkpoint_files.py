@@ -7,6 +7,7 @@ refused before memory is taken for them.
 import json
 import os
 import re
+from itertools import product
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,8 @@ from .configuration_internvl_chat import InternVLChatConfig
 _NAMES_SHOWN = 5  # of a list of wrong keys
 _SHARD = re.compile(r"[^/\\\0]+\.safetensors")
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")
+_PARTS = ("llm_config", "text_config", "vision_config")
+_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "patch_size", "image_size")
 _MOST_LAYERS = 10_000  # a configuration lists each of them, so a million would take a minute
 _MOST_IDS = 2**31
 _FAR = 4  # times more than is stored: what differs by less is told by name when the weights are loaded
@@ -50,13 +53,20 @@ def check_folder(path: str | os.PathLike, pattern: str) -> None:
     raise FileNotFoundError(f"{folder}: no {pattern} in this folder; the download is incomplete or it is no checkpoint")
 
 
-def check_depth(path: str | os.PathLike, fields: dict) -> None:
-    """Raise ValueError where a config.json asks for more layers than any model has."""
-    for name in ("llm_config", "text_config", "vision_config"):
-        part = fields.get(name)
-        asked = part.get("num_hidden_layers") if isinstance(part, dict) else None
-        if isinstance(asked, int) and asked > _MOST_LAYERS:
-            raise ValueError(f"{path}: config.json: {asked} layers in {name}, more than {_MOST_LAYERS}; {_FIT}")
+def check_sizes(path: str | os.PathLike, fields: dict) -> None:
+    """Raise ValueError where a config.json has sizes that are no whole numbers above 0, or more layers than any model.
+
+    Sizes may be lists: the `-hf` layout has height and width of images and patches.
+    """
+    for part, name in product(_PARTS, _SIZES):
+        inner = fields.get(part)
+        size = inner.get(name, 1) if isinstance(inner, dict) else 1
+        sides = size if isinstance(size, list) else [size]
+        if not all(type(side) is int and side > 0 for side in sides):
+            wrong = f"{name} in {part} must be a whole number above 0, not {str(size)[:80]!r}"
+            raise ValueError(f"{path}: config.json: {wrong}; download it again")
+        if name == "num_hidden_layers" and size > _MOST_LAYERS:
+            raise ValueError(f"{path}: config.json: {size} layers in {part}, more than {_MOST_LAYERS}; {_FIT}")
 
 
 def check_weight_files(path: str | os.PathLike, config: InternVLChatConfig) -> None:

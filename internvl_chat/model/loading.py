@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
@@ -19,8 +20,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .checkpoint_files import (
-    check_depth,
     check_folder,
+    check_sizes,
     check_tokenizer_files,
     check_weight_files,
     names_shown,
@@ -33,7 +34,10 @@ from .modeling_internvl_chat import InternVLChatModel
 from .tokenization_internlm2 import InternLM2Tokenizer
 
 # What transformers raises, from deep inside, on fields that are of a wrong kind or contradict each other.
-_DOES_NOT_HOLD = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+_DOES_NOT_HOLD = (
+    *(ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError),
+    StrictDataclassError,
+)
 _FITTING = "take the tokenizer and the weights of one and the same checkpoint"
 _INTERNLM_TOKENIZERS = ("InternLM2Tokenizer", "InternLM3Tokenizer")  # they encode alike
 
@@ -159,7 +163,7 @@ def _config_fields(path: str | os.PathLike) -> dict:
             f"{path}: config.json has model_type {model_type!r}, expected {InternVLChatConfig.model_type!r} "
             f"or, in the layout of the '-hf' checkpoints, {HF_MODEL_TYPE!r}"
         )
-    check_depth(path, fields)
+    check_sizes(path, fields)
     return fields
 
 

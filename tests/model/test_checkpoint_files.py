@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from internvl_chat.model import load_model, load_tokenizer
+from internvl_chat.model import load_config, load_model, load_tokenizer
 
 
 @pytest.fixture
@@ -84,14 +84,23 @@ def test_layers_beyond_every_model_are_refused_before_they_are_listed(folder, pa
         load_model(folder)
 
 
+@pytest.mark.parametrize("part", ["llm_config", "vision_config"])
+@pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size", "num_attention_heads"])
+@pytest.mark.parametrize("size", ["3", 0, -64, None, 1.5, True])
+def test_sizes_are_whole_numbers_above_0(folder, part, name, size):
+    edit(folder / "config.json", part, **{name: size})
+    with pytest.raises(ValueError, match=rf"{name} in {part} must be a whole number above 0, not "):
+        load_config(folder)
+
+
 @pytest.mark.parametrize(
     ("keys", "fields"),
     [
         ((), {"llm_config": "qwen2"}),
         (("llm_config",), {"model_type": "evil"}),
         (("llm_config",), {"hidden_act": "__import__"}),
-        (("llm_config",), {"num_attention_heads": 0}),
-        (("vision_config",), {"patch_size": 0}),
+        (("llm_config",), {"num_attention_heads": 7}),
+        (("llm_config",), {"rms_norm_eps": "small"}),
     ],
 )
 def test_fields_that_do_not_hold_together_are_our_error(folder, keys, fields):

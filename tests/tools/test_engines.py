@@ -1,5 +1,7 @@
 """The engine protocol, the scripted engine, and the embedded engine on the golden checkpoints."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,14 @@ def test_extreme_noise_stays_among_the_candidates():
     assert draw_tokens(logits, torch.tensor([0.9, 0.1]).double(), SamplingSettings(temperature=0)).tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_give_no_token(temperature, value):
+    logits = torch.tensor([[0.0, 5.0, 1.0], [0.0, value, 1.0], [-math.inf, -math.inf, 0.0]])
+    drawn = draw_tokens(logits, torch.full((3,), 0.1).double(), SamplingSettings(temperature))
+    assert drawn.tolist() == [1, -1, 2]
+
+
 # -- the embedded engine -----------------------------------------------------------------------------------------------
 
 
@@ -149,6 +159,12 @@ def requests(images):
         Request("text", "How many?", {4: 1, 9: 2}),
         Request("prefix", "<image>\nDescribe", {0: 3, 1: 4, 2: 5}, (images[1],), prefix="Let me look at"),
     ]
+
+
+def test_a_model_of_damaged_weights_is_an_error_and_no_answer(engine, requests, parts, monkeypatch):
+    monkeypatch.setattr(parts[0].language_model.model.norm.weight, "data", torch.full((64,), math.nan))
+    with pytest.raises(FloatingPointError, match="text: the logits are not finite: the weights are damaged"):
+        list(engine().generate(requests[2:3]))
 
 
 def test_samples_do_not_depend_on_their_company(engine, requests):

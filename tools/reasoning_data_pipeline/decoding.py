@@ -18,15 +18,18 @@ from transformers import DynamicCache, PreTrainedModel
 
 from tools.reasoning_data_pipeline.engines import SamplingSettings
 
+CURE = "the weights are damaged, or the number format is too small for them; fetch the checkpoint again"
+
 
 def candidate_probabilities(logits: torch.Tensor, settings: SamplingSettings) -> tuple[torch.Tensor, torch.Tensor]:
     """Probabilities (R, K) float64 of the candidate tokens, most likely first, and their ids (R, K).
 
-    logits (R, V). Temperature, then top-k, then top-p, as transformers' `generate` applies them.
+    logits (R, V). Temperature, then top-k, then top-p, as transformers' `generate` applies them. Logits that are not
+    finite give NaN.
     """
     if settings.temperature == 0:
-        ids = logits.argmax(-1, keepdim=True)
-        return torch.ones_like(ids, dtype=torch.float64), ids
+        highest, ids = logits.max(-1, keepdim=True)
+        return (highest - highest + 1).double(), ids
     kept = min(settings.top_k or logits.shape[-1], logits.shape[-1])
     scores, ids = (logits.float() / settings.temperature).topk(kept)
     probabilities = scores.double().softmax(-1)
@@ -38,12 +41,12 @@ def candidate_probabilities(logits: torch.Tensor, settings: SamplingSettings) ->
 
 
 def draw_tokens(logits: torch.Tensor, noise: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    """One token id per row (R,) by inversion: logits (R, V), noise (R,) float64 uniform in [0, 1)."""
+    """One token id per row (R,) by inversion: logits (R, V), noise (R,) float64 uniform in [0, 1); -1 for NaN."""
     probabilities, ids = candidate_probabilities(logits, settings)
     cumulative = probabilities.cumsum(-1)
     target = noise[:, None] * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, target, right=True).clamp_(max=ids.shape[-1] - 1)
-    return ids.gather(-1, index).squeeze(-1)
+    return ids.gather(-1, index).squeeze(-1).where(cumulative[:, -1].isfinite(), -1)
 
 
 @dataclass
@@ -164,7 +167,11 @@ class DecodingBatch:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Row, bool]]:
-        """Draw one token for every row; those that finished leave, returned with whether a stop token ended them."""
+        """Draw one token for every row; those that finished leave, returned with whether a stop token ended them.
+
+        Raises:
+            FloatingPointError: the model gives numbers that are not finite.
+        """
         state = self._state
         assert state is not None, f"a step with {len(self.rows)} rows"
         device = state.logits.device
@@ -172,6 +179,8 @@ class DecodingBatch:
         drawn = draw_tokens(state.logits, noise, self.settings)
         finished, kept = [], []
         for index, (row, token) in enumerate(zip(self.rows, drawn.tolist(), strict=True)):
+            if token < 0:
+                raise FloatingPointError(f"{row.key}: the logits are not finite: {CURE}")
             stopped = token in self.stop_ids
             if not stopped:
                 row.tokens.append(token)
