@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from internvl_chat.model.constants import IMAGENET_MEAN
+from internvl_chat.objects import ObjectError, fetch, is_object, join_object
 from internvl_chat.records import shown
 
 MAX_PIXELS = 150_000_000  # width x height; an RGB image of this size takes 600 MB in Pillow
@@ -60,6 +61,7 @@ class ImageError(ValueError):
 def resolve_image(root: str, path: str, *, allow_file_symlinks: bool = False) -> str:
     """The path of an image of a row, which must lie under `root` ("" is the working directory).
 
+    A root may be in an object store; then it is the path of a local copy, and ImageError where that cannot be had.
     Symlinked folders are followed, clusters use them; a symlink of a single file must lead back under the root or its
     own folder unless `allow_file_symlinks`. Raises ImageError for URLs, paths out of the root, and absent files.
     """
@@ -68,6 +70,8 @@ def resolve_image(root: str, path: str, *, allow_file_symlinks: bool = False) ->
         raise ImageError(f"{shown_path(path)}: {reason} {root!r}", "image_url")
     if "\0" in path:
         raise ImageError(f"{shown_path(path)}: a path with a NUL character", "image_missing")
+    if is_object(root):
+        return _fetch_image(root, path)
     base = os.path.abspath(root)
     full = os.path.abspath(os.path.join(base, path))
     if not _is_under(full, base):
@@ -79,6 +83,17 @@ def resolve_image(root: str, path: str, *, allow_file_symlinks: bool = False) ->
         kind = "not a regular file" if os.path.exists(full) else "no such file"
         raise ImageError(f"{shown_path(full)}: {kind} (image {shown_path(path)} under root {root!r})", "image_missing")
     return full
+
+
+def _fetch_image(root: str, path: str) -> str:
+    try:
+        return fetch(join_object(root, path))
+    except ValueError as error:
+        raise ImageError(f"{shown_path(path)}: {error}", "image_outside_root") from error
+    except FileNotFoundError as error:
+        raise ImageError(str(error), "image_missing") from error
+    except ObjectError as error:
+        raise ImageError(str(error), "image_unreachable") from error
 
 
 def shown_path(path: str) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from internvl_chat.images import shown_path
 from internvl_chat.jsonl import JsonlFile
 from internvl_chat.meta import DatasetSpec, read_meta
+from internvl_chat.objects import fetch, is_object
 from internvl_chat.records import shown
 
 MAX_PLACES = 100_000_000  # of a data set in an epoch, at 4 bytes each
@@ -128,8 +129,10 @@ def open_dataset(
     return MixedDataset(spec, number, str(root), rows, order)
 
 
-def resolve_path(path: str, meta_path: Path, name: str, key: str) -> Path:
+def resolve_path(path: str, meta_path: Path, name: str, key: str) -> Path | str:
     """A path of meta.json: as given from the working directory, else from the folder of meta.json.
+
+    Of an object store, a root stays as it is, and an annotation is a local copy of what is there now.
 
     Args:
         path: of an entry.
@@ -139,7 +142,10 @@ def resolve_path(path: str, meta_path: Path, name: str, key: str) -> Path:
 
     Raises:
         FileNotFoundError: it is at neither place.
+        ObjectError: an annotation cannot be fetched.
     """
+    if is_object(path):
+        return Path(fetch(path, version=True)) if key == "annotation" else path
     tries = [Path(path), meta_path.parent / path]
     is_there = os.path.isdir if key == "root" else os.path.isfile  # unlike pathlib's, not upset by any path
     for candidate in tries:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "internvl_chat"
 # A module imports only from rows above its own, or from a module listed before it in the same row.
 LAYERS = [
-    ["distributed", "signals", "output", "watchdog", "records", "meta", "jsonl", "model"],
+    ["distributed", "signals", "objects", "output", "watchdog", "records", "meta", "jsonl", "model"],
     ["pair_losses", "losses", "logps", "logps_cache", "images", "tokenization"],
     ["segments", "sequence_parallel", "attention_groups", "attention_varlen", "attention"],
     ["mixture", "sampler", "dataset", "preflight", "row_costs", "collator", "packing", "forward"],
