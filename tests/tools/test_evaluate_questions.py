@@ -57,6 +57,11 @@ def test_a_row_that_cannot_be_asked_ends_the_evaluation(write):
         texts(file, direct)
 
 
+def test_a_file_without_rows_is_refused(write):
+    with pytest.raises(ValueError, match=r"prompts.jsonl: no rows; name a JSONL file of questions"):
+        texts(write([]), direct)
+
+
 def test_equal_rows_are_questions_of_their_own(write):
     first, second = write(PROMPTS), write(PROMPTS[:1], "more.jsonl")
     keys = [question.key for question in read_questions([first, second], direct)]

@@ -104,6 +104,7 @@ def read_questions(files: Iterable[Path], words: Words, image_root: Path | None 
     Raises:
         FileNotFoundError: a file is not there.
         RecordError: a row is not usable; an evaluation leaves none out.
+        ValueError: a file has no rows.
     """
     seen = Counter[str]()
     for row in chain.from_iterable(map(read_rows, files)):
@@ -123,8 +124,15 @@ def read_questions(files: Iterable[Path], words: Words, image_root: Path | None 
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """The rows of a prompt file with their options."""
+    """The rows of a prompt file with their options.
+
+    Raises:
+        ValueError: there are none.
+        FileNotFoundError, RecordError: as of `read_questions`.
+    """
     lines = JsonlFile(file)
+    if not len(lines):
+        raise ValueError(f"{file}: no rows; name a JSONL file of questions with answers, one a line")
     for line, line_no in (lines[index] for index in range(len(lines))):
         where = Source(str(file), line_no)
         prompt = Prompt.from_row(parse_row(line, *where), where)
