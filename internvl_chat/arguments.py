@@ -21,6 +21,7 @@ from internvl_chat.losses import LossMixture, parse_loss_type
 from internvl_chat.model import InternVLChatConfig
 from internvl_chat.model.constants import NORMALIZATIONS
 from internvl_chat.model.conversation import THINKING_SYSTEM_MESSAGE
+from internvl_chat.video import FrameLimits
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class DataArguments:
     use_thumbnail: bool = described(True, "Add the whole picture as a last tile when there are several.")
     min_dynamic_patch: int = described(1, "Fewest tiles of a picture.")
     max_dynamic_patch: int = described(12, "Most tiles of a row's pictures together; meta.json may say otherwise.")
+    min_num_frame: int = described(8, "Fewest frames of a video, one tile each, unless it has fewer.")
+    max_num_frame: int = described(32, "Most frames of a video; as many are taken as fit --max_seq_length.")
     normalize_type: str = described("imagenet", "Pixel normalisation: imagenet, clip or siglip.")
     use_data_resampling: bool = described(False, "Accepted; the original never used it. Set repeat_time instead.")
 
@@ -99,6 +102,9 @@ class DataArguments:
             raise ValueError("--meta_path is empty: name a meta.json, see data/README.md")
         if not 1 <= self.min_dynamic_patch <= self.max_dynamic_patch:
             limits = f"--min_dynamic_patch {self.min_dynamic_patch} --max_dynamic_patch {self.max_dynamic_patch}"
+            raise ValueError(f"{limits}: must be 1 <= min <= max")
+        if not 1 <= self.min_num_frame <= self.max_num_frame:
+            limits = f"--min_num_frame {self.min_num_frame} --max_num_frame {self.max_num_frame}"
             raise ValueError(f"{limits}: must be 1 <= min <= max")
         if self.normalize_type not in NORMALIZATIONS:
             raise ValueError(f"--normalize_type {self.normalize_type} is unknown: take one of {sorted(NORMALIZATIONS)}")
@@ -120,6 +126,10 @@ class DataArguments:
         config.pad2square = self.pad2square
         config.min_dynamic_patch = self.min_dynamic_patch
         config.max_dynamic_patch = self.max_dynamic_patch
+
+    def frame_limits(self) -> FrameLimits:
+        """How many frames of a video are taken."""
+        return FrameLimits(self.min_num_frame, self.max_num_frame)
 
     def tiling(self) -> Tiling:
         """How pictures become tiles."""

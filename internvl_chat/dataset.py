@@ -9,8 +9,9 @@ Tiles are planned before images are decoded, so that prompt and longest answer f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from internvl_chat.images import (
 from internvl_chat.mixture import MixedDataset, Mixture, Place
 from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
 from internvl_chat.tokenization import RowTokenizer, TokenizedRow
+from internvl_chat.video import FrameLimits, Video, open_video, read_frames
 
 BYTES_PER_TOKEN = 4  # of a row's JSON: a rough figure, only to put rows of like length together
 
@@ -50,12 +52,25 @@ class SkippedRow:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row before its images are decoded: its `sides` ("chosen", "rejected"), text, opened images and their grids."""
+    """A row before its images are decoded.
+
+    Attributes:
+        sides: "chosen", and "rejected" where the row has one.
+        text: the tokenized row.
+        grids: of tiles, one per image or frame.
+        images: opened; none of a row with a video.
+        video: whose frames are the images, as many as there are grids; None elsewhere.
+    """
 
     sides: tuple[str, ...]
     text: TokenizedRow
-    images: list[Image.Image]
     grids: list[Grid]
+    images: list[Image.Image]
+    video: Video | None = None
+
+    def pictures(self) -> Iterator[Image.Image]:
+        """The images or frames, decoded to RGB one by one; ImageError where one is broken."""
+        return map(decode_rgb, self.images) if self.video is None else read_frames(self.video, len(self.grids))
 
 
 class MixtureDataset(Dataset):
@@ -84,6 +99,8 @@ class MixtureDataset(Dataset):
         dynamic_image_size: bool = True,
         use_thumbnail: bool = True,
         pad2square: bool = False,
+        min_num_frame: int = 8,
+        max_num_frame: int = 32,
         with_rejected: bool = True,
         allow_file_symlinks: bool = False,
         seed: int = 0,
@@ -104,6 +121,8 @@ class MixtureDataset(Dataset):
             dynamic_image_size: False gives one tile per image.
             use_thumbnail: add the whole image where it has several tiles.
             pad2square: with dynamic_image_size False: pad images to squares instead of squeezing them.
+            min_num_frame: fewest frames of a video, one tile each.
+            max_num_frame: most frames of a video.
             with_rejected: rows must have a rejected answer; False for supervised fine-tuning, which leaves it out.
             allow_file_symlinks: see `resolve_image`.
             seed: of a fractional repeat_time's sample and of data_augment.
@@ -117,6 +136,7 @@ class MixtureDataset(Dataset):
         self.tiling = Tiling(
             image_size, min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail, pad2square
         )
+        self.frames = FrameLimits(min_num_frame, max_num_frame)
         self.max_seq_length = max_seq_length
         self.with_rejected = with_rejected
         self.allow_file_symlinks = allow_file_symlinks
@@ -148,12 +168,20 @@ class MixtureDataset(Dataset):
         answers = {"chosen": pair.chosen}
         if self.with_rejected and pair.rejected is not None:
             answers["rejected"] = pair.rejected
+        resolve = partial(resolve_image, data.root, allow_file_symlinks=self.allow_file_symlinks)
+        if pair.video is not None:
+            video = open_video(resolve(pair.video.path), pair.video.clip)
+            text_with = partial(self.rows.tokenize_video, pair.question, list(answers.values()), where=where)
+            text, number = plan_frames(
+                text_with, len(video.frames), self.frames, where, max_seq_length=self.max_seq_length
+            )
+            return PlannedRow(tuple(answers), text, [(1, 1)] * number, [], video)
         text = self.rows.tokenize(pair.question, list(answers.values()), len(pair.image), where)
-        paths = [resolve_image(data.root, path, allow_file_symlinks=self.allow_file_symlinks) for path in pair.image]
+        paths = [resolve(path) for path in pair.image]
         opened = [open_image(path) for path in paths]
         sizes, limit = [image.size for image in opened], data.spec.max_dynamic_patch
         grids = plan_tiles(self.tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
-        return PlannedRow(tuple(answers), text, opened, grids)
+        return PlannedRow(tuple(answers), text, grids, opened)
 
     def _sample(self, found: Place) -> dict[str, Any]:
         """The sample of a row without its id; RecordError or ImageError where it cannot be used."""
@@ -162,7 +190,7 @@ class MixtureDataset(Dataset):
         prompt = planned.text.prompt_ids(tile_counts)
         sample: dict[str, Any] = {
             "pixel_values": torch.from_numpy(tiles),
-            "image_flags": torch.full((len(tiles),), int(bool(planned.images)), dtype=torch.int64),
+            "image_flags": torch.full((len(tiles),), int(bool(planned.grids)), dtype=torch.int64),
             "prompt_length": len(prompt),
         }
         for number, side in enumerate(planned.sides):
@@ -172,14 +200,41 @@ class MixtureDataset(Dataset):
 
     def _cut_images(self, planned: PlannedRow, found: Place) -> tuple[np.ndarray, list[int]]:
         """The tiles (T, 3, S, S) of a row's images, how many each has; one blank tile and [] where there are none."""
-        if not planned.images:
+        if not planned.grids:
             return blank_tile(self.tiling.image_size), []
         rng = np.random.default_rng([self.seed, found.data.number, found.row, found.copy])
         tiles = []
-        for image, grid in zip(planned.images, planned.grids, strict=True):
-            rgb = decode_rgb(image)
+        for rgb, grid in zip(planned.pictures(), planned.grids, strict=True):
             tiles.append(self.tiling.cut(degrade_jpeg(rgb, rng) if found.data.spec.data_augment else rgb, grid))
         return np.concatenate(tiles), [len(part) for part in tiles]
+
+
+def plan_frames(
+    text_with: Callable[[int], TokenizedRow], available: int, limits: FrameLimits, where: Source, *, max_seq_length: int
+) -> tuple[TokenizedRow, int]:
+    """The tokenized row of a video, and its number of frames: as many as fit, of one tile each.
+
+    Args:
+        text_with: the row tokenized with so many frames.
+        available: frames of the video.
+        limits: of the number of frames.
+        where: for the error.
+        max_seq_length: most tokens of prompt and one answer.
+
+    Raises:
+        RecordError: the fewest frames do not fit.
+    """
+    number, fewest = min(limits.most, available), min(limits.fewest, available)
+    while True:
+        text = text_with(number)
+        length = text.length(number)
+        if length <= max_seq_length:
+            return text, number
+        if number == fewest:
+            need = f"{length} tokens with {number} frames"
+            raise RecordError(*where, f"needs at least {need}, max_seq_length is {max_seq_length}", "too_long")
+        most_of_a_frame = length // number  # the text counted in, so that no frame too many is left out
+        number = max(fewest, number - max(1, (length - max_seq_length) // most_of_a_frame))
 
 
 def plan_tiles(

@@ -117,11 +117,33 @@ def _question(row: Mapping[str, Any], where: Source) -> str:
     return question
 
 
+def _no_video(row: Mapping[str, Any], where: Source) -> None:
+    """Raise RecordError for a row with a video."""
+    if row.get("video"):
+        reason = f"videos are read in training, not shown to a sampling engine: field 'video' is {shown(row['video'])}"
+        raise RecordError(*where, reason, "video_row")
+
+
+def _video(row: Mapping[str, Any], where: Source) -> VideoClip | None:
+    """The video of a row, None where there is none."""
+    path, clip = row.get("video"), row.get("clip")
+    if path is None or path == "":
+        return None
+    if not isinstance(path, str):
+        raise RecordError(*where, f"field 'video' must be one path, not {shown(path)}", "wrong_type")
+    if row.get("image"):
+        raise RecordError(*where, "a row has images or a video, not both: 'image' and 'video' are given", "wrong_type")
+    if clip is None:
+        return VideoClip(path, None)
+    if not (isinstance(clip, list) and len(clip) == 2 and all(type(value) in (int, float) for value in clip)):
+        raise RecordError(*where, f"field 'clip' must be [start, end] in seconds, not {shown(clip)}", "wrong_type")
+    if not 0 <= clip[0] < clip[1]:
+        raise RecordError(*where, f"field 'clip' must be [start, end], 0 <= start < end, not {clip}", "wrong_type")
+    return VideoClip(path, (float(clip[0]), float(clip[1])))
+
+
 def _images(row: Mapping[str, Any], where: Source) -> tuple[tuple[str, ...], ImageForm]:
     """Image paths in order, () for a text-only row, and the form in which the row wrote them."""
-    if row.get("video"):
-        reason = f"video rows are not supported yet: field 'video' is {shown(row['video'])}"
-        raise RecordError(*where, reason, "video_row")
     if "image" not in row:
         return (), "absent"
     value = row["image"]
@@ -147,6 +169,13 @@ def _image_field(images: tuple[str, ...], form: ImageForm | None) -> dict[str, A
     return {"image": images[0] if len(images) == 1 and form != "list" else list(images)}
 
 
+class VideoClip(NamedTuple):
+    """The video of a row: its `path`, and the part of it that counts, `clip`, from and to in seconds; None is all."""
+
+    path: str
+    clip: tuple[float, float] | None
+
+
 class _Record:
     """What the row types share: the keys that are not theirs."""
 
@@ -162,7 +191,8 @@ class PreferencePair(_Record):
     """A training row: {"image": str | [str, ...] | absent, "question", "chosen", "rejected"}; other keys in `extra`.
 
     `image` holds the paths in order, () for a text-only row. `rejected` is None only where the reader allowed it:
-    DropoutNTP prompts and rows of supervised fine-tuning.
+    DropoutNTP prompts and rows of supervised fine-tuning. A row may have {"video": str, "clip": [start, end]} instead
+    of images; both fields stay in `extra` too, as they came.
     """
 
     KEYS: ClassVar[frozenset[str]] = frozenset({"image", "question", "chosen", "rejected"})
@@ -173,6 +203,7 @@ class PreferencePair(_Record):
     rejected: str | None
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
     image_form: ImageForm | None = field(default=None, compare=False, repr=False, kw_only=True)
+    video: VideoClip | None = field(default=None, compare=False, kw_only=True)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source, *, allow_no_rejected: bool = False) -> PreferencePair:
@@ -183,7 +214,8 @@ class PreferencePair(_Record):
         images, form = _images(row, where)
         question, chosen = _question(row, where), _text(row, "chosen", where)
         rejected = _optional_text(row, "rejected", where) if allow_no_rejected else _text(row, "rejected", where)
-        return cls(images, question, chosen, rejected, cls._extra(row), image_form=form)
+        video = _video(row, where)
+        return cls(images, question, chosen, rejected, cls._extra(row), image_form=form, video=video)
 
     def to_row(self) -> dict[str, Any]:
         """The JSON row; a `rejected` of None is written as null."""
@@ -210,6 +242,7 @@ class Prompt(_Record):
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source, *, allow_no_answer: bool = False) -> Prompt:
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
+        _no_video(row, where)
         images, form = _images(row, where)
         question, answer = _question(row, where), _answer(row, where, allow_no_answer)
         return cls(images, question, answer, cls._extra(row), image_form=form)
@@ -252,6 +285,7 @@ class SampledResponse(_Record):
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source) -> SampledResponse:
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
+        _no_video(row, where)
         images, form = _images(row, where)
         return cls(
             image=images,

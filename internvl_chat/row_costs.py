@@ -76,7 +76,8 @@ def row_cost(
     except RecordError:
         return per_tile, 0.0
     answers = len(pair.chosen.encode()) + len((pair.rejected or "").encode())
-    prompt = per_tile * tiles_of(pair.image) + len(pair.question.encode()) / BYTES_PER_TOKEN
+    tiles = tiles_of(pair.image) if pair.video is None else dataset.frames.most
+    prompt = per_tile * tiles + len(pair.question.encode()) / BYTES_PER_TOKEN
     return prompt, answers / BYTES_PER_TOKEN
 
 

@@ -19,6 +19,7 @@ from internvl_chat.model.constants import (
     IMG_CONTEXT_TOKEN,
     IMG_END_TOKEN,
     IMG_START_TOKEN,
+    VIDEO_PLACEHOLDER,
 )
 from internvl_chat.model.conversation import get_template
 from internvl_chat.model.text_encoding import Part, TextEncoder
@@ -122,6 +123,10 @@ class RowTokenizer:
         check_answers(answers, ids, where)
         return TokenizedRow(tuple(pieces), tuple(tokens + self._end for tokens in ids), self._separator, self.image)
 
+    def tokenize_video(self, question: str, answers: Sequence[str], num_frames: int, *, where: Source) -> TokenizedRow:
+        """Tokenize a row with a video of that many frames, each an image; see `place_frames` and `tokenize`."""
+        return self.tokenize(place_frames(question, num_frames, where), answers, num_frames, where)
+
 
 def check_answers(answers: Sequence[str], contents: Sequence[str | list[int]], where: Source) -> None:
     """Raise RecordError where an answer is empty, or the first two are the same, by their `contents`: texts or ids."""
@@ -130,6 +135,20 @@ def check_answers(answers: Sequence[str], contents: Sequence[str | list[int]], w
             raise RecordError(*where, f"an answer is empty, nothing to learn from it: {answer!r}", "empty_answer")
     if len(contents) > 1 and contents[0] == contents[1]:
         raise RecordError(*where, f"chosen and rejected are the same: {shown(answers[0])}", "same_answers")
+
+
+def place_frames(question: str, num_frames: int, where: Source) -> str:
+    """The question with a line `Frame<i>: <image>` per frame in place of `<video>`, or, where it has none, in front.
+
+    Raises RecordError when it has several, or an `<image>`.
+    """
+    if question.count(VIDEO_PLACEHOLDER) > 1 or IMAGE_PLACEHOLDER in question:
+        reason = f"a row with a video takes one {VIDEO_PLACEHOLDER} in its question, or none: {shown(question)}"
+        raise RecordError(*where, reason, "placeholder_mismatch")
+    frames = "\n".join(f"Frame{number}: {IMAGE_PLACEHOLDER}" for number in range(1, num_frames + 1))
+    if VIDEO_PLACEHOLDER in question:
+        return question.replace(VIDEO_PLACEHOLDER, frames)
+    return f"{frames}\n{question}"
 
 
 def place_images(question: str, num_images: int, where: Source) -> str:

@@ -188,6 +188,8 @@ def build_dataset(
         dynamic_image_size=data_args.dynamic_image_size,
         use_thumbnail=data_args.use_thumbnail,
         pad2square=data_args.pad2square,
+        min_num_frame=data_args.min_num_frame,
+        max_num_frame=data_args.max_num_frame,
         with_rejected=bool(mpo_args.loss_mixture().names),
         seed=mpo_args.seed,
     )

@@ -101,7 +101,7 @@ def test_bad_rows_are_skipped_and_none_takes_their_place(dataset_of, tmp_path):
         ({**GOOD, "chosen": ""}, "an answer is empty"),
         ({**GOOD, "chosen": "No"}, "chosen and rejected are the same"),
         ({**GOOD, "chosen": "long " * 500}, "max_seq_length is 512"),
-        ({**GOOD, "video": "v.mp4"}, "video rows are not supported yet"),
+        ({**GOOD, "video": "v.mp4"}, "no such file"),
         ({**GOOD, "image": "square.png"}, None),
     ]
     samples = by_line(dataset_of([row for row, _ in rows]))

@@ -66,7 +66,10 @@ def test_new_records_write_the_plainest_form():
         ({**PAIR, "image": {"path": "a"}}, "not dict"),
         ({**PAIR, "image": ["a", 1]}, "non-empty strings, not 1"),
         ({**PAIR, "image": ["a", ""]}, "non-empty strings, not ''"),
-        ({**PAIR, "video": "v.mp4"}, "video rows are not supported yet: field 'video' is 'v.mp4'"),
+        ({**PAIR, "video": ["v.mp4"]}, "'video' must be one path, not ['v.mp4']"),
+        ({**PAIR, "video": "v.mp4", "image": "a.png"}, "images or a video, not both"),
+        ({**PAIR, "video": "v.mp4", "clip": 3}, "'clip' must be [start, end] in seconds, not 3"),
+        ({**PAIR, "video": "v.mp4", "clip": [2, 1]}, "0 <= start < end, not [2, 1]"),
     ],
 )
 def test_bad_pairs_say_what_is_wrong(row, reason):
@@ -74,6 +77,15 @@ def test_bad_pairs_say_what_is_wrong(row, reason):
         PreferencePair.from_row(row, AT)
     assert reason in raised.value.reason
     assert str(raised.value).startswith("pairs.jsonl:7: ")
+
+
+def test_a_pair_may_have_a_video_a_prompt_for_an_engine_not():
+    row = {**PAIR, "video": "v.mp4", "clip": [1, 2.5]}
+    pair = PreferencePair.from_row(row, AT)
+    assert pair.video == ("v.mp4", (1.0, 2.5)) and pair.image == () and pair.to_row() == row
+    assert PreferencePair.from_row({**PAIR, "video": ""}, AT).video is None
+    with pytest.raises(RecordError, match="videos are read in training, not shown to a sampling engine"):
+        Prompt.from_row({"question": "q", "answer": 1, "video": "v.mp4"}, AT)
 
 
 def test_rejected_may_be_missing_only_where_allowed():

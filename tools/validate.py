@@ -127,6 +127,7 @@ def build_checker(data_args: DataArguments, args: ValidationArguments) -> RowChe
         data_args.tiling(),
         rows,
         max_seq_length=data_args.max_seq_length,
+        frames=data_args.frame_limits(),
         decode=args.decode,
         allow_no_rejected=args.allow_no_rejected,
     )

@@ -6,6 +6,7 @@ They live in `model/` because this folder travels with every checkpoint and has 
 IGNORE_INDEX = -100  # a label that no loss sees
 
 IMAGE_PLACEHOLDER = "<image>"  # in questions: one per image
+VIDEO_PLACEHOLDER = "<video>"  # in questions: where the frames go
 IMG_START_TOKEN = "<img>"
 IMG_CONTEXT_TOKEN = "<IMG_CONTEXT>"  # stands once for every image token of a tile
 IMG_END_TOKEN = "</img>"

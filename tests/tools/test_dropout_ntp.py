@@ -61,6 +61,21 @@ def test_the_start_is_continued_without_the_image_and_joined_exactly(run, write_
     assert rows == [{**row, "rejected": "Let me look at the picture. It shows a square."}]
 
 
+def test_all_frames_of_a_video_are_left_out(run, write_rows):
+    row = {"video": "a.mp4", "question": "<video>\nWhat is it?", "chosen": CHOSEN, "rejected": None}
+    write_rows([row, {"video": "b.mp4", "question": "What?"}])
+    [request], rows, _, [reject] = run(lambda request: " shows a square.")
+    assert (request.question, request.images) == ("What is it?", ())
+    assert rows == [{**row, "rejected": "Let me look at the picture. It shows a square."}]
+    assert "videos are read in training, not shown to a sampling engine" in json.dumps(reject)
+
+
+def test_a_video_cannot_stay(run, write_rows):
+    write_rows([{"video": "a.mp4", "question": "What?", "chosen": CHOSEN}])
+    _, _, _, [reject] = run(lambda request: " x", "--load-image")
+    assert "the engine reads no video" in json.dumps(reject)
+
+
 @pytest.mark.parametrize("case", [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()][:40:5])
 def test_prefixes_are_the_documented_ones(run, write_rows, case):
     write_rows([{"question": "What?", "chosen": case["chosen"]}])

@@ -41,7 +41,8 @@ ROW_FAULTS = [
     ("wrong_type", {"chosen": 4}),
     ("wrong_type", {"image": {"path": "0.png"}}),
     ("empty_question", {"question": " \n"}),
-    ("video_row", {"video": "clip.mp4"}),
+    ("video_unreadable", {"video": "page.png", "image": ...}),
+    ("video_broken", {"video": "cut.gif", "image": ...}),
     ("placeholder_mismatch", {"question": f"<image> and <image>: {ASKED}"}),
     ("placeholder_mismatch", {"image": ["0.png", "1.png"], "question": f"<image>\nBoth? {ASKED}"}),
     ("empty_answer", {"rejected": ""}),
@@ -111,6 +112,7 @@ def write_images(folder):
     wide.save(folder / "photo.jpg", exif=exif)
     frames = [Image.fromarray(pixels[:, at : at + 60]) for at in (0, 60)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    (folder / "cut.gif").write_bytes((folder / "moving.gif").read_bytes()[:-3000])
     Image.new("RGBA", (60, 60), (0, 0, 0, 0)).save(folder / "glass.png")
 
 
@@ -187,7 +189,7 @@ def test_planted_faults_are_found_and_nothing_else(planted, golden, capsys):
         fault for fault, _, _ in expected.elements()
     )
     out = capsys.readouterr().out
-    assert report["verdict"] in out and report["verdict"].startswith("FAIL: 25 of ")
+    assert report["verdict"] in out and report["verdict"].startswith("FAIL: 26 of ")
     assert not list((folder / "report").glob("*.parts"))
 
 
@@ -209,7 +211,7 @@ def test_training_skips_what_validation_calls_unusable(planted, golden, tokenize
     samples = (dataset[place] for place in range(len(dataset)))
     assert errors == {sample.line for sample in samples if isinstance(sample, SkippedRow)}
     report = json.loads((folder / "report" / "validation.json").read_text())
-    assert report["unusable_rows"] == len(errors) == 25
+    assert report["unusable_rows"] == len(errors) == 26
 
 
 def test_a_killed_run_goes_on(planted, monkeypatch):

@@ -13,6 +13,7 @@ from internvl_chat.mixture import open_dataset
 from internvl_chat.model import load_tokenizer
 from internvl_chat.records import PreferencePair, Source
 from internvl_chat.tokenization import RowTokenizer
+from internvl_chat.video import FrameLimits
 from tools.validation.chunks import Chunk, ChunkChecker, ChunkFacts, check_all, read_in_order
 from tools.validation.faults import FAULTS, Finding
 from tools.validation.page import render
@@ -95,7 +96,9 @@ def test_a_row_is_too_long_where_its_tokens_are_too_many(room, tokenizer, tmp_pa
     rows = RowTokenizer(tokenizer, "internvl2_5", 4)
     length = rows.tokenize("Why?", [WORDS], 0, Source("a", 1)).length(0)
     data = open_dataset(DatasetSpec("a", str(tmp_path), str(tmp_path / "a.jsonl")), 0, "meta.json", cache_dir=tmp_path)
-    facts = RowChecker(Tiling(), rows, max_seq_length=length + room).check(*data.rows[0][:1], Source("a", 1), data)
+    facts = RowChecker(Tiling(), rows, max_seq_length=length + room, frames=FrameLimits()).check(
+        *data.rows[0][:1], Source("a", 1), data
+    )
     assert [fault for fault, _ in facts.faults] == (["too_long"] if room < 0 else [])
     assert facts.usable == (room >= 0)
 
@@ -107,7 +110,7 @@ def three_chunks(tmp_path):
     lines[1098] = b'{"question": "?", "chosen": "", "rejected": "no"}\n'
     (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
     data = open_dataset(DatasetSpec("a", "", str(tmp_path / "a.jsonl")), 0, "meta.json", cache_dir=tmp_path)
-    return ChunkChecker(RowChecker(Tiling(), None, max_seq_length=9), [data])
+    return ChunkChecker(RowChecker(Tiling(), None, max_seq_length=9, frames=FrameLimits()), [data])
 
 
 def test_processes_find_what_one_finds(three_chunks, tmp_path):

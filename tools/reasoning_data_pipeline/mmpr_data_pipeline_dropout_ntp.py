@@ -3,10 +3,11 @@
     python -u tools/reasoning_data_pipeline/mmpr_data_pipeline_dropout_ntp.py --checkpoint OpenGVLab/InternVL2_5-8B \\
         --prompt-path chosen.jsonl --out-dir sampled --num-return-sequences 1 --start-ratio 0.5 --dynamic --max-num 12
 
-Prompts are {"image", "question", "chosen", "rejected": null}. The kept part ends at a word boundary, or at a character
-where the script has no spaces, and what follows is joined to it exactly. A row without `chosen` first gets one,
-generated with the image. Writes the rows with their `rejected` to <out-dir>/<checkpoint>/<prompt file>; continuations
-equal to the chosen answer are left out and counted. A `rejected` that a row brought is kept as `rejected_orig`.
+Prompts are {"image", "question", "chosen", "rejected": null}, or have a "video", whose frames are all left out. The
+kept part ends at a word boundary, or at a character where the script has no spaces, and what follows is joined to it
+exactly. A row of images without `chosen` first gets one, generated with them. Writes the rows with their `rejected` to
+<out-dir>/<checkpoint>/<prompt file>; continuations equal to the chosen answer are left out and counted. A `rejected`
+that a row brought is kept as `rejected_orig`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from internvl_chat.records import PreferencePair, Prompt
+from internvl_chat.records import PreferencePair, Prompt, RecordError
 from tools.reasoning_data_pipeline.engines import Request
 from tools.reasoning_data_pipeline.prompt_files import Task
 from tools.reasoning_data_pipeline.prompts import split_placeholders, without_images
@@ -52,6 +53,8 @@ def read_positive(run: SamplingRun, task: Task) -> Positive:
     """Check a row; RecordError when a field is of a wrong type, or its images are not there or not in its question."""
     if task.row.get("chosen") is not None:
         pair = PreferencePair.from_row(task.row, task.where, allow_no_rejected=True)
+        if pair.video is not None and run.args.load_image:
+            raise RecordError(*task.where, "--load-image: the engine reads no video; leave it out", "video_row")
         split_placeholders(pair.question, len(pair.image), task.where)
         # An answer that is there was given to the question as it stands.
         return Positive(task, run.request(task, pair.question, pair.image), pair.chosen)

@@ -18,7 +18,9 @@ import xxhash
 
 from internvl_chat.records import RecordError, Source
 
-IMAGE_PLACEHOLDER = "<image>"  # as internvl_chat.model.constants, whose package loads torch
+# As in internvl_chat.model.constants, whose package loads torch.
+IMAGE_PLACEHOLDER = "<image>"
+VIDEO_PLACEHOLDER = "<video>"
 
 _LEADING_IMAGES = re.compile(rf"(?:\s*{IMAGE_PLACEHOLDER})+\s*")
 
@@ -125,5 +127,7 @@ def ask(question: str, num_images: int, *, version: str | None, style: str = "pl
 
 
 def without_images(question: str) -> str:
-    """A question without its image placeholders and the line ends behind them."""
-    return question.replace(f"{IMAGE_PLACEHOLDER}\n", "").replace(IMAGE_PLACEHOLDER, "")
+    """A question without the placeholders of images or a video and the line ends behind them."""
+    for placeholder in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
+        question = question.replace(f"{placeholder}\n", "").replace(placeholder, "")
+    return question

@@ -10,6 +10,7 @@ import xxhash
 from PIL import Image
 
 from internvl_chat.images import DECODE_ERRORS, decode_rgb, open_image, resolve_image
+from internvl_chat.video import Clip, open_video, read_frames
 
 REMEMBERED = 65_536  # image files
 SMALLEST_SIDE = 10  # pixels
@@ -32,6 +33,15 @@ class Picture:
     oddities: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class Film:
+    """A video file that training can use: size of a frame in pixels, identity as of `Picture`, number of frames."""
+
+    size: tuple[int, int]
+    identity: str
+    num_frames: int
+
+
 class PictureReader:
     """Reads image files as training does, remembering the last REMEMBERED."""
 
@@ -39,10 +49,25 @@ class PictureReader:
         """Decode images whole, or read their headers only."""
         self.decode = decode
         self._read_once = lru_cache(REMEMBERED)(self._read)
+        self._read_video_once = lru_cache(REMEMBERED)(self._read_video)
 
     def read(self, root: str, path: str) -> Picture:
         """The image `path` of a row under `root`; ImageError where training cannot use it."""
         return self._read_once(resolve_image(root, path))
+
+    def read_video(self, root: str, path: str, clip: Clip | None, num_frames: int) -> Film:
+        """The video `path` of a row, so many frames of it looked at; ImageError where training cannot use it."""
+        return self._read_video_once(resolve_image(root, path), clip, num_frames)
+
+    def _read_video(self, path: str, clip: Clip | None, num_frames: int) -> Film:
+        video = open_video(path, clip)
+        identity = path
+        if self.decode:
+            digest = xxhash.xxh3_128()
+            for frame in read_frames(video, num_frames):
+                digest.update(frame.tobytes())
+            identity = digest.hexdigest()
+        return Film(video.size, f"{identity} {clip}", len(video.frames))
 
     def _read(self, path: str) -> Picture:
         with open_image(path) as image:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, field
+from functools import partial
 
 import xxhash
 
-from internvl_chat.dataset import plan_tiles
+from internvl_chat.dataset import plan_frames, plan_tiles
 from internvl_chat.images import Grid, ImageError, Tiling, count_tiles
 from internvl_chat.mixture import MixedDataset
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
-from internvl_chat.tokenization import RowTokenizer, check_answers, place_images
+from internvl_chat.tokenization import RowTokenizer, check_answers, place_frames, place_images
+from internvl_chat.video import FrameLimits
 from tools.validation.pictures import Picture, PictureReader
 from tools.validation.texts import squeezed, suspicious_texts
 
@@ -57,6 +59,7 @@ class RowChecker:
         rows: RowTokenizer | None,
         *,
         max_seq_length: int,
+        frames: FrameLimits,
         decode: bool = True,
         allow_no_rejected: bool = False,
     ) -> None:
@@ -66,11 +69,12 @@ class RowChecker:
             tiling: how images become tiles.
             rows: of the checkpoint; None leaves out what needs a tokenizer.
             max_seq_length: most tokens of prompt and one answer.
+            frames: how many frames of a video are taken.
             decode: decode images whole, or read their headers only.
             allow_no_rejected: rows may lack a rejected answer, for supervised fine-tuning.
         """
         self.tiling, self.rows = tiling, rows
-        self.max_seq_length = max_seq_length
+        self.max_seq_length, self.frames = max_seq_length, frames
         self.allow_no_rejected = allow_no_rejected
         self.pictures = PictureReader(decode=decode)
         # The template around a row of two tokens.
@@ -89,9 +93,12 @@ class RowChecker:
 
     def _check(self, facts: RowFacts, line: bytes, where: Source, data: MixedDataset, count_tokens: bool) -> None:
         pair = PreferencePair.from_row(parse_row(line, *where), where, allow_no_rejected=self.allow_no_rejected)
-        place_images(pair.question, len(pair.image), where)
         answers = [pair.chosen] if pair.rejected is None else [pair.chosen, pair.rejected]
         check_answers(answers, answers, where)
+        if pair.video is not None:
+            self._check_video(facts, pair, answers, where, data)
+            return
+        place_images(pair.question, len(pair.image), where)
         pictures = [self.pictures.read(data.root, path) for path in pair.image]
         sizes = [picture.size for picture in pictures]
         limit = data.spec.max_dynamic_patch
@@ -107,6 +114,25 @@ class RowChecker:
         facts.faults += [oddity for picture in pictures for oddity in picture.oddities]
         facts.faults += suspicious_texts(pair, data.spec.name)
         _measure(facts, pair, pictures)
+
+    def _check_video(
+        self, facts: RowFacts, pair: PreferencePair, answers: list[str], where: Source, data: MixedDataset
+    ) -> None:
+        """Check a row with a video; its frames are one tile each."""
+        assert pair.video is not None
+        film = self.pictures.read_video(data.root, *pair.video, self.frames.most)
+        wanted = facts.tiles = min(self.frames.most, film.num_frames)
+        place_frames(pair.question, wanted, where)
+        if self.rows is not None:
+            text_with = partial(self.rows.tokenize_video, pair.question, answers, where=where)
+            text, facts.tiles = plan_frames(
+                text_with, film.num_frames, self.frames, where, max_seq_length=self.max_seq_length
+            )
+            facts.tokens = text.length(facts.tiles)
+            if facts.tiles < wanted:
+                facts.faults.append(("fewer_tiles", f"{facts.tiles} of {wanted} frames fit {self.max_seq_length}"))
+        facts.faults += suspicious_texts(pair, data.spec.name)
+        _measure(facts, pair, [Picture(film.size, film.identity, ())])
 
     def _count(self, grids: list[Grid]) -> int:
         return sum(count_tiles(grid, self.tiling.use_thumbnail) for grid in grids)
