@@ -19,6 +19,7 @@ NAMES = (
     "training_forms",
     "bench_training",
     "bench_training_memory",
+    "bench_lora_memory",
     "simulate_ranks",
     "plot_training",
 )
@@ -137,6 +138,15 @@ def test_memory_is_measured_in_a_process_of_its_own(benchmarks):
     # embedding and LM head, and several tensors of logits, 35 MiB each: two rows of 576 tokens, 8,000 words
     assert figures["gradients_mib"] > 2 * 8_000 * 512 * 4 / 2**20
     assert figures["peak_mib"] > figures["gradients_mib"] + 2 * 35
+
+
+@pytest.mark.integration
+def test_the_memory_of_adapters_is_counted_by_parts(benchmarks):
+    bench, build = benchmarks["bench_lora_memory"], benchmarks["training_model"].build_model
+    figures = bench.measure("lora", "toy")
+    weights = sum(p.numel() for p in build(benchmarks["training_model"].SIZES["toy"]).parameters())
+    assert figures["base_weights_mib"] == pytest.approx(4 * weights / 2**20, abs=0.06)
+    assert figures["reference_mib"] == 0 and figures["peak_mib"] > figures["activations_mib"] > 0
 
 
 def test_a_step_waits_for_the_fullest_slot_of_each_turn(benchmarks):
