@@ -84,7 +84,7 @@ def report(args: argparse.Namespace) -> Path:
     path = args.evaluation or find_evaluation(args.run)
     evaluation = json.loads(path.read_text(encoding="utf-8")) if path else {}
     answers = read_answers(path.with_suffix(".answers.jsonl")) if path else {}
-    settings = read_json(args.run / "settings.json")
+    settings, ledger = read_json(args.run / "settings.json"), read_json(args.run / "ledger.json")
     ranges = read_ranges()
     page = render(
         title=args.title or f"Run {args.run}",
@@ -96,9 +96,9 @@ def report(args: argparse.Namespace) -> Path:
         notes=take_notes(entries, ranges),
         origin=ranges.get("origin", "No ranges: benchmarks/results/run_figures.json is not there."),
         **draw(entries),
-        mixture=settings.pop("mixture", {}),
+        mixture=with_books(settings.pop("mixture", {}), ledger.pop("data_sets", {})),
         skipped=count_skipped(args.run / "skipped.jsonl"),
-        ledger=flatten(read_json(args.run / "ledger.json")),
+        ledger=flatten(ledger),
         settings={group: flatten(values) for group, values in settings.items()},
         answers=choose_answers(answers, args.number),
     )
@@ -178,6 +178,14 @@ def count_skipped(path: Path) -> dict[str, int]:
     shown = dict(counts.most_common(MAX_REASONS))
     others = counts.total() - sum(shown.values())
     return {**shown, f"{len(counts) - len(shown)} other reasons": others} if others else shown
+
+
+def with_books(
+    mixture: Mapping[str, Mapping[str, Any]], books: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The data sets of a mixture, each with what the ledger says became of its rows."""
+    unknown = {"used": "", "skipped": "", "times_used": {}}
+    return {name: {**part, **books.get(name, unknown)} for name, part in mixture.items()}
 
 
 def flatten(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from vllm.config import set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 from vllm.engine.arg_utils import EngineArgs
-from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.processing import ProcessorInputs, TimingContext
 
@@ -31,6 +31,7 @@ def load(config, folder):
     stored, taken = load_file(f"{folder}/model.safetensors"), []
     found = model.load_weights((taken.append(name) or (name, weight)) for name, weight in stored.items())
     missing = sorted({name for name, _ in model.named_parameters()} - set(found))
+    process_weights_after_loading(model, config.model_config, torch.device("cpu"))
     return model, sorted(set(stored) - set(taken)), missing
 
 

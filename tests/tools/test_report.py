@@ -1,5 +1,6 @@
 """The report of a run: every section from what the run left, what is missing named; and a real run in a browser."""
 
+import io
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from tools.evaluation.run_figures import measure, take, take_notes
 from tools.report import SECTIONS, choose_answers, count_skipped, find_evaluation, flatten, main
 
 REPOSITORY = Path(__file__).parents[2]
-QUICKSTART = REPOSITORY / "work_dirs" / "quickstart" / "mpo"
+QUICKSTART = Path("work_dirs") / "quickstart" / "mpo"
 
 
 def entry(step):
@@ -40,7 +41,9 @@ def run(tmp_path):
     (folder / "settings.json").write_text(json.dumps(settings))
     rows = [{"file": "a", "line": k, "reason": "no such file" if k else "<script>"} for k in range(3)]
     (folder / "skipped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "ledger.json").write_text(json.dumps({"rows": {"read": 100, "trained": 98}}))
+    books = {"rows": 100, "repeat_time": 0.5, "used": 98, "skipped": 2, "times_used": {"0": 4, "1": 96}, "faults": {}}
+    ledger = {"promised": 100, "used": 98, "skipped": 2, "adds_up": True, "data_sets": {"charts": books}}
+    (folder / "ledger.json").write_text(json.dumps(ledger))
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
     image = str(tmp_path / "a.png")
     answers = [answer_row("a", "wrong", "wrong", image), answer_row("b", "correct", "wrong", image)]
@@ -60,8 +63,9 @@ def test_the_page_tells_what_the_run_left(run):
     text = page(run)
     assert all(f'<h2 id="{name}">' in text for name in SECTIONS)
     assert "10 steps in 5 s" in text and "<td>deepspeed</td><td>null</td>" in text
-    assert "<td>charts</td><td>100</td><td>0.5</td>" in text and "<td>50</td>" in text
-    assert "<td>2</td><td>no such file</td>" in text and "<td>rows.trained</td><td>98</td>" in text
+    assert "<td>charts</td><td>100</td><td>0.5</td>" in text and "<td>50</td><td>98</td><td>2</td>" in text
+    assert "<td>0 times: 4, 1 times: 96</td>" in text and "<td>adds_up</td><td>true</td>" in text
+    assert "<td>2</td><td>no such file</td>" in text
     assert "50.00 %  [9.00, 91.00]" in text and text.count('src="data:image/') == 4  # two plots, two pictures
     assert "Not in this log" in text and "Peak memory" in text
     assert "&lt;script&gt;" in text and "<script" not in text and "&lt;b&gt;b?&lt;/b&gt;" in text
@@ -136,8 +140,9 @@ def test_a_figure_far_from_our_runs_is_marked(value, is_usual):
 
 
 @pytest.fixture(params=["tiny", "quickstart"])
-def real_run(request):
+def real_run(request, monkeypatch):
     """A run made now, and that of the last quickstart."""
+    monkeypatch.chdir(REPOSITORY)
     if request.param == "tiny":
         return request.getfixturevalue("tiny_run")
     if not (QUICKSTART / "trainer_state.json").is_file():
@@ -162,4 +167,5 @@ def test_chromium_opens_the_report_of_a_real_run(real_run, tmp_path, browser_pag
     assert [url for url in browser_page.requests if not url.startswith(("data:", "file:"))] == []
     assert browser_page.problems == []
     if "SCREENSHOTS" in os.environ:
-        browser_page.screenshot(path=REPOSITORY / "docs" / "images" / "report.png", full_page=True)
+        shot = Image.open(io.BytesIO(browser_page.screenshot(full_page=True))).convert("RGB")
+        shot.quantize(128).save(REPOSITORY / "docs" / "images" / "report.png", optimize=True)
