@@ -27,7 +27,8 @@ from internvl_chat.model.constants import IMAGENET_MEAN
 from internvl_chat.objects import ObjectError, fetch, is_object, join_object
 from internvl_chat.records import shown
 
-MAX_PIXELS = 150_000_000  # width x height; an RGB image of this size takes 600 MB in Pillow
+STRIP_ROWS = 256
+MAX_PIXELS = 100_000_000  # width x height; Pillow takes 400 MB for RGB, twice that while it converts from CMYK
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program (EPS)
 PATH_CHARS = 300  # of a path, in messages
 AUGMENT_QUALITIES = (75, 100)  # JPEG qualities of data_augment, both included
@@ -140,11 +141,20 @@ def decode_rgb(image: Image.Image) -> Image.Image:
     try:
         image.load()
         if image.mode.startswith("I"):
-            return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+            return Image.fromarray(_upper_bytes(image)).convert("RGB")
         return image if image.mode == "RGB" else image.convert("RGB")
     except DECODE_ERRORS as error:
         name = getattr(image, "filename", "") or image
         raise ImageError(f"{name}: broken image data ({error})", "image_broken") from error
+
+
+def _upper_bytes(image: Image.Image) -> np.ndarray:
+    """16-bit greys scaled to 8 bits, (height, width) uint8; in strips, as a copy in 32 bits would be large."""
+    upper = np.empty((image.height, image.width), np.uint8)
+    for top in range(0, image.height, STRIP_ROWS):
+        strip = np.asarray(image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height))))
+        upper[top : top + STRIP_ROWS] = np.clip(strip >> 8, 0, 255)
+    return upper
 
 
 def load_image(path: str) -> Image.Image:

@@ -281,6 +281,15 @@ def test_mutated_files_raise_nothing_else(tmp_path):
     assert 20 < errors < 150
 
 
+@pytest.mark.parametrize(("dtype", "form"), [(np.uint16, "PNG"), (np.int32, "TIFF")])
+def test_16_bit_greys_of_many_rows_are_scaled_alike(tmp_path, dtype, form):
+    greys = (np.arange(600 * 3).reshape(600, 3) * 36).astype(dtype)
+    path = tmp_path / f"grey.{form.lower()}"
+    Image.fromarray(greys).save(path, form)
+    pixels = np.asarray(load_image(str(path)))
+    assert (pixels == (greys // 256)[..., None]).all()
+
+
 def test_image_bombs_are_not_decoded(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     data = bytearray()
