@@ -37,7 +37,7 @@ train_mpo() { # meta.json, folder of the result, more flags
         --max_steps $steps --logging_steps 10 "${@:3}"
 }
 
-rm -rf "$OUT"/{base,data,sampled,pairs,mpo,ceiling,before.*,after.*,ceiling.*,curves.png}
+rm -rf "$OUT"/{base,data,sampled,pairs,mpo,ceiling,before.*,after.*,ceiling.*,curves.png,report.html}
 if [ "${1:-}" = --from-scratch ]; then
     stage "Base: a random InternVL of a million weights learns to look, and to reason as carelessly as its examples"
     rm -rf ckpt/tiny-base
@@ -84,4 +84,5 @@ stage "After: the same held-out questions"
 evaluate "$OUT/mpo" after --direct "$OUT/data/held_out_en_direct.jsonl" --pairs "$OUT/data/held_out_pairs.json" \
     --reference ckpt/tiny-base --before "$OUT/before.json" --least-lift $least_lift
 "$PYTHON" tools/plot_curves.py --run "$OUT/mpo" --out "$OUT/curves.png"
-printf '\nCheckpoint: %s   results: %s   curves: %s\n' "$OUT/mpo" "$OUT/after.json" "$OUT/curves.png"
+"$PYTHON" tools/report.py "$OUT/mpo" --evaluation "$OUT/after.json" --out "$OUT/report.html"
+printf '\nCheckpoint: %s   results: %s   report: %s\n' "$OUT/mpo" "$OUT/after.json" "$OUT/report.html"
