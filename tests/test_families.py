@@ -18,16 +18,41 @@ from tools import convert
 TRAINED = [name for name in FAMILIES if not name.startswith("qwen2")]  # which most other tests train
 
 
+@pytest.fixture(scope="module")
+def train(golden_folder):
+    """Function from a checkpoint, a folder and more flags to a run of two steps."""
+
+    def trained(source, folder, *more):
+        flags = f"--model_name_or_path {source} --meta_path {golden_folder}/data/meta.json --output_dir {folder}"
+        flags += " --force_image_size 56 --max_seq_length 512 --max_steps 2 --learning_rate 1e-3 --logging_steps 1"
+        flags += " --grad_checkpoint True --save_strategy no --report_to none --disable_tqdm True"
+        main([*flags.split(), *more])
+
+    return trained
+
+
 @pytest.fixture(scope="module", params=TRAINED)
-def run(request, golden_folder, tmp_path_factory):
-    """(checkpoint, folder of a run of two steps from it)."""
+def run(request, golden_folder, train, tmp_path_factory):
+    """(checkpoint, folder of a run from it)."""
     root = tmp_path_factory.mktemp(request.param)
     source = build(root / "source", golden_folder / "ckpt" / "tiny-qwen2", request.param)
-    flags = f"--model_name_or_path {source} --meta_path {golden_folder}/data/meta.json --output_dir {root}/run"
-    flags += " --force_image_size 56 --max_seq_length 512 --max_steps 2 --learning_rate 1e-3 --logging_steps 1"
-    flags += " --grad_checkpoint True --save_strategy no --report_to none --disable_tqdm True --system_prompt thinking"
-    main(flags.split())
+    train(source, root / "run", "--system_prompt", "thinking")
     return source, root / "run"
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "internlm3"])
+@pytest.mark.parametrize("layout", ["published", "hf"])
+def test_adapters_on_any_family_and_layout(family, layout, golden_folder, train, tmp_path):
+    source = build(tmp_path / "published", golden_folder / "ckpt" / "tiny-qwen2", family)
+    if layout == "hf":
+        convert.convert_to_hf(source, tmp_path / "hf")
+    train(tmp_path / layout, tmp_path / "run", "--use_llm_lora", "4", "--use_backbone_lora", "4")
+    before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / layout, tmp_path / "run"))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("self_attn.v_proj" in name for name in moved) and any(".fc2." in name for name in moved)
+    assert not any("norm" in name or "embed" in name or "mlp1" in name for name in moved)
+    load_model(tmp_path / "run")
 
 
 def test_the_run_moves_every_weight_and_keeps_the_names(run):

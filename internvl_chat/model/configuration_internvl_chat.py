@@ -114,6 +114,11 @@ class InternVLChatConfig(PreTrainedConfig):
         side = (self.force_image_size or self.vision_config.image_size) // self.vision_config.patch_size
         return int(side**2 * self.downsample_ratio**2)
 
+    @property
+    def text_config(self) -> PreTrainedConfig:
+        """`llm_config` by transformers' name: DeepSpeed's `auto` settings go by its `hidden_size`."""
+        return self.llm_config
+
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """Return `llm_config`; transformers asks for it when it resizes embeddings and makes caches."""
         return self.llm_config

@@ -30,6 +30,7 @@ from .checkpoint_files import (
 from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMG_CONTEXT_TOKEN
 from .hf_layout import HF_MODEL_TYPE, InternVLChatModelHF, check_has_hf_form, config_from_hf, register_weight_names
+from .modeling_internvl import language_model_class
 from .modeling_internvl_chat import InternVLChatModel
 from .tokenization_internlm2 import InternLM2Tokenizer
 
@@ -93,6 +94,8 @@ def load_model(
     check_folder(path, "*.safetensors")
     check_weight_files(path, config)
     config.dtype = dtype  # with None the files decide, whatever config.json says of them
+    # Before ZeRO-3 watches the making of models: of classes that are defined meanwhile it undoes the decorators.
+    language_model_class(config)
     layout = InternVLChatModel
     if is_hf_layout(path):
         layout = InternVLChatModelHF

@@ -44,7 +44,8 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
         self.img_context_token_id: int | None = None
         self.normalize_type = "imagenet"
         self.vision_model = InternVisionModel(config.vision_config)
-        self.language_model = _language_model(config)
+        # It shares the configuration object, so both stay in step.
+        self.language_model = language_model_class(config)(config.llm_config)
         self.mlp1 = _projector(config)
         self.post_init()
 
@@ -180,12 +181,12 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
         return x if self.config.ps_version == "v1" else x.permute(0, 2, 1, 3)
 
 
-def _language_model(config: InternVLChatConfig) -> PreTrainedModel:
-    """Build the language model; it shares the configuration object, so both stay in step."""
+def language_model_class(config: InternVLChatConfig) -> type[PreTrainedModel]:
+    """Return the class of the language model; transformers' own are imported when they are first asked for."""
     # By name, not by class: as remote code, transformers loads a module for the config and again for the model.
     if config.llm_config.model_type == InternLM2Config.model_type:
-        return InternLM2ForCausalLM(config.llm_config)
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config.llm_config)](config.llm_config)
+        return InternLM2ForCausalLM
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config.llm_config)]
 
 
 def _projector(config: InternVLChatConfig) -> nn.Sequential:

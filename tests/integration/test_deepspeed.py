@@ -14,6 +14,7 @@ from transformers import AutoModel, dynamic_module_utils
 from internvl_chat.arguments import DEEPSPEED_FOLDER
 from internvl_chat.train_mpo import main
 from tests.integration.ranks import train
+from tests.tools.test_convert import build
 
 pytestmark = pytest.mark.integration
 
@@ -124,3 +125,12 @@ def test_a_launcher_trains_with_torchrun_where_there_is_no_slurm(tiny_flags, los
     assert result.returncode == 0, result.stdout[-4000:]
     assert losses_of(tmp_path / "run") == pytest.approx(losses_of(single_process), abs=1e-4)
     assert "'loss'" in (tmp_path / "run" / "train_mpo.log").read_text()
+
+
+def test_experts_train_under_zero_3_as_in_a_single_process(tiny_flags, losses_of, golden_folder, tmp_path):
+    source = build(tmp_path / "source", golden_folder / "ckpt" / "tiny-qwen2", "qwen3_moe")
+    settings = {"model_name_or_path": source, "max_steps": 3, "save_strategy": "no"}
+    main(tiny_flags(tmp_path / "one", per_device_train_batch_size=2, **settings))
+    train(tiny_flags(tmp_path / "two", deepspeed="zero_stage3_config.json", **settings), world=2, log=tmp_path / "log")
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)
+    assert largest_difference(tmp_path / "one", tmp_path / "two") <= 1e-6
