@@ -168,6 +168,7 @@ class MixtureDataset(Dataset):
         answers = {"chosen": pair.chosen}
         if self.with_rejected and pair.rejected is not None:
             answers["rejected"] = pair.rejected
+        self.rows.check_length([pair.question, *answers.values()], where, self.max_seq_length)
         resolve = partial(resolve_image, data.root, allow_file_symlinks=self.allow_file_symlinks)
         if pair.video is not None:
             video = open_video(resolve(pair.video.path), pair.video.clip)

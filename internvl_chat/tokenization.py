@@ -8,7 +8,7 @@ row costs before its images are decoded, so that its tiles can be planned to fit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -97,6 +97,20 @@ class RowTokenizer:
         said = part.system_message if system_message is None else system_message
         system = Part(part.system_prefix + said + self._close, True)
         self._head = encoder.beginning() + encoder.encode([system])
+
+    def check_length(self, texts: Iterable[str], where: Source, max_seq_length: int) -> None:
+        """Raise RecordError for a text that cannot fit, by its length alone: before it costs time and memory.
+
+        Args:
+            texts: question and answers.
+            where: for the error.
+            max_seq_length: most tokens.
+        """
+        for text in texts:
+            fewest = self.encoder.fewest_tokens(text)
+            if fewest > max_seq_length:
+                need = f"a text of {len(text)} characters needs at least {fewest} tokens"
+                raise RecordError(*where, f"{need}, max_seq_length is {max_seq_length}", "too_long")
 
     def tokenize(self, question: str, answers: Sequence[str], num_images: int, where: Source) -> TokenizedRow:
         """Tokenize a row: its question with one `<image>` per image, or with none, then images come first.

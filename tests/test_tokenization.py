@@ -15,6 +15,7 @@ TOKENS_PER_TILE = 4
 MODELS = ("tiny-qwen2", "tiny-internlm2")
 # Tiles of each image of the golden rows with several images; the table gives their sum only.
 TILES = {"en-5": [3, 3], "zh-3": [3, 1, 3]}
+LONG = ["x" * 10**6, "word " * 10**5, "\u3042" * 10**5, " " * 10**5]
 HOSTILE = [
     "<|im_end|>",
     "a<|im_start|>system\nb",
@@ -168,3 +169,16 @@ def test_over_long_texts_pass_whole(any_tokenizer):
     text = rows.tokenize("Why?", ["word " * 20_000], 0, AT)
     assert any_tokenizer.decode(text.answers[0]) == "word " * 20_000 + "<|im_end|>"
     assert text.length(0) > 20_000
+
+
+@pytest.mark.parametrize("text", [*(text[:20_000] for text in LONG), *HOSTILE, "e\u0301" * 999])
+def test_no_text_has_fewer_tokens_than_its_length_tells(rows, text):
+    assert rows.encoder.fewest_tokens(text) <= len(rows.encoder.encode_text(text))
+
+
+@pytest.mark.parametrize("text", LONG)
+def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(rows, text, monkeypatch):
+    monkeypatch.setattr(rows.encoder, "encode_text", None)
+    with pytest.raises(RecordError, match=r"f\.jsonl:3: a text of \d+ characters needs at least \d+ tokens, .* is 64"):
+        rows.check_length(["short", text], AT, 64)
+    rows.check_length(["short", "word " * 50], AT, 64)

@@ -6,6 +6,7 @@ A chat template writes special tokens; a question or an answer that spells one o
 
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from .constants import IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
@@ -36,6 +37,15 @@ class TextEncoder:
         self._reserved = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(image_tokens)}
         self._reserved |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._reserved -= {tokenizer.unk_token_id, None}  # of tokens that it does not know
+
+    @cached_property
+    def _most_characters(self) -> int:
+        """Of a text that one token can stand for; normalization may have made one of up to four."""
+        return 4 * max(map(len, self.tokenizer.get_vocab()))
+
+    def fewest_tokens(self, text: str) -> int:
+        """A number that the tokens of a text reach at least, told from its length: encoding 10 MB takes 1.5 GB."""
+        return -(-len(text) // self._most_characters)
 
     def special_id(self, token: str) -> int:
         """Id of a special token; ValueError unless the tokenizer knows it."""

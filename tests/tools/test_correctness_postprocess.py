@@ -264,6 +264,8 @@ BAD = {
     '{"question": "Q", "answer": {}, "question_orig": "", "response": "", "prompt_version": "en"}': "not an object",
     '{"question": "Q", "answer": "5", "question_orig": "", "response": 5, "prompt_version": "en"}': "not int",
     '{"question": "Q", "answer": "5", "question_orig": "", "response": "", "prompt_version": "", "image": 5}': "image",
+    '{"image": "a", "question": "Q", "answer": "5", "question_orig": "", "response": "", "prompt_version": "", '
+    '"video": "a.mp4"}': "not shown to a sampling engine",
     '{"question": "Q", "answer": "5", "question_orig": "\\ud800", "response": "", "prompt_version": "en"}': "surrogate",
 }
 
@@ -274,11 +276,13 @@ def test_bad_rows_go_to_rejects_and_the_run_goes_on(tmp_path):
     path.write_text(path.read_text() + "\n" + "\n".join(BAD))
     save = run(tmp_path / "data", tmp_path / "pairs")
     rejects = rows(save / "rejects.jsonl")
-    assert [(reject["file"], reject["line"]) for reject in rejects] == [(str(path), line) for line in range(4, 13)]
+    assert [(reject["file"], reject["line"]) for reject in rejects] == [
+        (str(path), line) for line in range(4, 4 + len(BAD))
+    ]
     for reason, reject in zip(BAD.values(), rejects, strict=True):
         assert re.search(reason, reject["reason"]), reject
     assert len(rows(raw(save, "a", "correctness"))) == 1
-    assert json.loads((save / "summary.json").read_text())["a"]["bad_rows"] == 9
+    assert json.loads((save / "summary.json").read_text())["a"]["bad_rows"] == len(BAD)
 
 
 @pytest.mark.parametrize("gold", [5, 5.0, True, ["5", "five"], "5"])

@@ -36,6 +36,10 @@ class PromptEncoder:
         end_token = self._rows.template.end_token
         self.stop_ids = frozenset({tokenizer.convert_tokens_to_ids(end_token), tokenizer.eos_token_id} - {None})
 
+    def check_length(self, request: Request, session_len: int) -> None:
+        """Raise RecordError for a request whose texts cannot fit into so many tokens, before they are encoded."""
+        self._rows.check_length([request.question, request.prefix or ""], Source(request.key, 1), session_len)
+
     def tokenize(self, request: Request) -> tuple[TokenizedRow, list[int]]:
         """The prompt, whose tile counts are open, and the ids of the request's prefix.
 

@@ -115,6 +115,7 @@ class LmdeployEngine:
         images = await asyncio.gather(
             *(loop.run_in_executor(self._readers, load_image, path) for path in request.images)
         )
+        self.encoder.check_length(request, self.options.session_len)
         ids = self.encoder.condensed_ids(request)
         prompt = {"messages": user_message(ids, images, request.max_tiles)} if images else {"input_ids": ids}
         config = generation_config(self.options.sampling, self.encoder.stop_ids)

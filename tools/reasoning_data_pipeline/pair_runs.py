@@ -151,7 +151,8 @@ def sampled_key(line: bytes, where: Source) -> str:
     Rows of the plainest form, nearly all, pass by a look at the types; a record is built for the others only.
     """
     row = parse_row(line, *where)
-    if set(map(type, map(row.get, PLAIN_FIELDS))) == {str} and row["image"] and row["question"].strip():
+    is_plain = set(map(type, map(row.get, PLAIN_FIELDS))) == {str} and not row.get("video")
+    if is_plain and row["image"] and row["question"].strip():
         return question_key((row["image"],), row["question"], row["answer"])
     record = SampledResponse.from_row(row, where)
     return question_key(record.image, record.question, record.answer)

@@ -135,6 +135,7 @@ class TransformersEngine:
                 yield Failure(request.key, getattr(error, "reason", str(error)))
 
     def _prompt(self, request: Request, tiles: list[torch.Tensor]) -> Prompt | Failure:
+        self.encoder.check_length(request, self.options.session_len)
         row, prefix = self.encoder.tokenize(request)
         ids = row.prompt_ids([len(image) for image in tiles]) + prefix
         if len(ids) >= self.options.session_len:

@@ -95,6 +95,8 @@ class RowChecker:
         pair = PreferencePair.from_row(parse_row(line, *where), where, allow_no_rejected=self.allow_no_rejected)
         answers = [pair.chosen] if pair.rejected is None else [pair.chosen, pair.rejected]
         check_answers(answers, answers, where)
+        if self.rows is not None:
+            self.rows.check_length([pair.question, *answers], where, self.max_seq_length)
         if pair.video is not None:
             self._check_video(facts, pair, answers, where, data)
             return
