@@ -168,16 +168,17 @@ class MixtureDataset(Dataset):
         answers = {"chosen": pair.chosen}
         if self.with_rejected and pair.rejected is not None:
             answers["rejected"] = pair.rejected
-        self.rows.check_length([pair.question, *answers.values()], where, self.max_seq_length)
+        self.rows.check_length([pair.conversation, *answers.values()], where, self.max_seq_length)
         resolve = partial(resolve_image, data.root, allow_file_symlinks=self.allow_file_symlinks)
         if pair.video is not None:
             video = open_video(resolve(pair.video.path), pair.video.clip)
-            text_with = partial(self.rows.tokenize_video, pair.question, list(answers.values()), where=where)
+            texts = (pair.question, list(answers.values()))
+            text_with = partial(self.rows.tokenize_video, *texts, where=where, history=pair.history)
             text, number = plan_frames(
                 text_with, len(video.frames), self.frames, where, max_seq_length=self.max_seq_length
             )
             return PlannedRow(tuple(answers), text, [(1, 1)] * number, [], video)
-        text = self.rows.tokenize(pair.question, list(answers.values()), len(pair.image), where)
+        text = self.rows.tokenize(pair.question, list(answers.values()), len(pair.image), where, pair.history)
         paths = [resolve(path) for path in pair.image]
         opened = [open_image(path) for path in paths]
         sizes, limit = [image.size for image in opened], data.spec.max_dynamic_patch

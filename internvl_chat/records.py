@@ -117,11 +117,24 @@ def _question(row: Mapping[str, Any], where: Source) -> str:
     return question
 
 
-def _no_video(row: Mapping[str, Any], where: Source) -> None:
-    """Raise RecordError for a row with a video."""
-    if row.get("video"):
-        reason = f"videos are read in training, not shown to a sampling engine: field 'video' is {shown(row['video'])}"
-        raise RecordError(*where, reason, "video_row")
+def _no_video_or_history(row: Mapping[str, Any], where: Source) -> None:
+    """Raise RecordError for a row that a sampling engine cannot be asked with."""
+    for name, kind in (("video", "videos are"), ("history", "earlier turns are")):
+        if row.get(name):
+            reason = f"{kind} read in training, not shown to a sampling engine: field {name!r} is {shown(row[name])}"
+            raise RecordError(*where, reason)
+
+
+def _history(row: Mapping[str, Any], where: Source) -> tuple[Turn, ...]:
+    """The turns before the question, () where there are none."""
+    value = row.get("history")
+    if value is None:
+        return ()
+    is_list = isinstance(value, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in value)
+    if not is_list or not all(isinstance(text, str) and text.strip() for turn in value for text in turn):
+        reason = f"field 'history' must list [question, answer] pairs of texts, not {shown(value)}"
+        raise RecordError(*where, reason, "wrong_type")
+    return tuple(Turn(*turn) for turn in value)
 
 
 def _video(row: Mapping[str, Any], where: Source) -> VideoClip | None:
@@ -176,6 +189,13 @@ class VideoClip(NamedTuple):
     clip: tuple[float, float] | None
 
 
+class Turn(NamedTuple):
+    """An earlier turn of a conversation: `question` and `answer`."""
+
+    question: str
+    answer: str
+
+
 class _Record:
     """What the row types share: the keys that are not theirs."""
 
@@ -192,7 +212,7 @@ class PreferencePair(_Record):
 
     `image` holds the paths in order, () for a text-only row. `rejected` is None only where the reader allowed it:
     DropoutNTP prompts and rows of supervised fine-tuning. A row may have {"video": str, "clip": [start, end]} instead
-    of images; both fields stay in `extra` too, as they came.
+    of images, and {"history": [[question, answer], ...]} before its question; these stay in `extra` too, as they came.
     """
 
     KEYS: ClassVar[frozenset[str]] = frozenset({"image", "question", "chosen", "rejected"})
@@ -204,6 +224,7 @@ class PreferencePair(_Record):
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
     image_form: ImageForm | None = field(default=None, compare=False, repr=False, kw_only=True)
     video: VideoClip | None = field(default=None, compare=False, kw_only=True)
+    history: tuple[Turn, ...] = field(default=(), compare=False, kw_only=True)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source, *, allow_no_rejected: bool = False) -> PreferencePair:
@@ -214,8 +235,14 @@ class PreferencePair(_Record):
         images, form = _images(row, where)
         question, chosen = _question(row, where), _text(row, "chosen", where)
         rejected = _optional_text(row, "rejected", where) if allow_no_rejected else _text(row, "rejected", where)
-        video = _video(row, where)
-        return cls(images, question, chosen, rejected, cls._extra(row), image_form=form, video=video)
+        video, history = _video(row, where), _history(row, where)
+        extra = cls._extra(row)
+        return cls(images, question, chosen, rejected, extra, image_form=form, video=video, history=history)
+
+    @property
+    def conversation(self) -> str:
+        """All texts before the judged answers, a line each."""
+        return "\n".join([*(text for turn in self.history for text in turn), self.question])
 
     def to_row(self) -> dict[str, Any]:
         """The JSON row; a `rejected` of None is written as null."""
@@ -242,7 +269,7 @@ class Prompt(_Record):
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source, *, allow_no_answer: bool = False) -> Prompt:
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
-        _no_video(row, where)
+        _no_video_or_history(row, where)
         images, form = _images(row, where)
         question, answer = _question(row, where), _answer(row, where, allow_no_answer)
         return cls(images, question, answer, cls._extra(row), image_form=form)
@@ -285,7 +312,7 @@ class SampledResponse(_Record):
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source) -> SampledResponse:
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
-        _no_video(row, where)
+        _no_video_or_history(row, where)
         images, form = _images(row, where)
         return cls(
             image=images,

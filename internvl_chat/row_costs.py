@@ -77,7 +77,7 @@ def row_cost(
         return per_tile, 0.0
     answers = len(pair.chosen.encode()) + len((pair.rejected or "").encode())
     tiles = tiles_of(pair.image) if pair.video is None else dataset.frames.most
-    prompt = per_tile * tiles + len(pair.question.encode()) / BYTES_PER_TOKEN
+    prompt = per_tile * tiles + len(pair.conversation.encode()) / BYTES_PER_TOKEN
     return prompt, answers / BYTES_PER_TOKEN
 
 

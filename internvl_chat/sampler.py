@@ -19,7 +19,7 @@ from internvl_chat.mixture import Mixture
 
 
 def prompt_groups(mixture: Mixture) -> np.ndarray:
-    """(places,) uint64, equal where data set, copy, images or video, and question are: each place's prompt.
+    """(places,) uint64, equal where data set, copy, images or video, history and question are: each place's prompt.
 
     Reads every row once. A row that is not JSON is a group of its own; the data set skips it when its turn comes.
     """
@@ -42,8 +42,8 @@ def _prompt_of(line: bytes) -> bytes:
         return b""
     if not isinstance(row, dict):
         return b""
-    video = [row["video"], row.get("clip")] if row.get("video") else []
-    return orjson.dumps([row.get("image"), row.get("question"), *video])
+    more = {name: row[name] for name in ("video", "clip", "history") if row.get(name)}
+    return orjson.dumps([row.get("image"), row.get("question"), *more.items()])
 
 
 def deal(units: Sequence[tuple[float, list[int]]], num_slots: int) -> list[list[int]]:

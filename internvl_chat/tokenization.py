@@ -23,7 +23,7 @@ from internvl_chat.model.constants import (
 )
 from internvl_chat.model.conversation import get_template
 from internvl_chat.model.text_encoding import Part, TextEncoder
-from internvl_chat.records import RecordError, Source, shown
+from internvl_chat.records import RecordError, Source, Turn, shown
 
 
 @dataclass(frozen=True)
@@ -112,34 +112,54 @@ class RowTokenizer:
                 need = f"a text of {len(text)} characters needs at least {fewest} tokens"
                 raise RecordError(*where, f"{need}, max_seq_length is {max_seq_length}", "too_long")
 
-    def tokenize(self, question: str, answers: Sequence[str], num_images: int, where: Source) -> TokenizedRow:
-        """Tokenize a row: its question with one `<image>` per image, or with none, then images come first.
+    def tokenize(
+        self, question: str, answers: Sequence[str], num_images: int, where: Source, history: Sequence[Turn] = ()
+    ) -> TokenizedRow:
+        """Tokenize a row: its questions with one `<image>` per image, or with none, then images come first.
 
         Args:
             question: text of the user turn.
             answers: one or more answers to it; `<image>` in an answer is plain text.
             num_images: images of the row.
             where: for the error.
+            history: earlier turns, not supervised.
 
         Raises:
             RecordError: the placeholders do not match the images, an answer is empty, or two answers are the same.
         """
-        texts = place_images(question, num_images, where).split(IMAGE_PLACEHOLDER)
-        encode_text = self.encoder.encode_text
-        pieces = [encode_text(text) for text in texts[1:-1]]
-        opening = self.encoder.encode([Part(self.template.user_prefix, True), Part(texts[0], False)])
-        closing = self.encoder.encode([Part(self._close + self.template.assistant_prefix, True)])
-        if len(texts) == 1:
-            pieces = [self._head + opening + closing]
-        else:
-            pieces = [self._head + opening, *pieces, encode_text(texts[-1]) + closing]
-        ids = [encode_text(answer) for answer in answers]
+        questions = place_images([*(turn.question for turn in history), question], num_images, where)
+        groups = self._groups(questions, [turn.answer for turn in history])
+        pieces = [self.encoder.encode(group) for group in groups]
+        ids = [self.encoder.encode_text(answer) for answer in answers]
         check_answers(answers, ids, where)
-        return TokenizedRow(tuple(pieces), tuple(tokens + self._end for tokens in ids), self._separator, self.image)
+        ended = tuple(tokens + self._end for tokens in ids)
+        return TokenizedRow((self._head + pieces[0], *pieces[1:]), ended, self._separator, self.image)
 
-    def tokenize_video(self, question: str, answers: Sequence[str], num_frames: int, *, where: Source) -> TokenizedRow:
+    def tokenize_video(
+        self,
+        question: str,
+        answers: Sequence[str],
+        num_frames: int,
+        *,
+        where: Source,
+        history: Sequence[Turn] = (),
+    ) -> TokenizedRow:
         """Tokenize a row with a video of that many frames, each an image; see `place_frames` and `tokenize`."""
-        return self.tokenize(place_frames(question, num_frames, where), answers, num_frames, where)
+        *earlier, last = place_frames([*(turn.question for turn in history), question], num_frames, where)
+        turns = [Turn(asked, turn.answer) for asked, turn in zip(earlier, history, strict=True)]
+        return self.tokenize(last, answers, num_frames, where, turns)
+
+    def _groups(self, questions: Sequence[str], answers: Sequence[str]) -> list[list[Part]]:
+        """The turns after the system message, cut where images go; the last question has no answer yet."""
+        groups: list[list[Part]] = [[]]
+        for number, question in enumerate(questions):
+            first, *others = question.split(IMAGE_PLACEHOLDER)
+            groups[-1] += [Part(self.template.user_prefix, True), Part(first, False)]
+            groups += [[Part(text, False)] for text in others]
+            groups[-1].append(Part(self._close + self.template.assistant_prefix, True))
+            if number < len(answers):
+                groups[-1] += [Part(answers[number], False), Part(self._close, True)]
+        return groups
 
 
 def check_answers(answers: Sequence[str], contents: Sequence[str | list[int]], where: Source) -> None:
@@ -151,29 +171,30 @@ def check_answers(answers: Sequence[str], contents: Sequence[str | list[int]], w
         raise RecordError(*where, f"chosen and rejected are the same: {shown(answers[0])}", "same_answers")
 
 
-def place_frames(question: str, num_frames: int, where: Source) -> str:
-    """The question with a line `Frame<i>: <image>` per frame in place of `<video>`, or, where it has none, in front.
+def place_frames(questions: Sequence[str], num_frames: int, where: Source) -> list[str]:
+    """The questions with a line `Frame<i>: <image>` per frame in place of `<video>`, or, where it is not, in front.
 
-    Raises RecordError when it has several, or an `<image>`.
+    Raises RecordError when they have several, or an `<image>`.
     """
-    if question.count(VIDEO_PLACEHOLDER) > 1 or IMAGE_PLACEHOLDER in question:
-        reason = f"a row with a video takes one {VIDEO_PLACEHOLDER} in its question, or none: {shown(question)}"
+    placed = sum(question.count(VIDEO_PLACEHOLDER) for question in questions)
+    if placed > 1 or any(IMAGE_PLACEHOLDER in question for question in questions):
+        reason = f"a row with a video takes one {VIDEO_PLACEHOLDER} in its question, or none: {shown(questions[-1])}"
         raise RecordError(*where, reason, "placeholder_mismatch")
     frames = "\n".join(f"Frame{number}: {IMAGE_PLACEHOLDER}" for number in range(1, num_frames + 1))
-    if VIDEO_PLACEHOLDER in question:
-        return question.replace(VIDEO_PLACEHOLDER, frames)
-    return f"{frames}\n{question}"
+    if placed:
+        return [question.replace(VIDEO_PLACEHOLDER, frames) for question in questions]
+    return [f"{frames}\n{questions[0]}", *questions[1:]]
 
 
-def place_images(question: str, num_images: int, where: Source) -> str:
-    """The question with one `<image>` per image: as it is, or, where it has none, with one line each in front.
+def place_images(questions: Sequence[str], num_images: int, where: Source) -> list[str]:
+    """The questions with one `<image>` per image: as they are, or, where they have none, with a line each in front.
 
-    Raises RecordError when it has some, but not as many as there are images.
+    Raises RecordError when they have some, but not as many as there are images.
     """
-    placed = question.count(IMAGE_PLACEHOLDER)
+    placed = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
     if placed == num_images:
-        return question
+        return list(questions)
     if placed == 0:
-        return f"{IMAGE_PLACEHOLDER}\n" * num_images + question
+        return [f"{IMAGE_PLACEHOLDER}\n" * num_images + questions[0], *questions[1:]]
     reason = f"{placed} {IMAGE_PLACEHOLDER} in the question for {num_images} images; write one per image, or none"
     raise RecordError(*where, reason, "placeholder_mismatch")

@@ -70,6 +70,9 @@ def test_new_records_write_the_plainest_form():
         ({**PAIR, "video": "v.mp4", "image": "a.png"}, "images or a video, not both"),
         ({**PAIR, "video": "v.mp4", "clip": 3}, "'clip' must be [start, end] in seconds, not 3"),
         ({**PAIR, "video": "v.mp4", "clip": [2, 1]}, "0 <= start < end, not [2, 1]"),
+        ({**PAIR, "history": "Hi"}, "'history' must list [question, answer] pairs of texts, not 'Hi'"),
+        ({**PAIR, "history": [["q", ""]]}, "'history' must list"),
+        ({**PAIR, "history": [["q", "a", "b"]]}, "'history' must list"),
     ],
 )
 def test_bad_pairs_say_what_is_wrong(row, reason):
@@ -86,6 +89,15 @@ def test_a_pair_may_have_a_video_a_prompt_for_an_engine_not():
     assert PreferencePair.from_row({**PAIR, "video": ""}, AT).video is None
     with pytest.raises(RecordError, match="videos are read in training, not shown to a sampling engine"):
         Prompt.from_row({"question": "q", "answer": 1, "video": "v.mp4"}, AT)
+
+
+def test_a_pair_may_have_earlier_turns_a_prompt_for_an_engine_not():
+    row = {**PAIR, "history": [["Hi", "Hello"], ["Well?", "Yes"]]}
+    pair = PreferencePair.from_row(row, AT)
+    assert pair.history == (("Hi", "Hello"), ("Well?", "Yes")) and pair.to_row() == row
+    assert pair.conversation == f"Hi\nHello\nWell?\nYes\n{PAIR['question']}"
+    with pytest.raises(RecordError, match="earlier turns are read in training"):
+        Prompt.from_row({"question": "q", "answer": 1, "history": [["a", "b"]]}, AT)
 
 
 def test_rejected_may_be_missing_only_where_allowed():

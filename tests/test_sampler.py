@@ -98,3 +98,13 @@ def test_prompts_of_a_mixture(tmp_path):
     expected = [{(name, 0, copy), (name, 1, copy)} for name, copy in (("x", 0), ("x", 1), ("y", 0))]
     expected += [{(name, row, copy)} for name, copy in (("x", 0), ("x", 1), ("y", 0)) for row in (2, 3)]
     assert sorted(map(sorted, named.values())) == sorted(map(sorted, expected))
+
+
+def test_another_video_clip_or_history_is_another_prompt(tmp_path):
+    row = {"question": "q", "chosen": "1", "rejected": "2"}
+    others = [{"video": "a.mp4"}, {"video": "b.mp4"}, {"video": "a.mp4", "clip": [0, 1]}, {"history": [["a", "b"]]}]
+    lines = [json.dumps({**row, **more}) for more in ({}, *others) for _ in range(2)]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    (tmp_path / "meta.json").write_text(json.dumps({"x": {"root": ".", "annotation": str(tmp_path / "x.jsonl")}}))
+    groups = prompt_groups(Mixture.from_meta(tmp_path / "meta.json", cache_dir=tmp_path / "cache"))
+    assert len(set(groups.tolist())) == 5 and len(groups) == 10

@@ -7,7 +7,9 @@ import pytest
 
 from internvl_chat.model import load_tokenizer
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.records import RecordError, Source
+from internvl_chat.model.conversation import get_template
+from internvl_chat.model.text_encoding import Part
+from internvl_chat.records import RecordError, Source, Turn
 from internvl_chat.tokenization import RowTokenizer, place_images
 
 AT = Source("f.jsonl", 3)
@@ -137,13 +139,13 @@ def test_answers_do_not_touch_the_prompt(rows):
     ],
 )
 def test_images_are_placed(question, images, placed):
-    assert place_images(question, images, AT) == placed
+    assert place_images([question], images, AT) == [placed]
 
 
 @pytest.mark.parametrize(("question", "images"), [("<image>", 2), ("<image> <image>", 1), ("<image>", 0)])
 def test_wrong_numbers_of_placeholders(question, images):
     with pytest.raises(RecordError) as raised:
-        place_images(question, images, AT)
+        place_images([question], images, AT)
     assert f"{question.count('<image>')} <image> in the question for {images} images" in raised.value.reason
     assert raised.value.line == 3
 
@@ -182,3 +184,28 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(rows, text, monk
     with pytest.raises(RecordError, match=r"f\.jsonl:3: a text of \d+ characters needs at least \d+ tokens, .* is 64"):
         rows.check_length(["short", text], AT, 64)
     rows.check_length(["short", "word " * 50], AT, 64)
+
+
+@pytest.mark.parametrize("asked", [("Which <image>?", "<image> or that?"), ("Which?", "Or that?")])
+@pytest.mark.parametrize("template", ["internvl2_5", "Hermes-2"])
+def test_earlier_turns_come_before_the_question_as_the_template_has_them(template, asked, any_tokenizer):
+    rows = RowTokenizer(any_tokenizer, template, TOKENS_PER_TILE)
+    text = rows.tokenize(asked[1], ["Yes.", "No."], 2, AT, [Turn(asked[0], "That <image>.")])
+    prompt = text.prompt_ids([1, 3])
+    first, second = asked if "<image>" in asked[0] else (f"<image>\n<image>\n{asked[0]}", asked[1])
+    turns = [("user", first), ("assistant", "That <hole>."), ("user", second), ("assistant", None)]
+    expected = get_template(template).prompt(turns)
+    for tiles in (1, 3):
+        expected = expected.replace("<image>", f"<img>{'<IMG_CONTEXT>' * tiles * TOKENS_PER_TILE}</img>", 1)
+    expected = expected.replace("<hole>", "<image>")  # in an answer it is text
+    assert prompt == rows.encoder.beginning() + rows.encoder.encode([Part(expected, True)])
+    ids, labels = text.input_ids_and_labels(prompt, 0)
+    assert [label for label in labels if label != IGNORE_INDEX] == [*rows.encoder.encode_text("Yes."), *rows._end]
+    assert text.length(4) == len(ids)
+
+
+def test_special_tokens_in_earlier_turns_are_plain_text(rows):
+    plain = rows.tokenize("Q", ["A", "B"], 0, AT, [Turn("P", "R")])
+    hostile = rows.tokenize("Q", ["A", "B"], 0, AT, [Turn("P<|im_end|>", "R<|im_end|>")])
+    end = rows.encoder.special_id("<|im_end|>")
+    assert hostile.pieces[0].count(end) == plain.pieces[0].count(end) == 4

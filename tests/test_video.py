@@ -145,13 +145,13 @@ def test_a_video_that_breaks_off(tmp_path):
     ],
 )
 def test_frames_are_numbered_lines(question, expected):
-    assert place_frames(question, 2, AT) == expected
+    assert place_frames([question], 2, AT) == [expected]
 
 
 @pytest.mark.parametrize("question", ["<video> and <video>", "<image> in <video>"])
 def test_other_placeholders_are_refused(question):
     with pytest.raises(RecordError, match="takes one <video> in its question, or none"):
-        place_frames(question, 2, AT)
+        place_frames([question], 2, AT)
 
 
 def pair(number, video, **fields):

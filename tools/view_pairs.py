@@ -128,7 +128,7 @@ def view_pair(spec: DatasetSpec, line: int, row: PreferencePair, max_side: int) 
         verdict=guess_verdict(spec.name, row),
         gold=str(row.extra.get("answer_gt", "")),
         pictures=[embed(spec.root, path, max_side) for path in row.image],
-        question=row.question,
+        question=row.conversation,
         chosen=chosen,
         rejected=rejected,
         chosen_length=len(row.chosen),

@@ -54,7 +54,9 @@ def read_positive(run: SamplingRun, task: Task) -> Positive:
     if task.row.get("chosen") is not None:
         pair = PreferencePair.from_row(task.row, task.where, allow_no_rejected=True)
         if pair.video is not None and run.args.load_image:
-            raise RecordError(*task.where, "--load-image: the engine reads no video; leave it out", "video_row")
+            raise RecordError(*task.where, "--load-image: the engine reads no video; leave it out")
+        if pair.history:
+            raise RecordError(*task.where, "field 'history': the engine is asked one question without earlier turns")
         split_placeholders(pair.question, len(pair.image), task.where)
         # An answer that is there was given to the question as it stands.
         return Positive(task, run.request(task, pair.question, pair.image), pair.chosen)

@@ -96,18 +96,18 @@ class RowChecker:
         answers = [pair.chosen] if pair.rejected is None else [pair.chosen, pair.rejected]
         check_answers(answers, answers, where)
         if self.rows is not None:
-            self.rows.check_length([pair.question, *answers], where, self.max_seq_length)
+            self.rows.check_length([pair.conversation, *answers], where, self.max_seq_length)
         if pair.video is not None:
             self._check_video(facts, pair, answers, where, data)
             return
-        place_images(pair.question, len(pair.image), where)
+        place_images(asked(pair), len(pair.image), where)
         pictures = [self.pictures.read(data.root, path) for path in pair.image]
         sizes = [picture.size for picture in pictures]
         limit = data.spec.max_dynamic_patch
         grids = self.tiling.plan(sizes, max_num=limit)
         facts.tiles = self._count(grids)
         if self.rows is not None and (count_tokens or self._needs_tokens(pair, answers, facts.tiles)):
-            text = self.rows.tokenize(pair.question, answers, len(sizes), where)
+            text = self.rows.tokenize(pair.question, answers, len(sizes), where, pair.history)
             grids = plan_tiles(self.tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
             wanted, facts.tiles = facts.tiles, self._count(grids)
             facts.tokens = text.length(facts.tiles)
@@ -124,9 +124,9 @@ class RowChecker:
         assert pair.video is not None
         film = self.pictures.read_video(data.root, *pair.video, self.frames.most)
         wanted = facts.tiles = min(self.frames.most, film.num_frames)
-        place_frames(pair.question, wanted, where)
+        place_frames(asked(pair), wanted, where)
         if self.rows is not None:
-            text_with = partial(self.rows.tokenize_video, pair.question, answers, where=where)
+            text_with = partial(self.rows.tokenize_video, pair.question, answers, where=where, history=pair.history)
             text, facts.tiles = plan_frames(
                 text_with, film.num_frames, self.frames, where, max_seq_length=self.max_seq_length
             )
@@ -142,10 +142,15 @@ class RowChecker:
     def _needs_tokens(self, pair: PreferencePair, answers: list[str], tiles: int) -> bool:
         """Whether only its tokens tell if a row fits, or if its answers are empty or the same."""
         assert self.rows is not None
-        most = self._frame + most_tokens(pair.question) + max(map(most_tokens, answers))
+        most = (1 + len(pair.history)) * self._frame + most_tokens(pair.conversation) + max(map(most_tokens, answers))
         most += tiles * self.rows.image.per_tile + (2 + 2) * len(pair.image)  # its ends, and a line per placeholder
         compared = {squeezed(answer) for answer in answers}
         return most > self.max_seq_length or len(compared) < len(answers) or "" in compared
+
+
+def asked(pair: PreferencePair) -> list[str]:
+    """The questions of a row, the judged one last."""
+    return [*(turn.question for turn in pair.history), pair.question]
 
 
 def most_tokens(text: str) -> int:
@@ -157,7 +162,7 @@ def most_tokens(text: str) -> int:
 
 def _measure(facts: RowFacts, pair: PreferencePair, pictures: list[Picture]) -> None:
     """Fill in the hashes and lengths of a usable row."""
-    question = " ".join(pair.question.replace(IMAGE_PLACEHOLDER, " ").split())
+    question = " ".join(pair.conversation.replace(IMAGE_PLACEHOLDER, " ").split())
     prompt = [*(picture.identity for picture in pictures), question]
     chosen, rejected = pair.chosen, pair.rejected or ""
     facts.prompt, facts.pair, facts.mirror = map(

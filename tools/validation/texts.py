@@ -30,7 +30,7 @@ def suspicious_texts(pair: PreferencePair, dataset: str) -> Iterator[tuple[str, 
             yield "blank_answer", f"{name} is {text!r}"
         if IMAGE_PLACEHOLDER in text:
             yield "placeholder_in_answer", f"{name} holds {IMAGE_PLACEHOLDER}"
-    for name, text in {"question": pair.question, **answers}.items():
+    for name, text in {"question": pair.conversation, **answers}.items():
         if found := _CONTROL_TOKEN.search(text):
             yield "special_token_in_text", f"{name} holds {found[0]}"
         if found := _GARBLED.search(text):
