@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from internvl_chat.jsonl import JsonlFile
-from internvl_chat.records import parse_row
+from internvl_chat.records import parse_row, shown
 from tools.evaluation.questions import Question
 from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, Verdict, parse_answer
 from tools.reasoning_data_pipeline.durable import json_line, write_atomically
@@ -91,7 +91,7 @@ def answer_questions(
     try:
         for result in tqdm(opened.generate(requests), desc="answers", total=len(questions) * samples):
             if isinstance(result, Failure):
-                raise ValueError(f"question {questions[int(result.key)].text!r} has no answer: {result.reason}")
+                raise ValueError(f"question {shown(questions[int(result.key)].text)} has no answer: {result.reason}")
             answers[int(result.key)][result.sample] = result.text.strip()
     finally:
         opened.close()

@@ -58,7 +58,7 @@ def _parse_answer_line(response: str) -> ParsedAnswer:
         return ParsedAnswer(None, "no answer line")
     if len(marks) > MAX_ANSWER_LINES:
         return ParsedAnswer(None, f"{len(marks)} answer lines")
-    if not response[: marks[0].start()].strip(_EMPHASIS + "\r\n#"):
+    if not response[: marks[0].start()].strip(_EMPHASIS + "\r\n#>"):
         return ParsedAnswer(None, "no rationale before the answer")
     answer = _without_emphasis(response[marks[-1].end() :].strip())
     if not answer:

@@ -144,5 +144,5 @@ def tidy_answer(answer: JudgedAnswer, version: str, gold: Any) -> str:
 
 def _tidy_final(answer: JudgedAnswer, gold: Any) -> str:
     """The final answer without emphasis and full stop; the ground truth's own wording where it says the same."""
-    bare = answer.final.strip(_EMPHASIS).rstrip(".。 ") or answer.final
+    bare = answer.final.strip(_EMPHASIS).rstrip(".。 ").strip() or answer.final
     return gold.strip() if isinstance(gold, str) and answer.rule in SAME_MEANING else bare
