@@ -19,9 +19,9 @@ import orjson
 from internvl_chat.jsonl import JsonlFile
 from internvl_chat.meta import DatasetSpec, read_meta
 from internvl_chat.records import PreferencePair, Prompt, RecordError, SampledResponse, Source, parse_row
-from tools.reasoning_data_pipeline.answer_parsing import parse_answer
-from tools.reasoning_data_pipeline.answer_reading import read
-from tools.reasoning_data_pipeline.answer_rules import Scope, compare
+from tools.reasoning_data_pipeline.answer_checks.parsing import parse_answer
+from tools.reasoning_data_pipeline.answer_checks.reading import read
+from tools.reasoning_data_pipeline.answer_checks.rules import Scope, compare
 from tools.reasoning_data_pipeline.answers import KNOWN_MODES, AnswerChecker, Outcome, Question, accepted_texts, anls
 from tools.reasoning_data_pipeline.judging import JudgedAnswer, tidy_answer
 from tools.reasoning_data_pipeline.prompts import VERSIONS

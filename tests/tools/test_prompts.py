@@ -8,7 +8,7 @@ import pytest
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.records import RecordError, Source
 from tools.reasoning_data_pipeline import prompts
-from tools.reasoning_data_pipeline.answer_parsing import parse_answer
+from tools.reasoning_data_pipeline.answer_checks.parsing import parse_answer
 from tools.reasoning_data_pipeline.prompt_files import ImageRoots, PromptFile, select_rows
 from tools.reasoning_data_pipeline.prompts import (
     REASONING,

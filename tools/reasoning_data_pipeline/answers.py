@@ -21,11 +21,11 @@ from enum import Enum
 from types import TracebackType
 from typing import Any
 
-from tools.reasoning_data_pipeline.algebra import AlgebraPool
-from tools.reasoning_data_pipeline.answer_parsing import ParsedAnswer, parse_answer
-from tools.reasoning_data_pipeline.answer_reading import Reading, read
-from tools.reasoning_data_pipeline.answer_rules import DIFFERENT, NEEDS_ALGEBRA, Finding, Scope, compare
-from tools.reasoning_data_pipeline.answer_scores import anls, anls_accepts
+from tools.reasoning_data_pipeline.answer_checks.algebra import AlgebraPool
+from tools.reasoning_data_pipeline.answer_checks.parsing import ParsedAnswer, parse_answer
+from tools.reasoning_data_pipeline.answer_checks.reading import Reading, read
+from tools.reasoning_data_pipeline.answer_checks.rules import DIFFERENT, NEEDS_ALGEBRA, Finding, Scope, compare
+from tools.reasoning_data_pipeline.answer_checks.scores import anls, anls_accepts
 
 __all__ = [
     "AnswerChecker",

@@ -1,4 +1,4 @@
-"""What kind of thing an answer is: an option letter, a date, a time, a ratio, or one of `answer_items`.
+"""What kind of thing an answer is: an option letter, a date, a time, a ratio, or one of `items`.
 
 `read_value` looks at the form only. Parts (an option's text, list items, sides of an equation) stay text: whoever
 compares two values compares their parts as answers of their own.
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tools.reasoning_data_pipeline.answer_items import Equation, Items, read_items, read_relation
+from tools.reasoning_data_pipeline.answer_checks.items import Equation, Items, read_items, read_relation
 
 MAX_VALUE_CHARS = 1000
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from rapidfuzz.distance import Levenshtein
 
-from tools.reasoning_data_pipeline.answer_numbers import Quantity
+from tools.reasoning_data_pipeline.answer_checks.quantities import Quantity
 
 ANLS_THRESHOLD = 0.5
 """tau of the ANLS: a lower similarity scores 0."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from tools.reasoning_data_pipeline.answer_units import read_measure
-from tools.reasoning_data_pipeline.expression_values import formulas_agree, proportional
-from tools.reasoning_data_pipeline.expressions import CONSTANTS, Formula, UnreadableFormula, read_formula
+from tools.reasoning_data_pipeline.answer_checks.expression_values import formulas_agree, proportional
+from tools.reasoning_data_pipeline.answer_checks.expressions import CONSTANTS, Formula, UnreadableFormula, read_formula
+from tools.reasoning_data_pipeline.answer_checks.units import read_measure
 
 _MATHEMATICAL = re.compile(r"[\d+*/^\\π√!|°]")
 _WORDS = re.compile(r"(?<![A-Za-z\d\\{])(?!arc|sin|cos|tan|cot|sec|csc|log|exp|abs|sqrt)[A-Za-z]{3,}|[A-Za-z]{9}")

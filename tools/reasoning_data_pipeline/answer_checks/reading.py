@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tools.reasoning_data_pipeline.answer_numbers import Quantity, read_quantity
-from tools.reasoning_data_pipeline.answer_text import normalise, word_key
-from tools.reasoning_data_pipeline.answer_values import Value, read_value
+from tools.reasoning_data_pipeline.answer_checks.quantities import Quantity, read_quantity
+from tools.reasoning_data_pipeline.answer_checks.text import normalise, word_key
+from tools.reasoning_data_pipeline.answer_checks.values import Value, read_value
 
 MAX_CACHED_CHARS = 200
 

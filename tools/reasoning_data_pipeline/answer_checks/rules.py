@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tools.reasoning_data_pipeline.answer_numbers import quantities_agree, read_quantity
-from tools.reasoning_data_pipeline.answer_reading import Reading, read
-from tools.reasoning_data_pipeline.answer_scores import relaxed_accepts
-from tools.reasoning_data_pipeline.answer_values import Choice, Choices, Date, Equation, Items, Ratio, Time
-from tools.reasoning_data_pipeline.formulas import equal_formulas, needs_algebra, same_equation_terms
+from tools.reasoning_data_pipeline.answer_checks.formulas import equal_formulas, needs_algebra, same_equation_terms
+from tools.reasoning_data_pipeline.answer_checks.quantities import quantities_agree, read_quantity
+from tools.reasoning_data_pipeline.answer_checks.reading import Reading, read
+from tools.reasoning_data_pipeline.answer_checks.scores import relaxed_accepts
+from tools.reasoning_data_pipeline.answer_checks.values import Choice, Choices, Date, Equation, Items, Ratio, Time
 
 MAX_RECURSION = 4
 NEEDS_ALGEBRA = "algebra"

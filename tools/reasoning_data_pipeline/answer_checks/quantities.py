@@ -12,8 +12,14 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tools.reasoning_data_pipeline.answer_units import NO_UNIT, Unit, read_unit
-from tools.reasoning_data_pipeline.number_words import HAN_NUMERALS, NOT_COUNTED, PARTS, english_number, han_number
+from tools.reasoning_data_pipeline.answer_checks.number_words import (
+    HAN_NUMERALS,
+    NOT_COUNTED,
+    PARTS,
+    english_number,
+    han_number,
+)
+from tools.reasoning_data_pipeline.answer_checks.units import NO_UNIT, Unit, read_unit
 
 MAX_DIGITS = 400
 """Longer numbers and larger powers of ten are compared as text."""

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
-from tools.reasoning_data_pipeline.answer_numbers import Quantity, numbers_agree
-from tools.reasoning_data_pipeline.expressions import Formula, Node, sample_points
+from tools.reasoning_data_pipeline.answer_checks.expressions import Formula, Node, sample_points
+from tools.reasoning_data_pipeline.answer_checks.quantities import Quantity, numbers_agree
 
 MAX_BITS = 1000
 """Longer fractions go on as floating point, which all shorter ones fit into."""
