@@ -182,6 +182,9 @@ class MPOConfig(TrainingArguments):
     evaluation_strategy: str | None = described(None, "Older name of --eval_strategy.")
     warmup_ratio: float | None = described(None, "Share of all steps with a rising learning rate.")
     group_by_length: bool = described(False, "Batches of rows of like length.")
+    offload_activations: bool = described(
+        False, "With --grad_checkpoint: what layers keep for the backward pass waits in the host's memory."
+    )
     grad_checkpoint: bool | None = described(None, "Older name of --gradient_checkpointing.")
     overwrite_output_dir: bool = described(False, "Start anew although --output_dir holds checkpoints.")
     use_liger: bool = described(False, "Accepted; log-probs are computed in chunks without Liger already.")
@@ -227,6 +230,11 @@ class MPOConfig(TrainingArguments):
             self.reference_cache_dir = str(Path(self.output_dir or ".").resolve().parent / "reference_cache")
         self.loss_mixture()
         super().__post_init__()
+        if self.offload_activations:
+            if not self.activation_checkpointing:
+                raise ValueError("--offload_activations True moves what --grad_checkpoint True keeps: set both")
+            given: Any = self.activation_checkpointing_kwargs  # type: ignore[has-type]
+            self.activation_checkpointing_kwargs = {**(given or {}), "offload": True}
         if self.fsdp and self.fsdp_plugin_args["state_dict_type"] != "FULL_STATE_DICT":
             raise ValueError("--fsdp_config: state_dict_type must be FULL_STATE_DICT, as checkpoints are whole here")
 

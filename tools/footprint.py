@@ -43,6 +43,7 @@ class Plan:
         reference: a second model is in memory.
         deepspeed: DeepSpeed trains; else weights that are trained are float32, under autocast with `half`.
         adapters: only LoRA adapters are trained, so that the base may have 2-byte numbers in any case.
+        waiting: with `recompute`, the inputs of the layers wait in the memory of the node.
     """
 
     gpus: int
@@ -53,6 +54,7 @@ class Plan:
     reference: bool
     deepspeed: bool
     adapters: bool = False
+    waiting: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def activations(config: InternVLChatConfig, plan: Plan, row: Row) -> float:
     if not plan.recompute:
         return float(sum(one * count for one, count in zip(kept, layers, strict=True)))
     # The two backward passes follow each other, so the working set is that of the larger.
-    return float(sum(one * count for one, count in zip(inputs, layers, strict=True)) + max(kept))
+    held = 0 if plan.waiting else sum(one * count for one, count in zip(inputs, layers, strict=True))
+    return float(held + max(kept))
 
 
 def mlp_width(config: Any) -> int:
@@ -190,6 +193,7 @@ def read_plan(gpus: int, args: MPOConfig, *, adapters: bool = False) -> Plan:
         reference=args.reference == "model" and args.loss_mixture().needs_reference,
         deepspeed=bool(args.deepspeed),
         adapters=adapters,
+        waiting=args.offload_activations,
     )
 
 

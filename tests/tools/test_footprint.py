@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from tools.footprint import (
 from tools.model_sizes import Parameters, count_parameters, meta_model, published_config
 
 ALONE = Plan(gpus=1, stage=0, offload=False, half=False, recompute=False, reference=True, deepspeed=False)
+ROOT = Path(__file__).parents[2]
 CONTEXT = 600  # id of the image token
 
 
@@ -170,6 +172,23 @@ def test_of_the_experts_only_the_chosen_count():
     count = count_parameters(meta_model(config))
     flops = step_flops(count, config, ALONE, Row(10, 0))
     assert flops / (4 * 2 * 10) == pytest.approx(3.3e9, rel=0.03)  # forward, twice backward, reference
+
+
+@pytest.mark.parametrize("name", ["InternVL3_5-8B", "InternVL3_5-14B", "InternVL3_5-38B"])
+def test_the_docs_say_of_long_rows_what_the_estimate_does(name):
+    flags = (
+        f"--model_name_or_path ckpt/{name} --meta_path meta.json --output_dir run --bf16 True --max_seq_length 32768"
+    )
+    flags += " --max_dynamic_patch 48 --deepspeed zero_stage3_config.json --reference cache --grad_checkpoint True"
+    flags += " --per_device_train_batch_size 1 --offload_activations"
+    config, need = published_config(name), []
+    count = count_parameters(meta_model(config))
+    for offload in ("False", "True"):
+        args = parse_arguments([*flags.replace("--bf16 True", "").split(), offload])[2]
+        plan = Plan(**{**vars(read_plan(16, args)), "half": True})  # a CPU need not have bfloat16
+        total = footprint(config, count, count.total, plan, Row(32768 + 1024, 49)).total
+        need.append(f"{total / 1024**3:.1f} GiB")
+    assert f"| of {name} | {need[0]} | {need[1]} |" in (ROOT / "docs" / "clusters.md").read_text()
 
 
 FLAGS = "--model_name_or_path ckpt/InternVL2_5-{} --meta_path {} --output_dir run --bf16 True --grad_checkpoint True "
