@@ -4,8 +4,8 @@
     python tools/view_pairs.py --pairs MMPR/annotations/x.jsonl --root MMPR/images/x --out pairs.html --number 50
 
 The page is one file without a single external request, so it can be mailed or opened behind a firewall; images are
-downscaled and embedded. The sample is seeded and drawn per data set. Rows that cannot be read are counted, images
-that cannot be opened say why in their place.
+downscaled and embedded, of videos a few frames. The sample is seeded and drawn per data set. Rows that cannot be read
+are counted, images that cannot be opened say why in their place.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 import jinja2
+from PIL import Image
 
 from internvl_chat.images import ImageError, load_image, resolve_image
 from internvl_chat.jsonl import JsonlFile
 from internvl_chat.meta import DatasetSpec, read_meta
 from internvl_chat.mixture import resolve_path
-from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
+from internvl_chat.records import PreferencePair, RecordError, Source, VideoClip, parse_row
+from internvl_chat.video import open_video, read_frames
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 TOKEN = re.compile(r"\s+|[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]|\w+|[^\w\s]")
 
+FRAMES = 4  # shown of a video
 MAX_COMPARED = 4_000_000  # words of one text times words of the other
 
 Segments = list[tuple[str, bool]]
@@ -106,10 +109,24 @@ def embed(root: str, path: str, max_side: int) -> Picture:
         image = load_image(resolve_image(root, path))
     except ImageError as error:
         return Picture(path, problem=str(error))
+    return Picture(path, uri=data_uri(image, max_side))
+
+
+def embed_frames(root: str, video: VideoClip, max_side: int) -> list[Picture]:
+    """FRAMES frames of a video, spread as training spreads them."""
+    try:
+        frames = read_frames(open_video(resolve_image(root, video.path), video.clip), FRAMES)
+        return [Picture(video.path, uri=data_uri(frame, max_side)) for frame in frames]
+    except ImageError as error:
+        return [Picture(video.path, problem=str(error))]
+
+
+def data_uri(image: Image.Image, max_side: int) -> str:
+    """An RGB image, scaled down in place, as JPEG in a URI."""
     image.thumbnail((max_side, max_side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
-    return Picture(path, uri="data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def guess_verdict(dataset: str, row: PreferencePair) -> str:
@@ -122,12 +139,15 @@ def guess_verdict(dataset: str, row: PreferencePair) -> str:
 def view_pair(spec: DatasetSpec, line: int, row: PreferencePair, max_side: int) -> PairView:
     """Lay out one pair."""
     chosen, rejected = mark_differences(row.chosen, row.rejected or "")
+    pictures = [embed(spec.root, path, max_side) for path in row.image]
+    if row.video is not None:
+        pictures = embed_frames(spec.root, row.video, max_side)
     return PairView(
         dataset=spec.name,
         line=line,
         verdict=guess_verdict(spec.name, row),
         gold=str(row.extra.get("answer_gt", "")),
-        pictures=[embed(spec.root, path, max_side) for path in row.image],
+        pictures=pictures,
         question=row.conversation,
         chosen=chosen,
         rejected=rejected,

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from internvl_chat.records import VideoClip
+from tests.videos import number_of, write_mp4
 from tools import view_pairs
-from tools.view_pairs import embed, mark_differences, sample_rows
+from tools.view_pairs import embed, embed_frames, mark_differences, sample_rows
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -182,3 +184,12 @@ def test_chromium_filters_by_data_set_verdict_and_text(pairs, browser_page):
 def test_screenshot(pairs, browser_page):
     browser_page.goto(write_page(pairs).as_uri())
     browser_page.screenshot(path=REPOSITORY / "docs" / "images" / "view_pairs.png")
+
+
+def test_of_a_video_four_frames_are_shown_or_why_not(tmp_path):
+    write_mp4(tmp_path / "a.mp4", 16)
+    pictures = embed_frames(str(tmp_path), VideoClip("a.mp4", None), 64)
+    images = [Image.open(io.BytesIO(b64decode(picture.uri.partition(",")[2]))) for picture in pictures]
+    assert [number_of(image) for image in images] == [1, 5, 9, 13]
+    (missing,) = embed_frames(str(tmp_path), VideoClip("b.mp4", None), 64)
+    assert missing.uri is None and "no such file" in missing.problem
