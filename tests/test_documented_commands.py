@@ -55,7 +55,7 @@ def check_python(words, monkeypatch):
     if words[:2] == ["-m", "internvl_chat.train_mpo"]:
         check_training(words[2:])
         return
-    path = ROOT / (words[1].replace(".", "/") + ".py" if words[0] == "-m" else words[0])
+    path = module_file(words[1]) if words[0] == "-m" else ROOT / words[0]
     flags = words[2:] if words[0] == "-m" else words[1:]
     if "parse" not in path.read_text():
         assert not flags
@@ -68,11 +68,17 @@ def check_python(words, monkeypatch):
         raise ParsedError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
-    monkeypatch.syspath_prepend(str(path.parent))
+    monkeypatch.syspath_prepend(str(ROOT if words[0] == "-m" else path.parent))
     monkeypatch.setattr(sys, "argv", [str(path), *flags])
     with pytest.raises(SystemExit if "--help" in flags else ParsedError) as stopped:
         runpy.run_path(str(path), run_name="__main__")
     assert "--help" not in flags or stopped.value.code == 0
+
+
+def module_file(name):
+    """What `python -m name` runs: a module, or a package's __main__."""
+    path = ROOT / name.replace(".", "/")
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def check_training(flags):

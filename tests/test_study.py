@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from benchmarks.machine import RESULTS
 from benchmarks.study.arms import ARMS, CORE, Arm
 from benchmarks.study.measures import probe
-from benchmarks.study.report import CLAIMS, tables, verdict_of
+from benchmarks.study.report import CLAIMS, plot_accuracies, plot_curves, tables, verdict_of
 from benchmarks.study.stages import once, pairs_of
 from benchmarks.study.statistics import differences, mean_interval, summarize
 from internvl_chat.train_mpo import parse_arguments
@@ -50,6 +51,23 @@ def test_the_tables_say_plainly_what_does_not_hold():
     assert "| MPO is above SFT on the chosen answers | +0.0 [-2.5, +2.5] | not decided |  |" in lines
     assert "| DPO alone falls below the base | +11.0 [+8.5, +13.5] | holds | 3 of 3 |" in lines
     assert not any("DPO+" in line for line in lines)  # was not run
+
+
+def test_plots_show_every_arm_and_curve():
+    runs = {str(n): seed(base=50 + n, dpo=40, mpo=54 + n) for n in range(2)}
+    [bars] = plot_accuracies(summarize(runs)).axes
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["DPO", "base", "MPO"]
+    curves = {"mpo": {"step": [10, 20], "rewards/margins": [0.1, 0.2], "nll_loss": [1.0, 0.5]}}
+    curves["sft"] = {"step": [10, 20], "rewards/margins": [], "nll_loss": [0.9, 0.4]}
+    nll, _, _, margins = plot_curves(curves).axes
+    assert [line.get_label() for line in nll.lines] == ["MPO", "SFT on chosen"]
+    assert [list(line.get_ydata()) for line in margins.lines] == [[0.1, 0.2]]
+
+
+def test_the_page_shows_the_committed_figures():
+    figures = json.loads((RESULTS / "study.json").read_text(encoding="utf-8"))
+    page = (RESULTS.parents[1] / "docs" / "study.md").read_text(encoding="utf-8")
+    assert "\n".join(tables(figures)) in page
 
 
 def test_every_arm_has_flags_that_the_trainer_takes(tmp_path):

@@ -1,10 +1,11 @@
 """The paper in miniature: base, SFT, DPO, DPO+, BCO and MPO on the same pairs, over several seeds.
 
-    python -m benchmarks.study                                  the core table, five seeds, about an hour on two cores
+    python -m benchmarks.study                                  the core table, five seeds
     python -m benchmarks.study --arms core extended --seeds 5   all arms, as long as it takes
 
 Each seed has its own pictures, questions, samples, order of training and held-out questions; all arms of a seed share
-them, so arms are compared seed by seed. A stopped study goes on where it stopped. Figures go to
+them, so arms are compared seed by seed. A stopped study goes on where it stopped, and seeds can run side by side
+(`--seeds 0 2`, `--seeds 2 5`, each with `--result ""`) before one call without flags gathers them. Figures go to
 benchmarks/results/study.json, tables and plots from there by `python -m benchmarks.study.report`.
 """
 
@@ -41,7 +42,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--samples", type=int, default=8, help="answers to each")
     add("--pairs_per_prompt", type=int, default=2)
     add("--steps", type=int, default=100, help="of 24 pairs")
-    add("--learning_rate", type=float, default=3e-4)
+    add("--learning_rate", type=float, default=5e-4)
     add("--result", default="study", help="name of the file in benchmarks/results; empty for none")
     return parser.parse_args(argv)
 
@@ -74,7 +75,7 @@ def collect(folder: Path, base: Path) -> dict[str, Any]:
             measured, trained = (json.loads(part.read_text(encoding="utf-8")) for part in parts)
             evaluations[name] = evaluation_of(run, folder)
             tests = {other: compare_answers(evaluations[name], evaluations[other]) for other in found}
-            found[name] = {**measured, "pairs_per_second": trained["pairs_per_second"], "against": tests}
+            found[name] = {**trained, **measured, "against": tests}
     return found
 
 

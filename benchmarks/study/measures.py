@@ -43,7 +43,7 @@ def measure(checkpoint: Path, base: Path, folder: Path) -> dict[str, Any]:
     """Figures of a checkpoint on the held-out questions in `folder`/data; accuracies in percent, lengths in words."""
     data, out = folder / "data", evaluation_of(checkpoint, folder)
     files = ["--reasoned", data / "held_out_en_prompts.jsonl", "--direct", data / "held_out_en_direct.jsonl"]
-    files += ["--pairs", data / "held_out_pairs.json", "--reference", base, "--out", out, "--checkpoint", checkpoint]
+    files += ["--out", out, "--checkpoint", checkpoint]
     report = evaluate(parse_arguments([*map(str, files), *ASK.split(), *SAMPLED]))
     answers = read_answers(answers_path(out))
     sampled = list(answers["reasoned"].values())
@@ -58,8 +58,6 @@ def measure(checkpoint: Path, base: Path, folder: Path) -> dict[str, Any]:
         **probe(answers["direct_greedy"].values()),
         "words": mean([len(row["responses"][0].split()) for row in answers["reasoned_greedy"].values()]),
         "kl": divergence(checkpoint, base, sampled[:KL_ANSWERS], data / "images", out.with_suffix("")),
-        "reward_margin": report["pairs"]["reward_margin"],
-        "reward_accuracy": report["pairs"]["reward_accuracy"],
     }
 
 

@@ -29,7 +29,7 @@ COLUMNS = {
     "hallucinated": "sees what is not there, %",
     "words": "words",
     "kl": "KL to base",
-    "reward_margin": "margin",
+    "margins": "margin",
     "pairs_per_second": "pairs/s",
 }
 CURVES = {
@@ -56,6 +56,7 @@ class Claim(NamedTuple):
 CLAIMS = (
     Claim("MPO is above its base", "mpo", "base"),
     Claim("MPO is above SFT on the chosen answers", "mpo", "sft"),
+    Claim("the same, answers sampled at temperature 1", "mpo", "sft", "cot_sampled"),
     Claim("MPO is above DPO", "mpo", "dpo"),
     Claim("MPO is above BCO", "mpo", "bco"),
     Claim("MPO is above DPO+", "mpo", "dpo+"),
@@ -145,7 +146,7 @@ def plot_accuracies(summary: Summary) -> Figure:
         axes = figure.subplots()
         axes.barh([title_of(arm) for arm in order], means, xerr=reach, capsize=3, color="#4a7ebb")
         axes.axvline(summary["base"]["cot"]["mean"], color="black", linestyle="--", linewidth=0.8)
-        axes.set_xlabel("held-out step-by-step accuracy, greedy, %; interval of 95 % over seeds")
+        axes.set(xlim=(0, 100), xlabel="held-out step-by-step accuracy, greedy, %; interval of 95 % over seeds")
 
     return drawn((8, 1 + 0.35 * len(order)), draw)
 
@@ -166,7 +167,8 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]]
         if curves.get(arm, {}).get(name):
             axes.plot(curves[arm]["step"], curves[arm][name], label=title_of(arm))
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
 
 
 def drawn(size: tuple[float, float], draw: Callable[[Figure], None]) -> Figure:

@@ -117,8 +117,10 @@ def _train(settings: Settings, seed: int, arm: Arm, run: Path) -> dict[str, Any]
     amount = f"--max_steps {settings.steps} --learning_rate {settings.learning_rate} --seed {seed}"
     places = f"--model_name_or_path {settings.base} --meta_path {pairs_of(arm, folder)} --output_dir {run}"
     train([*places.split(), *TRAIN.split(), *amount.split(), *reference.split(), *arm.flags.split()])
-    results = json.loads((run / "train_results.json").read_text(encoding="utf-8"))
-    return {"pairs_per_second": results["train_samples_per_second"], "train_seconds": results["train_runtime"]}
+    log = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    last = next(entry for entry in reversed(log) if "loss" in entry)
+    figures = {name: last.get(f"rewards/{name}") for name in ("margins", "accuracies", "chosen", "rejected")}
+    return {**figures, "nll": last["nll_loss"], "pairs_per_second": log[-1]["train_samples_per_second"]}
 
 
 def pairs_of(arm: Arm, folder: Path) -> Path:

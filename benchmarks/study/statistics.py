@@ -19,7 +19,9 @@ MEASURES = (
     "hallucinated",
     "words",
     "kl",
-    "reward_margin",
+    "margins",
+    "accuracies",
+    "nll",
     "pairs_per_second",
 )
 
