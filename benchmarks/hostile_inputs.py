@@ -15,13 +15,14 @@ exit status says whether all held.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,8 @@ def sampled(cases: Iterable[Case], number: int) -> list[Case]:
     return found
 
 
-def run_all(cases: Sequence[Case], scratch: Path) -> dict[str, Any]:
-    """Run cases, print those that broke a promise; the figures."""
+def run_all(cases: Sequence[Case], scratch: Path, jobs: int) -> dict[str, Any]:
+    """Run cases, so many at the same time, print those that broke a promise; the figures."""
     from hostile.watch import faults, freeze, run, warm_up
 
     clean: dict[str, Report] = {}
@@ -73,13 +74,39 @@ def run_all(cases: Sequence[Case], scratch: Path) -> dict[str, Any]:
         shutil.rmtree(scratch / "clean")
         account = clean[entry].account
         assert account and account.used == [1, 2, 3], f"{entry} does not take the clean input: {clean[entry]}"
-    for number, case in enumerate(cases):
-        report = reports[case.id] = run(case.entry, case, scratch / f"{number:04d}", LIMIT_S)
+
+    def one(number: int) -> Report:
+        folder = scratch / f"{number:04d}"
+        report = run(cases[number].entry, cases[number], folder, LIMIT_S)
+        shutil.rmtree(folder)
+        return report
+
+    for case, report in zip(cases, in_processes(one, len(cases), jobs), strict=True):
+        reports[case.id] = report
         if problems := faults(case, report, clean[case.entry]):
             broken[case.id] = problems
             print(f"{case.id}: {problems}\n    {report.error} {report.message[:600]}\n{report.trace}", flush=True)
-        shutil.rmtree(scratch / f"{number:04d}")
     return {**figures(cases, reports, clean), "broken": broken}
+
+
+def in_processes(work: Callable[[int], Report], count: int, jobs: int) -> Iterator[Report]:
+    """`work` for 0 to count - 1 in forked processes; what it closes over is theirs already."""
+    fork = multiprocessing.get_context("fork")
+    channels = [fork.Pipe(duplex=False) for _ in range(jobs)]
+
+    def share(job: int) -> None:
+        for number in range(job, count, jobs):
+            channels[job][1].send(work(number))
+
+    workers = [fork.Process(target=share, args=(job,)) for job in range(jobs)]
+    for worker in workers:
+        worker.start()
+    for _, sender in channels:
+        sender.close()
+    for number in range(count):
+        yield channels[number % jobs][0].recv()
+    for worker in workers:
+        worker.join()
 
 
 def figures(cases: Sequence[Case], reports: dict[str, Report], clean: dict[str, Report]) -> dict[str, Any]:
@@ -104,13 +131,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 1 where a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, help="so many cases of each kind, entry point and outcome")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="cases at the same time")
     parser.add_argument("--only", default="", help="cases whose id matches this regular expression")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
         prepare(Path(scratch))
         chosen = [case for case in all_cases() if re.search(args.only, case.id)]
         chosen = sampled(chosen, args.sample) if args.sample else chosen
-        result = run_all(chosen, Path(scratch))
+        result = run_all(chosen, Path(scratch), args.jobs)
     if args.sample or args.only:
         print(f"{result['cases']} cases, {len(result['broken'])} broken: {', '.join(result['broken'])}")
     else:
