@@ -132,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, help="so many cases of each kind, entry point and outcome")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="cases at the same time")
+    parser.add_argument("--record", action="store_true", help="write the result of a sample, too")
     parser.add_argument("--only", default="", help="cases whose id matches this regular expression")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = [case for case in all_cases() if re.search(args.only, case.id)]
         chosen = sampled(chosen, args.sample) if args.sample else chosen
         result = run_all(chosen, Path(scratch), args.jobs)
-    if args.sample or args.only:
+    if (args.sample or args.only) and not args.record:
         print(f"{result['cases']} cases, {len(result['broken'])} broken: {', '.join(result['broken'])}")
     else:
         write_results("hostile_inputs", result)

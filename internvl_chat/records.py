@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import orjson
 
+FEW_KEYS = 64  # of rows as people write them
 ImageForm = Literal["absent", "null", "empty", "str", "list"]
 
 
@@ -64,8 +65,9 @@ def parse_row(line: bytes, file: str, line_no: int) -> dict[str, Any]:
 
 def _check_keys(row: Mapping[str, Any], line: bytes, file: str, line_no: int) -> None:
     """Raise RecordError where a key of the row is given twice: the parser takes the last and drops the others."""
-    if not any(line.count(b'"%b"' % key.encode()) > 1 for key in row):
-        return  # as a key of an inner object the same word may stand there again, or as a value
+    # The quick look scans the line once per key. A key may stand there again as a value, or inside another object.
+    if len(row) <= FEW_KEYS and not any(line.count(b'"%b"' % key.encode()) > 1 for key in row):
+        return
     try:
         pairs: list[tuple[str, Any]] = json.loads(line, object_pairs_hook=list)
     except RecursionError as error:

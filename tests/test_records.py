@@ -149,6 +149,13 @@ def test_lines_that_are_no_rows(line, reason):
     assert (raised.value.file, raised.value.line) == ("x.jsonl", 3)
 
 
+def test_names_are_checked_in_time_however_many_there_are():
+    many = ", ".join(f'"key {number}": {number}' for number in range(200_000))
+    assert len(parse_row(f"{{{many}}}".encode(), "x", 1)) == 200_000
+    with pytest.raises(RecordError, match="names given twice: .'key 7'"):
+        parse_row(f'{{{many}, "key 7": 0}}'.encode(), "x", 1)
+
+
 def test_a_name_may_stand_again_inside_a_field_and_as_a_value():
     row = {"a": {"a": 1, "b": "a"}, "b": ["b"], "c": '{"a": 1, "a": 2}'}
     assert parse_row(json.dumps(row).encode(), "x", 1) == row
