@@ -50,7 +50,7 @@ if [ "${1:-}" = --from-scratch ]; then
     "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/seeing" $tune --max_steps 1500 \
         --meta_path "$OUT/base/reason/sft.json" --output_dir "$OUT/base/run"
     cp -r "$OUT/base/run" ckpt/tiny-base
-    rm -rf ckpt/tiny-base/{runs,*results.json,trainer_state.json,settings.json,*.py}
+    rm -rf ckpt/tiny-base/{runs,*results.json,trainer_state.json,settings.json,ledger*,*.py}
 fi
 
 stage "Data: questions about generated pictures, $prompts to train on and $held_out held out"
