@@ -1,14 +1,15 @@
 """Peak memory of one optimization step above weights, each form and shape in a process of its own.
 
-    python benchmarks/bench_training_memory.py                # all points, about 6 minutes on one core; needs 20 GiB
+    python benchmarks/bench_training_memory.py                # all points, about 9 minutes on one core; needs 20 GiB
     python benchmarks/bench_training_memory.py --only goal    # 13 tiles, 152,000 words, answers of 250 and 400 tokens
     python benchmarks/bench_training_memory.py --only growth  # by tiles, answers, pairs of a prompt; needs 4 GiB
+    python benchmarks/bench_training_memory.py --only length  # rows of 2,000 to 8,000 tokens; 3 minutes
 
 The figure is the highest resident set of the process during a step (VmHWM of the kernel, set back before the step)
 minus that right before it: activations, logits, gradients and workspaces, not weights of policy and reference nor
 inputs. There is no optimizer in these processes. Batches are one pair, or several of one prompt; baselines run several
 pairs as one batch here. The model is the `cpu` one of `training_model` with a decoder 512 wide; growth is measured with
-8,000 words. Writes benchmarks/results/training_memory.json and training_memory_growth.json.
+8,000 words. Writes training_memory.json, training_memory_growth.json and training_memory_length.json to results/.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ GROWTH = {  # what grows -> (value, shape), all at SMALL words
     "answer_length": [(n, Shape(4, n, n)) for n in (250, 500, 1000)],
     "pairs_of_a_prompt": [(n, Shape(4, 250, 400, pairs=n, same_prompt=True)) for n in (1, 2, 4)],
 }
+LENGTH = [Shape(tiles, 250, 400) for tiles in (8, 16, 32)]
 LARGE, SMALL = 152_000, 8_000  # words of the vocabulary
-FILES = {"goal": "training_memory", "growth": "training_memory_growth"}
+FILES = {"goal": "training_memory", "growth": "training_memory_growth", "length": "training_memory_length"}
 
 
 def memory_of(field: str) -> int:
@@ -96,17 +98,27 @@ def growth(size_name: str) -> dict[str, Any]:
     }
 
 
+def length(size_name: str) -> list[dict[str, Any]]:
+    """How the peak grows with the tokens of a row, every layer run again in the backward pass."""
+    points = []
+    for shape in LENGTH:
+        figures = measure("ours_cached_reference", shape, SMALL, size_name)
+        tokens = shape.prompt_length + max(shape.chosen, shape.rejected)
+        points.append({"tokens": tokens, "tiles": shape.tiles, "peak_mib": figures["peak_mib"]})
+    return points
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure in child processes and write the results; with --child be such a process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("goal", "growth"), help="one of the two parts")
+    parser.add_argument("--only", choices=tuple(FILES), help="one of the parts")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
         asked = json.loads(args.child)
         print(json.dumps(measure_here(**{**asked, "shape": Shape(**asked["shape"])})))
         return
-    parts = {"goal": goal, "growth": growth}
+    parts = {"goal": goal, "growth": growth, "length": length}
     settings = {"width": WIDTH, "method": "VmHWM in a step minus VmRSS before it"}
     for name in [args.only] if args.only else parts:
         write_results(FILES[name], {**settings, name: parts[name]("cpu")})

@@ -140,6 +140,14 @@ def test_memory_is_measured_in_a_process_of_its_own(benchmarks):
     assert figures["peak_mib"] > figures["gradients_mib"] + 2 * 35
 
 
+def test_the_length_of_a_row_is_that_of_prompt_and_longer_answer(benchmarks, monkeypatch):
+    bench = benchmarks["bench_training_memory"]
+    monkeypatch.setattr(bench, "measure", lambda *asked: {"peak_mib": float(asked[1].tiles)})
+    points = bench.length("cpu")
+    assert [point["tokens"] for point in points] == [64 + 256 * tiles + 400 for tiles in (8, 16, 32)]
+    assert [point["peak_mib"] for point in points] == [8, 16, 32]
+
+
 @pytest.mark.integration
 def test_the_memory_of_adapters_is_counted_by_parts(benchmarks):
     bench, build = benchmarks["bench_lora_memory"], benchmarks["training_model"].build_model
