@@ -45,6 +45,7 @@ def value(text, **point):
         (r"\sqrt{16}", 4),
         (r"\sqrt[3]{-27}", -3),
         (r"\sqrt9", 3),
+        (r"\frac12. + 1", Fraction(3, 2)),
         ("√4", 2),
         ("5!", 120),
         (r"\binom{5}{2}", 10),
@@ -263,3 +264,9 @@ def test_words_without_what_does_not_count(first, second):
 def test_mathematics_is_not_words(text):
     assert not is_wordy(text)
     assert word_key(text) is None
+
+
+@pytest.mark.parametrize("text", [r"\frac.52", r"\frac1.", r"\sqrt.5"])
+def test_a_command_takes_no_point_for_a_digit(text):
+    with pytest.raises(UnreadableFormula):
+        read_formula(text)

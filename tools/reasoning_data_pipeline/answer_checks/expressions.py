@@ -195,9 +195,14 @@ class _Reader:
         if self.value in _CLOSING:
             return self.group(depth)
         if self.kind == "number" and len(self.value) > 1:
-            digits = self.value
-            self.tokens[self._position] = ("number", digits[1:])
-            return ("number", Fraction(int(digits[0])))
+            digit, rest = self.value[0], self.value[1:].rstrip(".")
+            if not digit.isdecimal():
+                raise UnreadableFormula(f"{self.value!r} where a command takes one digit")
+            if rest:
+                self.tokens[self._position] = ("number", rest)
+            else:
+                self.take()
+            return ("number", Fraction(int(digit)))
         return self.factor(depth + 1)
 
     def _command(self, name: str, depth: int) -> Node:
