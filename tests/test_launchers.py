@@ -46,6 +46,7 @@ TRAINING = {
     V35.format("38b"): ("InternVL3_5-38B-Instruct", 256, 0.4, STAGE3, 2e-7, 16384),
     V35.format("241b"): ("InternVL3_5-241B-A28B-Instruct", 256, 0.4, STAGE3, 2e-7, 16384),
 }
+LORA = "shell/internvl2.5_mpo/preference_optimization/internvl2_5_8b_internlm2_5_7b_dynamic_res_mpo_lora.sh"
 PIPELINES = "tools.reasoning_data_pipeline."
 DATA = {
     f"shell/mpo_data_construction/{script}.sh": PIPELINES + module
@@ -111,6 +112,18 @@ def test_a_training_launcher_states_the_published_run(script, launcher, tmp_path
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "torchrun"])
+def test_adapters_train_on_one_node(launcher, tmp_path, capsys):
+    from_root, elsewhere = launch(LORA, LAUNCHER=launcher), launch(LORA, folder=tmp_path, LAUNCHER=launcher)
+    assert from_root.stdout == elsewhere.stdout
+    _, flags = command(from_root)
+    model, _, mpo = parse_arguments([*flags, "--bf16", "False"])
+    assert (model.use_llm_lora, model.use_backbone_lora, mpo.gradient_accumulation_steps) == (16, 16, 32)
+    assert model.model_name_or_path == "ckpt/InternVL2_5-8B" and mpo.output_dir.endswith("mpo_lora")
+    footprint.main(["--gpus", "8", "--", *flags])  # refuses what does not fit
+    assert "batch: 256 pairs a step = 8 GPUs x 1 x 32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "torchrun"])
 @pytest.mark.parametrize("script", DATA)
 def test_a_data_launcher_passes_only_flags_that_its_pipeline_has(script, launcher, tmp_path, capsys):
     settings = {"LAUNCHER": launcher, "PROMPTS": "a.jsonl b.jsonl"}
@@ -151,7 +164,7 @@ def test_runs_write_to_folders_of_their_own():
 
 
 def test_there_are_no_other_launchers():
-    assert {str(p.relative_to(ROOT)) for p in ROOT.glob("shell/internvl*/*/*.sh")} == set(TRAINING)
+    assert {str(p.relative_to(ROOT)) for p in ROOT.glob("shell/internvl*/*/*.sh")} == {*TRAINING, LORA}
     assert {str(p.relative_to(ROOT)) for p in ROOT.glob("shell/mpo_data_construction/*.sh")} == set(DATA)
 
 
