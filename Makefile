@@ -20,7 +20,7 @@ quickstart: install
 	PYTHON=$(BIN)/python bash shell/quickstart.sh
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 clients: install
 	PYTHON="$(CURDIR)/$(BIN)/python" bash tests/clients/install.sh "$(CLIENTS)"
