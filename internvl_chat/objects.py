@@ -57,7 +57,7 @@ def join_object(root: str, path: str) -> str:
     """
     scheme, _, base = root.rstrip("/").partition("://")
     inside = posixpath.normpath(path)
-    if inside.startswith(("/", "..")) or inside == ".":
+    if inside in (".", "..") or inside.startswith(("/", "../")):
         raise ValueError(f"leads out of its root {root!r}; paths in rows must stay under the root")
     return f"{scheme}://{base}/{inside}"
 
@@ -74,11 +74,7 @@ def fetch(url: str, *, version: bool = False) -> str:
         ObjectError: the store cannot be reached after some attempts, or what reads it is not installed.
     """
     scheme, _, key = url.partition("://")
-    try:
-        store = fsspec.filesystem(scheme)
-    except ImportError as error:
-        raise ObjectError(f"{url}: {error}; pip install -r requirements-objects.txt") from error
-    name = f"{key} {_attempt(url, store.ukey, key)}" if version else key
+    name = f"{key} {_attempt(url, _store(url).ukey, key)}" if version else key
     digest = xxhash.xxh3_128_hexdigest(name.encode())
     suffix = quote(posixpath.splitext(key)[1][:MOST_SUFFIX], safe="")
     target = objects_cache() / scheme / digest[:2] / f"{digest}{suffix}"
@@ -86,11 +82,19 @@ def fetch(url: str, *, version: bool = False) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = target.with_name(f"{uuid.uuid4().hex}.part")
         try:
-            _attempt(url, store.get_file, key, str(fresh))
+            _attempt(url, _store(url).get_file, key, str(fresh))
             fresh.replace(target)
         finally:
             fresh.unlink(missing_ok=True)
     return str(target)
+
+
+def _store(url: str) -> fsspec.AbstractFileSystem:
+    """What reads the store; fsspec keeps one per process. ObjectError where it is not installed."""
+    try:
+        return fsspec.filesystem(url.partition("://")[0])
+    except ImportError as error:
+        raise ObjectError(f"{url}: {error}; pip install -r requirements-objects.txt") from error
 
 
 def _attempt(url: str, call: Callable[..., Any], *args: str) -> Any:

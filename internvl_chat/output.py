@@ -10,6 +10,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+# torch reports a full disk with a plain RuntimeError, by the names of its writer. Others, such as that of a rank which
+# lost another one, have nothing to do with the disk.
+TORCH_WRITES = ("PytorchStreamWriter", "inline_container", "No space left", "Input/output error")
+
 
 class OutputError(OSError):
     """Something of a run could not be written; says where, why, what is left and what to do."""
@@ -45,8 +49,9 @@ def writing(path: str | Path, kept: str) -> Iterator[None]:
         yield
     except OutputError:
         raise
-    # torch and safetensors have errors of their own for a full disk
     except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITES):
+            raise
         where = f"{path}: not written, {error}; {_room(Path(path))}"
         cure = "free or mount the disk, lower --save_total_limit if space is short, and start the same command again"
         raise OutputError(f"{where}. {kept}. {cure[0].upper()}{cure[1:]}") from error

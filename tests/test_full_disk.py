@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from internvl_chat.output import OutputError
+from internvl_chat.output import OutputError, writing
 from internvl_chat.resumable import ResumableTrainer
 from internvl_chat.resume import last_whole_checkpoint
 from internvl_chat.train_mpo import main
@@ -110,3 +110,14 @@ def test_a_source_that_vanishes_is_named(flags, tmp_path, before_checkpoint):
     elsewhere.rename(source)
     before_checkpoint(0, lambda: None)
     check_that_it_goes_on(flags, tmp_path / "disk" / "run")
+
+
+def test_an_error_that_has_nothing_to_do_with_writing_stays_what_it_is(tmp_path):
+    """A rank that lost another one must not be told to free the disk."""
+    lost = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:59040"
+    with pytest.raises(RuntimeError, match="Connection closed by peer") as raised, writing(tmp_path, "Nothing"):
+        raise RuntimeError(lost)
+    assert not isinstance(raised.value, OutputError)
+    full = "[enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0"
+    with pytest.raises(OutputError, match="free|Free"), writing(tmp_path, "Nothing"):
+        raise RuntimeError(full)

@@ -10,6 +10,7 @@ from internvl_chat.dataset import MixtureDataset
 from internvl_chat.images import ImageError, resolve_image
 from internvl_chat.mixture import Mixture
 from internvl_chat.objects import ObjectError, fetch, is_object, join_object, objects_cache
+from tools.validate import main as validate
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +87,17 @@ def test_an_image_that_is_not_there_is_an_error_of_its_row(bucket):
     assert raised.value.fault == "image_missing"
 
 
+def test_validate_looks_at_rows_of_a_store_and_names_one_that_is_not_there(bucket, meta, tmp_path):
+    flags = ["--num_workers", "1", "--force_image_size", "56"]
+    assert validate(["--meta_path", str(meta), "--output_dir", str(tmp_path / "found"), *flags]) == 0
+    entries = json.loads(meta.read_text())
+    next(iter(entries.values()))["annotation"] = "s3://mmpr/data/gone.jsonl"
+    meta.write_text(json.dumps(entries))
+    assert validate(["--meta_path", str(meta), "--output_dir", str(tmp_path / "lost"), *flags]) == 1
+    report = json.loads((tmp_path / "lost" / "validation.json").read_text())
+    assert "s3://mmpr/data/gone.jsonl: no such object" in json.dumps(report)
+
+
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../b.png", "."])
 def test_paths_stay_below_their_root(path):
     with pytest.raises(ImageError, match="leads out of its root 's3://mmpr/data'") as raised:
@@ -105,6 +117,7 @@ def test_urls():
         False,
     ]
     assert join_object("s3://a/b/", "c/./d.png") == "s3://a/b/c/d.png"
+    assert join_object("s3://a/b", "..c.png") == "s3://a/b/..c.png"
 
 
 class Failing:
@@ -166,3 +179,10 @@ def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(objects.fsspec, "filesystem", lacking)
     with pytest.raises(ObjectError, match="Install s3fs.*pip install -r requirements-objects.txt"):
         fetch("s3://a/b")
+
+
+def test_what_is_in_the_cache_needs_no_store(store_of, monkeypatch):
+    store_of(0, None)
+    path = fetch("hf://datasets/a/b.png")
+    monkeypatch.delattr(objects.fsspec, "filesystem")
+    assert fetch("hf://datasets/a/b.png") == path

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import random
-import shutil
 import socket
 import threading
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from tools.demo import Contender, DemoServer
 from tools.visual_reasoning.questions import ask_anything
 from tools.visual_reasoning.scenes import render
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -154,22 +152,6 @@ def test_a_loaded_checkpoint_answers_as_chat_does():
     assert contender.answer(image, "How many?", settings) == expected != ""
 
 
-@pytest.fixture
-def browser_page():
-    """A page of headless Chromium that records what goes wrong."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1100, "height": 620})
-        page.problems = []
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda message: page.problems.append(message.text))
-        yield page
-        browser.close()
-
-
 @pytest.mark.integration
 def test_chromium_takes_an_image_and_shows_two_answers(browser_page, golden, tmp_path):
     flags = ["--checkpoints", str(REPOSITORY / "ckpt" / "tiny-base"), golden.ckpt_policy, "--port", "0"]
@@ -203,6 +185,7 @@ def test_screenshot(browser_page, tmp_path, monkeypatch):
     render(question.scene, rng).save(tmp_path / "image.png")
     flags = ["--checkpoints", "ckpt/tiny-base", os.environ["DEMO_CHECKPOINT"], "--port", "0", "--max-new-tokens", "120"]
     with serving(demo.build_server(demo.parse_arguments(flags))) as running:
+        browser_page.set_viewport_size({"width": 1100, "height": 620})
         browser_page.goto(f"http://127.0.0.1:{running.server_address[1]}/")
         browser_page.fill("#question", question.step_by_step)
         browser_page.set_input_files("#file", tmp_path / "image.png")

@@ -181,18 +181,18 @@ def test_a_file_without_rows_is_refused(prompt_file, text):
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A working directory, a root, a prompt folder, each with a file of its own, and one that all have."""
-    for folder, name in (("work", "w.png"), ("root", "r.png"), ("prompts", "p.png")):
+    for folder, name in (("here", "w.png"), ("root", "r.png"), ("prompts", "p.png")):
         (tmp_path / folder).mkdir()
         for file in (name, "all.png"):
             (tmp_path / folder / file).write_bytes(b"x")
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 
 
 def test_images_are_found_in_the_documented_order(tree):
     roots = ImageRoots(tree / "prompts")
     found = roots.resolve(("w.png", "p.png", "all.png", "../root/r.png", str(tree / "root" / "r.png")), WHERE)
-    names = ("work/w.png", "prompts/p.png", "work/all.png", "root/r.png", "root/r.png")
+    names = ("here/w.png", "prompts/p.png", "here/all.png", "root/r.png", "root/r.png")
     assert found == tuple(str(tree / name) for name in names)
 
 
@@ -200,7 +200,7 @@ def test_a_root_is_not_left(tree):
     roots = ImageRoots(tree / "prompts", root=tree / "root")
     assert roots.resolve(("r.png", "all.png"), WHERE) == (str(tree / "root/r.png"), str(tree / "root/all.png"))
     assert ImageRoots(tree / "prompts", root=Path("../root")).resolve(("r.png",), WHERE) == (str(tree / "root/r.png"),)
-    for path in ("w.png", "../work/w.png", "p.png", str(tree / "work" / "w.png")):
+    for path in ("w.png", "../here/w.png", "p.png", str(tree / "here" / "w.png")):
         with pytest.raises(RecordError, match="may not lead out of --image-root"):
             roots.resolve((path,), WHERE)
 
@@ -215,7 +215,7 @@ def test_what_is_no_image_file_is_refused(tree, path):
 
 def test_symlinked_folders_are_followed_and_single_files_on_request(tree):
     (tree / "root" / "linked").symlink_to(tree / "prompts")
-    (tree / "root" / "single.png").symlink_to(tree / "work" / "w.png")
+    (tree / "root" / "single.png").symlink_to(tree / "here" / "w.png")
     roots = ImageRoots(tree / "prompts", root=tree / "root")
     assert roots.resolve(("linked/p.png",), WHERE) == (str(tree / "root/linked/p.png"),)
     with pytest.raises(RecordError, match="symlink of a single file"):

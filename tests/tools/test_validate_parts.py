@@ -1,5 +1,6 @@
 """Parts of the validation: what texts are suspicious and what are not, bounds of tokens, kept chunks, the page."""
 
+import ast
 import os
 from collections import Counter
 from pathlib import Path
@@ -204,3 +205,16 @@ def test_chromium_shows_the_page_without_a_request(tmp_path, browser_page):
     assert "max_seq_length" in browser_page.locator(".plots").inner_text()
     assert [url for url in browser_page.requests if not url.startswith(("data:", "file:"))] == []
     assert browser_page.problems == []
+
+
+def test_every_fault_that_the_library_names_is_known():
+    """Else the report of a row that has it would end in a KeyError."""
+    named = set()
+    for path in (Path(__file__).parents[2] / "internvl_chat").glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("ImageError", "RecordError"):
+                last = call.args[-1]
+                if len(call.args) > 1 and isinstance(last, ast.Constant) and " " not in str(last.value):
+                    named.add(last.value)
+    assert {"image_unreachable", "too_long", "video_broken"} <= named
+    assert named <= set(FAULTS)

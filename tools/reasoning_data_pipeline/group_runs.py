@@ -6,6 +6,8 @@ memory (see pairs.py), data sets that are finished left alone, bad rows written 
 
 from __future__ import annotations
 
+import argparse
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -45,6 +47,26 @@ class GroupConversion:
     key_of: Callable[[bytes, Source], str]
     convert: Callable[[Group, Mapping[str, BinaryIO], Counter[str]], None]
     options: Mapping[str, Any]
+
+
+def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every such script."""
+    add = parser.add_argument
+    add("--data-dir", type=Path, required=True, help="folder of *.jsonl to read; files of one name are one data set")
+    add("--save-dir", type=Path, required=True, help="where pairs, meta files and all else go")
+    add("--num-pairs-per-key", type=int, default=15, metavar="N", help="at most N pairs per question; 0 for all "
+        "(default: %(default)s)")  # fmt: skip
+    add("--overwrite", action="store_true", help="do finished data sets again")
+    add("--image-root", type=Path, help="folder that image paths are relative to, if not found otherwise")
+
+
+def run_conversion(parser: argparse.ArgumentParser, args: argparse.Namespace, conversion: GroupConversion) -> None:
+    """`convert_datasets` by the flags of `add_conversion_flags`; without rows it ends as a wrong flag does."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        convert_datasets(conversion, args.data_dir, args.save_dir, image_root=args.image_root, overwrite=args.overwrite)
+    except FileNotFoundError as error:
+        parser.error(str(error))
 
 
 def convert_datasets(

@@ -20,12 +20,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
-from pathlib import Path
 from statistics import fmean
 from typing import Any, BinaryIO, NamedTuple
 
@@ -33,7 +31,7 @@ import orjson
 
 from internvl_chat.records import Prompt, RecordError, Source, parse_row, shown
 from tools.reasoning_data_pipeline.durable import json_line
-from tools.reasoning_data_pipeline.group_runs import GroupConversion, convert_datasets
+from tools.reasoning_data_pipeline.group_runs import GroupConversion, add_conversion_flags, run_conversion
 from tools.reasoning_data_pipeline.pairs import Group, draw, question_key
 
 OUTPUTS = {"pairs": "raw/{}_pairs_rewards.jsonl"}
@@ -116,28 +114,19 @@ def convert_group(args: argparse.Namespace, group: Group, files: Mapping[str, Bi
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_conversion_flags(parser)
     add = parser.add_argument
-    add("--data-dir", type=Path, required=True, help="folder of scored or judged answers")
-    add("--save-dir", type=Path, required=True, help="where pairs and meta.json go")
     add("--min-margin", type=float, default=0.0, help="least difference of rewards (default: any)")
-    add("--num-pairs-per-key", type=int, default=15, metavar="N", help="at most N pairs per question; 0 for all "
-        "(default: %(default)s)")  # fmt: skip
-    add("--overwrite", action="store_true", help="do finished data sets again")
-    add("--image-root", type=Path, help="folder that image paths are relative to, if not found otherwise")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Convert this rank's data sets and publish what is finished."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     parser = build_parser()
     args = parser.parse_args(arguments)
     options = {name: getattr(args, name) for name in OPTIONS}
-    conversion = GroupConversion(OUTPUTS, METAS, scored_key, functools.partial(convert_group, args), options)
-    try:
-        convert_datasets(conversion, args.data_dir, args.save_dir, image_root=args.image_root, overwrite=args.overwrite)
-    except FileNotFoundError as error:
-        parser.error(str(error))
+    convert = functools.partial(convert_group, args)
+    run_conversion(parser, args, GroupConversion(OUTPUTS, METAS, scored_key, convert, options))
 
 
 if __name__ == "__main__":

@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
 from internvl_chat.records import Prompt, RecordError, Source, parse_row, shown
 from tools.reasoning_data_pipeline.durable import json_line
-from tools.reasoning_data_pipeline.group_runs import GroupConversion, convert_datasets
+from tools.reasoning_data_pipeline.group_runs import GroupConversion, add_conversion_flags, run_conversion
 from tools.reasoning_data_pipeline.pairs import Group, draw, question_key
 from tools.reasoning_data_pipeline.steps import STEP_BREAK, ScoredStep, orm_conversation, prm_conversation, step_pairs
 
@@ -100,32 +98,23 @@ OPTIONS = ("mc_threshold", "early_stop", "include_orm_data", "num_pairs_per_key"
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_conversion_flags(parser)
     add = parser.add_argument
-    add("--data-dir", type=Path, required=True, help="folder of the sampling run")
-    add("--save-dir", type=Path, required=True, help="where conversations, pairs and meta files go")
     add("--mc-threshold", type=float, default=0.0, help="a step is right if its score is above (default: %(default)s)")
     add("--early-stop", action="store_true", help="end a conversation with its first wrong step")
     add("--include-orm-data", action="store_true", help="add a conversation of one turn that judges the whole answer")
-    add("--overwrite", action="store_true", help="do finished data sets again")
-    add("--num-pairs-per-key", type=int, default=15, metavar="N", help="at most N pairs per question; 0 for all "
-        "(default: %(default)s)")  # fmt: skip
     add("--min-gap", type=float, default=0.25, help="scores that differ by no more are equal: they are estimates, of "
         "standard error 0.125 at 16 continuations (default: %(default)s)")  # fmt: skip
-    add("--image-root", type=Path, help="folder that image paths are relative to, if not found otherwise")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Convert this rank's data sets and publish what is finished."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     parser = build_parser()
     args = parser.parse_args(arguments)
     options = {name: getattr(args, name) for name in OPTIONS}
-    conversion = GroupConversion(OUTPUTS, METAS, scored_key, functools.partial(convert_group, args), options)
-    try:
-        convert_datasets(conversion, args.data_dir, args.save_dir, image_root=args.image_root, overwrite=args.overwrite)
-    except FileNotFoundError as error:
-        parser.error(str(error))
+    convert = functools.partial(convert_group, args)
+    run_conversion(parser, args, GroupConversion(OUTPUTS, METAS, scored_key, convert, options))
 
 
 if __name__ == "__main__":

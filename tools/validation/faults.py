@@ -48,6 +48,7 @@ _ERRORS = (
     ("empty_answer", "an answer is empty", "delete the pair: there is nothing to learn from"),
     ("same_answers", "chosen and rejected are the same", "delete the pair: it prefers nothing"),
     ("image_missing", "an image is not there", "put the file under the root, or correct root in meta.json"),
+    ("image_unreachable", "an image's store cannot be reached", "check network and credentials, then start again"),
     ("image_url", "an image is a URL", "download it and write its path below the root"),
     ("image_outside_root", "an image lies outside its root", "move it under the root, or set root to a folder above"),
     ("image_unreadable", "an image cannot be opened", "fetch or convert the file again; it may be an error page"),

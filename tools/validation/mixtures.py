@@ -10,6 +10,7 @@ import numpy as np
 
 from internvl_chat.meta import DatasetSpec, read_entries
 from internvl_chat.mixture import MixedDataset, open_dataset
+from internvl_chat.objects import ObjectError
 from internvl_chat.records import shown
 from tools.validation.faults import Finding
 
@@ -48,7 +49,7 @@ def _open_entry(meta_path: Path, number: int, name: str, entry: object) -> Mixed
         return Finding("meta_unusable", name, str(meta_path), 0, str(error))
     try:
         return open_dataset(spec, number, meta_path)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ObjectError) as error:
         return Finding("path_missing", name, str(meta_path), 0, str(error))
     except ValueError as error:
         return Finding("no_rows", name, str(meta_path), 0, str(error))
