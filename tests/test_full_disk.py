@@ -11,6 +11,7 @@ from internvl_chat.output import OutputError, writing
 from internvl_chat.resumable import ResumableTrainer
 from internvl_chat.resume import last_whole_checkpoint
 from internvl_chat.train_mpo import main
+from tests.flags import as_flags
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def flags(golden_folder, tmp_path, monkeypatch):
         "report_to": "none",
         "disable_tqdm": True,
     }
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    return as_flags(settings)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from internvl_chat.lora import (
 from internvl_chat.model import load_config, load_model
 from internvl_chat.packing import pack_batch
 from internvl_chat.train_mpo import main, parse_arguments
+from tests.flags import as_flags
 from tools.merge_lora import main as merge
 
 
@@ -148,7 +149,7 @@ def flags(golden_folder):
             "use_backbone_lora": 3,
             **changes,
         }
-        return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        return as_flags(settings)
 
     return make
 

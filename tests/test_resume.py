@@ -18,6 +18,7 @@ from internvl_chat.resume import (
     save_exact_weights,
 )
 from internvl_chat.train_mpo import main
+from tests.flags import as_flags
 
 SPEED = ("pairs_per_second", "tokens_per_second", "peak_memory_gib", "eval_runtime")
 
@@ -117,7 +118,7 @@ def flags(golden_folder, tmp_path, monkeypatch):
             "max_skipped_share": 0.5,
             **changes,
         }
-        return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        return as_flags(settings)
 
     return make
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from internvl_chat.model import load_model, load_tokenizer
 from internvl_chat.train_mpo import main
+from tests.flags import as_flags
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def flags(golden, data, tmp_path):
             "dataloader_num_workers": 0,
             **changes,
         }
-        return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        return as_flags(settings)
 
     return make
 

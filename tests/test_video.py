@@ -14,6 +14,7 @@ from internvl_chat.records import RecordError, Source
 from internvl_chat.tokenization import place_frames
 from internvl_chat.train_mpo import main
 from internvl_chat.video import frame_places, open_video, read_frames
+from tests.flags import as_flags
 from tests.videos import SIDE, number_of, write_gif, write_mp4
 
 AT = Source("rows.jsonl", 1)
@@ -228,7 +229,7 @@ def test_a_mixture_of_videos_trains_and_the_broken_one_is_in_the_ledger(videos, 
         "save_strategy": "no",
         "dataloader_num_workers": 0,
     }
-    main([word for name, value in settings.items() for word in (f"--{name}", str(value))])
+    main(as_flags(settings))
     (line,) = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
     skipped = json.loads(line)
     assert skipped["line"] == 7 and "6.mp4: a file without a frame" in skipped["reason"]

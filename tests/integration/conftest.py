@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from internvl_chat.train_mpo import main
+from tests.flags import as_flags
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def tiny_flags(golden_folder, tmp_path_factory):
             "dataloader_num_workers": 0,
             **changes,
         }
-        return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        return as_flags(settings)
 
     return make
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,15 +38,15 @@ class GroupConversion:
         outputs: kind -> file below the folder that is written, `{}` for the data set's name.
         metas: meta file -> kind of the rows that it names; a kind is counted under its own name.
         key_of: the key of a row's question; RecordError for a row that is of no use.
-        convert: writes what the rows of one question give, by kind, and counts it.
-        options: settings that decide the outputs.
+        convert: by the flags, writes what the rows of one question give, by kind, and counts it.
+        options: names of the flags that decide the outputs.
     """
 
     outputs: Mapping[str, str]
     metas: Mapping[str, str]
     key_of: Callable[[bytes, Source], str]
-    convert: Callable[[Group, Mapping[str, BinaryIO], Counter[str]], None]
-    options: Mapping[str, Any]
+    convert: Callable[[argparse.Namespace, Group, Mapping[str, BinaryIO], Counter[str]], None]
+    options: Sequence[str]
 
 
 def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
@@ -60,67 +60,56 @@ def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     add("--image-root", type=Path, help="folder that image paths are relative to, if not found otherwise")
 
 
-def run_conversion(parser: argparse.ArgumentParser, args: argparse.Namespace, conversion: GroupConversion) -> None:
-    """`convert_datasets` by the flags of `add_conversion_flags`; without rows it ends as a wrong flag does."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        convert_datasets(conversion, args.data_dir, args.save_dir, image_root=args.image_root, overwrite=args.overwrite)
-    except FileNotFoundError as error:
-        parser.error(str(error))
-
-
-def convert_datasets(
-    conversion: GroupConversion, data_dir: Path, save_dir: Path, *, image_root: Path | None, overwrite: bool
+def run_conversion(
+    conversion: GroupConversion, parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 ) -> None:
-    """Convert this rank's data sets below `data_dir`, publish what is finished, and say what was counted.
+    """Convert this rank's data sets, publish what is finished, and say what was counted; without rows a usage error.
 
     Args:
         conversion: what becomes of the rows.
-        data_dir: folder of *.jsonl; files of one name are one data set.
-        save_dir: where everything goes.
-        image_root: folder that image paths are relative to, if not found otherwise.
-        overwrite: do finished data sets again.
+        parser: with the flags of `add_conversion_flags`.
+        arguments: of the command line.
 
     Raises:
-        FileNotFoundError: there are no rows.
         ValueError: a data set was done with other options or inputs.
     """
-    datasets = find_datasets(data_dir, save_dir)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    args = parser.parse_args(arguments)
+    datasets = find_datasets(args.data_dir, args.save_dir)
     if not datasets:
-        raise FileNotFoundError(f"no *.jsonl below --data-dir {data_dir}: has the run that writes them finished?")
+        parser.error(f"no *.jsonl below --data-dir {args.data_dir}: has the run that writes them finished?")
     worker = Worker.from_environment()
     mine = datasets[worker.rank :: worker.world_size]
     for dataset in mine:
-        convert_dataset(conversion, dataset, save_dir, image_root, overwrite=overwrite)
-    summaries = publish(save_dir)
+        convert_dataset(conversion, dataset, args)
+    summaries = publish(args.save_dir)
     for dataset in mine:
         print(f"{dataset.name}: " + ", ".join(f"{name} {n}" for name, n in summaries[dataset.name].items()))
-    print(f"{save_dir / 'meta.json'}: {len(summaries)} of {len(datasets)} data sets are finished")
+    print(f"{args.save_dir / 'meta.json'}: {len(summaries)} of {len(datasets)} data sets are finished")
 
 
-def convert_dataset(
-    conversion: GroupConversion, dataset: SampledDataset, save_dir: Path, image_root: Path | None, *, overwrite: bool
-) -> None:
-    """Convert one data set, unless it is done; arguments and errors as of `convert_datasets`."""
-    record: dict[str, Any] = {"options": dict(conversion.options), "inputs": input_record(dataset.files)}
-    if not overwrite and is_finished(save_dir, dataset.name, record):
+def convert_dataset(conversion: GroupConversion, dataset: SampledDataset, args: argparse.Namespace) -> None:
+    """Convert one data set, unless it is done; ValueError where it was done with other options or inputs."""
+    options = {name: getattr(args, name) for name in conversion.options}
+    record: dict[str, Any] = {"options": options, "inputs": input_record(dataset.files)}
+    if not args.overwrite and is_finished(args.save_dir, dataset.name, record):
         return
-    forget_finished(save_dir, dataset.name)
-    paths = {kind: save_dir / name.format(dataset.name) for kind, name in conversion.outputs.items()}
+    forget_finished(args.save_dir, dataset.name)
+    paths = {kind: args.save_dir / name.format(dataset.name) for kind, name in conversion.outputs.items()}
     counts: Counter[str] = Counter()
-    folder = save_dir / f".{dataset.name}.partitions"
+    folder = args.save_dir / f".{dataset.name}.partitions"
     with KeyPartitions(folder, KeyPartitions.count_for(dataset.size)) as partitions:
         rejects = partition_rows(dataset, partitions, conversion.key_of)
         with ExitStack() as stack:
             files = {kind: stack.enter_context(open(folder / kind, "wb")) for kind in paths}
             for index in range(partitions.count):
                 for group in read_groups(partitions.path(index)):
-                    conversion.convert(group, files, counts)
+                    conversion.convert(args, group, files, counts)
         for kind, path in paths.items():
             join_files(path, [folder / kind])
     record["meta"] = {
-        meta: meta_entries([(paths[kind], counts[kind])], dataset.files, image_root)
+        meta: meta_entries([(paths[kind], counts[kind])], dataset.files, args.image_root)
         for meta, kind in conversion.metas.items()
     }
     record["summary"] = {"bad_rows": len(rejects), **dict(sorted(counts.items()))}
-    write_finished(save_dir, dataset.name, record, rejects)
+    write_finished(args.save_dir, dataset.name, record, rejects)

@@ -19,7 +19,6 @@ their rewards. A winner makes a pair with every other answer of its row. Writes 
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -122,11 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Convert this rank's data sets and publish what is finished."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    options = {name: getattr(args, name) for name in OPTIONS}
-    convert = functools.partial(convert_group, args)
-    run_conversion(parser, args, GroupConversion(OUTPUTS, METAS, scored_key, convert, options))
+    run_conversion(GroupConversion(OUTPUTS, METAS, scored_key, convert_group, OPTIONS), build_parser(), arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ A step that was not measured has no label: its conversation ends before it.
 from __future__ import annotations
 
 import argparse
-import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
@@ -110,11 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Convert this rank's data sets and publish what is finished."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    options = {name: getattr(args, name) for name in OPTIONS}
-    convert = functools.partial(convert_group, args)
-    run_conversion(parser, args, GroupConversion(OUTPUTS, METAS, scored_key, convert, options))
+    run_conversion(GroupConversion(OUTPUTS, METAS, scored_key, convert_group, OPTIONS), build_parser(), arguments)
 
 
 if __name__ == "__main__":
