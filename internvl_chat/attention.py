@@ -1,8 +1,9 @@
 """Attention over packed prompts whose answers share a prefix, registered with transformers under one name.
 
 A packed row is cut into segments: each prompt prefix attends to itself, each answer branch to its prefix and itself,
-all causal with the diagonal at the bottom right. Their layout is built once per batch and reaches every layer as the
-keyword `shared_prefix` of the model's forward. In half precision on a GPU they run in one call of a variable-length
+all causal with the diagonal at the bottom right; in layers with a sliding window to the last of these keys alone. Their
+layout is built once per batch and reaches every layer as the keyword `shared_prefix` of the model's forward; window and
+attention sinks are the layer's own keywords. In half precision on a GPU segments run in one call of a variable-length
 kernel (`attention_varlen`), elsewhere in a few padded calls (`attention_groups`).
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from internvl_chat.attention_groups import SegmentGroup, build_groups, group_attention
 from internvl_chat.attention_varlen import VarlenIndex, build_varlen, varlen_attention, varlen_refusal
-from internvl_chat.segments import Segment
+from internvl_chat.segments import Segment, Weighting, map_tensors
 from internvl_chat.sequence_parallel import SequenceGroup
 
 ATTENTION_NAME = "shared_prefix"
@@ -32,16 +34,33 @@ class SharedPrefixLayout:
         groups: computed in order; their real outputs, concatenated, are N rows.
         restore: (N,) row of that concatenation for each packed position.
         varlen: the same as one call.
+        segments: what the row consists of, for layers with a window.
     """
 
     groups: tuple[SegmentGroup, ...]
     restore: torch.Tensor
     varlen: VarlenIndex
+    segments: tuple[Segment, ...]
+
+    def narrowed(self, window: int | None) -> tuple[tuple[SegmentGroup, ...], torch.Tensor]:
+        """`groups` and `restore` where a query sees at most `window` keys, None for all."""
+        if window is None or window >= self.varlen.longest[1]:
+            return self.groups, self.restore
+        return _narrowed_groups(self.segments, window, self.restore.device)
 
 
 def build_layout(segments: Sequence[Segment]) -> SharedPrefixLayout:
     """Lay out the segments of a packed row; together they must cover each position exactly once."""
-    return SharedPrefixLayout(*build_groups(segments), build_varlen(segments))
+    return SharedPrefixLayout(*build_groups(segments), build_varlen(segments), tuple(segments))
+
+
+@lru_cache(maxsize=2)  # all layers of a model have the same window, and policy and reference the same row
+def _narrowed_groups(
+    segments: tuple[Segment, ...], window: int, device: torch.device
+) -> tuple[tuple[SegmentGroup, ...], torch.Tensor]:
+    """Groups of a row for a window, and where their outputs belong, on a device."""
+    groups, restore = build_groups(segments, window)
+    return tuple(map_tensors(group, lambda tensor: tensor.to(device)) for group in groups), restore.to(device)
 
 
 def shared_prefix_attention(
@@ -52,6 +71,8 @@ def shared_prefix_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
+    s_aux: torch.Tensor | None = None,
     shared_prefix: SharedPrefixLayout | None = None,
     sequence_group: SequenceGroup | None = None,
     **_: Any,
@@ -66,6 +87,8 @@ def shared_prefix_attention(
         attention_mask: ignored; the layout says who sees whom.
         scaling: of the scores, None for 1/sqrt(D).
         dropout: probability, 0 outside training; the variable-length kernel has none, so groups run then.
+        sliding_window: keys that a query sees, itself the last; None for all. By position within prompt and answer.
+        s_aux: (H,) attention sinks, the name that transformers gives them: see `Weighting`.
         shared_prefix: layout of the row.
         sequence_group: ranks that share the row; the N positions here are this rank's.
 
@@ -79,11 +102,14 @@ def shared_prefix_attention(
         name = type(module).__name__
         raise ValueError(f"{name}: attention {ATTENTION_NAME!r} needs shared_prefix=; use sdpa for unpacked batches")
     if sequence_group is None:
-        return _attend(query, key, value, shared_prefix, scaling, dropout), None
+        weighting = Weighting(scaling, dropout, sliding_window, s_aux)
+        return _attend(query, key, value, shared_prefix, weighting), None
     if key.shape[1] % sequence_group.size:
         key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for states in (key, value))
     query, key, value = map(sequence_group.to_heads, (query, key, value))
-    return sequence_group.to_positions(_attend(query, key, value, shared_prefix, scaling, dropout)), None
+    own_sinks = None if s_aux is None else sequence_group.own(s_aux, 0)
+    weighting = Weighting(scaling, dropout, sliding_window, own_sinks)
+    return sequence_group.to_positions(_attend(query, key, value, shared_prefix, weighting)), None
 
 
 def _attend(
@@ -91,16 +117,17 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: SharedPrefixLayout,
-    scaling: float | None,
-    dropout: float,
+    weighting: Weighting,
 ) -> torch.Tensor:
     """Outputs (1, N, H, D) of a whole row."""
-    dtype = working_dtype(query)
-    if not dropout and not varlen_refusal(query.device, dtype):
+    dtype, window = working_dtype(query), weighting.window
+    kind = {"windowed": window is not None, "with_sinks": weighting.sinks is not None}
+    if not weighting.dropout and not varlen_refusal(query.device, dtype, **kind):
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        return varlen_attention(query[0], key[0], value[0], layout.varlen, scaling)[None]
-    outputs = [group_attention(query[0], key[0], value[0], part, scaling, dropout) for part in layout.groups]
-    return torch.cat(outputs).index_select(0, layout.restore)[None]
+        return varlen_attention(query[0], key[0], value[0], layout.varlen, weighting)[None]
+    groups, restore = layout.narrowed(window)
+    outputs = [group_attention(query[0], key[0], value[0], part, weighting) for part in groups]
+    return torch.cat(outputs).index_select(0, restore)[None]
 
 
 def working_dtype(states: torch.Tensor) -> torch.dtype:

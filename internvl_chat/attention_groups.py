@@ -12,8 +12,9 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from internvl_chat.segments import Segment
+from internvl_chat.segments import Segment, Weighting
 
 MOST_PADDING = 1.1  # padded over real query-key products of a group: with long answers padding costs more than a call
 
@@ -28,6 +29,7 @@ class SegmentGroup:
         prefix_lengths: (G,) keys before a segment's own; None where no segment has a prefix.
         real: (n,) indices into the flattened (G * Q,) output that are not padding.
         size: G.
+        window: keys that a query sees at most, None for all.
     """
 
     queries: torch.Tensor
@@ -35,23 +37,40 @@ class SegmentGroup:
     prefix_lengths: torch.Tensor | None
     real: torch.Tensor
     size: int
+    window: int | None = None
 
     @cached_property
-    def mask(self) -> torch.Tensor | None:
-        """(G, 1, Q, K) bool, True where seen; None where plain causal masking does, which hides padding at the right.
+    def seen(self) -> torch.Tensor:
+        """(G, 1, Q, K) bool, or (1, 1, Q, K) without prefixes: which keys each query sees, by position.
 
-        A padded query sees real keys too, which keeps its unused row finite.
+        A padded query sees keys too, which keeps its unused row finite.
         """
-        if self.prefix_lengths is None:
-            return None
+        device = self.queries.device
         num_queries, num_keys = len(self.queries) // self.size, len(self.keys) // self.size
-        last_seen = torch.arange(num_queries, device=self.queries.device) + self.prefix_lengths[:, None]
-        return torch.arange(num_keys, device=self.queries.device) <= last_seen[:, None, :, None]
+        before = self.queries.new_zeros(1) if self.prefix_lengths is None else self.prefix_lengths
+        last = (before[:, None] + torch.arange(num_queries, device=device))[:, None, :, None]
+        keys = torch.arange(num_keys, device=device)
+        if self.window is None:
+            return keys <= last
+        return (keys <= last) & (keys > last.clamp(max=num_keys - 1) - self.window)
+
+    @property
+    def mask(self) -> torch.Tensor | None:
+        """As `seen`; None where plain causal masking does, which hides padding at the right."""
+        return None if self.prefix_lengths is None else self.seen
 
 
-def build_groups(segments: Sequence[Segment]) -> tuple[tuple[SegmentGroup, ...], torch.Tensor]:
-    """Groups that cover a packed row, and for each of its N positions the row of their concatenated real outputs."""
-    groups = tuple(build_group(members) for members in group_segments(segments))
+def build_groups(
+    segments: Sequence[Segment], window: int | None = None
+) -> tuple[tuple[SegmentGroup, ...], torch.Tensor]:
+    """Groups that cover a packed row, and for each of its N positions the row of their concatenated real outputs.
+
+    Args:
+        segments: cover each position once.
+        window: as of `Weighting`.
+    """
+    pieces = segments if window is None else [piece for segment in segments for piece in segment.windowed(window)]
+    groups = tuple(build_group(members, window) for members in group_segments(pieces))
     order = torch.cat([group.queries[group.real] for group in groups])
     return groups, torch.argsort(order)
 
@@ -71,8 +90,8 @@ def group_segments(segments: Sequence[Segment]) -> list[list[Segment]]:
     return groups
 
 
-def build_group(members: Sequence[Segment]) -> SegmentGroup:
-    """Index tensors of segments that run in one call."""
+def build_group(members: Sequence[Segment], window: int | None = None) -> SegmentGroup:
+    """Index tensors of segments that run in one call; without a prefix they must not be longer than the window."""
     num_queries, num_keys = max(s.length for s in members), max(s.num_keys for s in members)
     queries = np.zeros((len(members), num_queries), np.int64)
     keys = np.zeros((len(members), num_keys), np.int64)
@@ -88,6 +107,7 @@ def build_group(members: Sequence[Segment]) -> SegmentGroup:
         prefix_lengths=torch.from_numpy(prefix_lengths) if prefix_lengths.any() else None,
         real=torch.from_numpy(np.flatnonzero(np.arange(num_queries) < lengths)),
         size=len(members),
+        window=window,
     )
 
 
@@ -96,22 +116,43 @@ def group_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     group: SegmentGroup,
-    scaling: float | None,
-    dropout: float,
+    weighting: Weighting,
 ) -> torch.Tensor:
-    """Real outputs (n, H, D) of one group from (H, N, D) queries and (H_kv, N, D) keys and values."""
+    """Real outputs (n, H, D) of a group, built for the window, from (H, N, D) queries, (H_kv, N, D) keys and values."""
 
     def gather(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         picked = states.index_select(1, index).unflatten(1, (group.size, -1)).transpose(0, 1)
         return picked.repeat_interleave(query.shape[0] // states.shape[0], dim=1)  # (G, H, length, D)
 
+    states = gather(query, group.queries), gather(key, group.keys), gather(value, group.keys)
+    if weighting.sinks is None:
+        output = F.scaled_dot_product_attention(
+            *states,
+            attn_mask=group.mask,
+            dropout_p=weighting.dropout,
+            is_causal=group.mask is None,
+            scale=weighting.scaling,
+        )
+    else:
+        output = _sink_attention(*states, group.seen, weighting.sinks, weighting)
+    return output.transpose(1, 2).flatten(0, 1).index_select(0, group.real)
+
+
+def _sink_attention(
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor, sinks: Tensor, weighting: Weighting
+) -> Tensor:
+    """Outputs (G, H, Q, D) with the sinks as one more key, which every query sees and whose value is 0.
+
+    One more dimension gives it its score: 1 in the queries, the sink over the scaling in that key, 0 in the others.
+    """
+    scaling = query.shape[-1] ** -0.5 if weighting.scaling is None else weighting.scaling
+    sink_key = F.pad((sinks.to(key.dtype) / scaling)[:, None, None], (query.shape[-1], 0))  # (H, 1, D + 1)
     output = F.scaled_dot_product_attention(
-        gather(query, group.queries),
-        gather(key, group.keys),
-        gather(value, group.keys),
-        attn_mask=group.mask,
-        dropout_p=dropout,
-        is_causal=group.mask is None,
+        F.pad(query, (0, 1), value=1.0),
+        torch.cat([sink_key.expand(len(key), -1, -1, -1), F.pad(key, (0, 1))], 2),
+        F.pad(value, (0, 1, 1, 0)),
+        attn_mask=F.pad(seen, (1, 0), value=True),
+        dropout_p=weighting.dropout,
         scale=scaling,
     )
-    return output.transpose(1, 2).flatten(0, 1).index_select(0, group.real)
+    return output[..., :-1]

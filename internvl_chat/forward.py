@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from internvl_chat.attention import ATTENTION_NAME, register_attention
+from internvl_chat.attention_varlen import varlen_refusal
 from internvl_chat.logps import install_logps_head, sequence_logps
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
@@ -36,27 +37,36 @@ class PairLogps:
 def use_shared_prefix(model: InternVLChatModel) -> None:
     """Switch the language model to packed rows: attention and LM head. Do it before any engine wraps the model.
 
-    Generation with this model object needs `set_attn_implementation("sdpa")` again.
+    Generation with this model object needs `set_attn_implementation("sdpa")` again, "eager" for GPT-OSS.
 
     Raises:
         ValueError: its attention does more than the packed one computes.
     """
-    check_plain_attention(model.language_model)
+    check_attention(model.language_model)
     register_attention()
     model.language_model.set_attn_implementation(ATTENTION_NAME)
     install_logps_head(model.language_model)
 
 
-def check_plain_attention(language_model: PreTrainedModel) -> None:
-    """Refuse attention sinks and sliding windows, which packed rows would leave out in silence."""
+def check_attention(language_model: PreTrainedModel) -> None:
+    """Refuse what packed rows would leave out in silence: layers of other kinds, scores with a cap."""
     config = language_model.config
-    has_sinks = any("sinks" in name.rsplit(".", 1)[-1] for name, _ in language_model.named_parameters())
-    if has_sinks or "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        kind = "attention sinks" if has_sinks else "sliding windows"
+    others = sorted({*(getattr(config, "layer_types", None) or ())} - {"full_attention", "sliding_attention"})
+    if getattr(config, "attn_logit_softcapping", None):
+        others.append("attn_logit_softcapping")
+    if others:
         raise ValueError(
-            f"{config.model_type} has {kind}, which training on packed rows does not compute; "
-            "it trains InternLM2, InternLM3, Llama, Qwen2 and Qwen3, dense and with experts"
+            f"{config.model_type} has {', '.join(others)}, which training on packed rows does not compute; "
+            "it trains InternLM2, InternLM3, Llama, Qwen2, Qwen3 and GPT-OSS, dense and with experts"
         )
+
+
+def kernel_refusals(language_model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Which kinds of layers are attended to in groups, not by the variable-length kernel, and why."""
+    sinks = any(name.endswith(".sinks") for name, _ in language_model.named_parameters())
+    kinds = sorted(set(getattr(language_model.config, "layer_types", None) or ["full_attention"]))
+    refusals = [varlen_refusal(device, dtype, windowed=k == "sliding_attention", with_sinks=sinks) for k in kinds]
+    return [f"{kind}: {refusal}" for kind, refusal in zip(kinds, refusals, strict=True) if refusal]
 
 
 def packed(batch: dict[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,15 @@ from transformers.trainer_pt_utils import get_parameter_names
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from internvl_chat.arguments import MPOConfig
-from internvl_chat.attention_varlen import varlen_refusal
-from internvl_chat.forward import PairLogps, answer_logps, idle_batch, packed, pair_logps, use_shared_prefix
+from internvl_chat.forward import (
+    PairLogps,
+    answer_logps,
+    idle_batch,
+    kernel_refusals,
+    packed,
+    pair_logps,
+    use_shared_prefix,
+)
 from internvl_chat.guards import CurveWatch, StepGuard
 from internvl_chat.ledger import SkippedRows
 from internvl_chat.logps_cache import LogpsCache
@@ -85,8 +92,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
         kwargs.setdefault("data_collator", partial(collate_packed, pad_id=processing_class.pad_token_id))
         use_shared_prefix(model)
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
-        if refusal := varlen_refusal(args.device, dtype):
-            logger.info("packed rows are attended to in groups, not by the varlen kernel: %s", refusal)
+        for refusal in kernel_refusals(model.language_model, args.device, dtype):
+            logger.info("packed rows are attended to in groups, not by the varlen kernel, %s", refusal)
         super().__init__(model, args, processing_class=processing_class, callbacks=callbacks, **kwargs)
         self.model_accepts_loss_kwargs = True
         if not self.is_world_process_zero():

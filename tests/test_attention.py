@@ -22,14 +22,27 @@ SEGMENTS = [
 NUM_TOKENS = 77
 
 
-def visible(segments, num_tokens):
-    """(N, N) bool: the definition of the layout, position by position."""
+def visible(segments, num_tokens, window=None):
+    """(N, N) bool: the definition of the layout, position by position, with a window by position too."""
     mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
     for s in segments:
         for i in range(s.length):
             mask[s.start + i, s.prefix_start : s.prefix_start + s.prefix_length] = True
             mask[s.start + i, s.start : s.start + i + 1] = True
+            if window is not None:
+                keys = [*range(s.prefix_start, s.prefix_start + s.prefix_length), *range(s.start, s.start + i + 1)]
+                mask[s.start + i, keys[:-window]] = False
     return mask
+
+
+def softmax_attention(query, key, value, mask, scaling, sinks=None):
+    """Attention written out: softmax over scores, and a sink per head, whose weight is then dropped."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    scores = (query @ key.transpose(2, 3) * scaling).masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks[None, :, None, None].expand(*scores.shape[:3], 1)], -1)
+    return (scores.softmax(-1)[..., : key.shape[2]] @ value).transpose(1, 2)
 
 
 def states(heads, num_tokens=NUM_TOKENS, dim=8):
@@ -59,6 +72,40 @@ def test_equals_masked_attention_with_gradients(kv_heads):
     expected = torch.autograd.grad((oracle * direction).sum(), (query, key, value))
     for grad, other in zip(grads, expected, strict=True):
         torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("with_sinks", [False, True], ids=["plain", "sinks"])
+@pytest.mark.parametrize("window", [None, 1, 2, 4, 8, 30, 100])
+def test_windows_and_sinks_equal_a_softmax_written_out_with_gradients(window, with_sinks):
+    torch.manual_seed(0)
+    sinks = torch.randn(4, dtype=torch.float64, requires_grad=True) if with_sinks else None
+    states_and_sinks = [states(4), states(2), states(2), *([sinks] if with_sinks else [])]
+    query, key, value = states_and_sinks[:3]
+    options = {"sliding_window": window, "s_aux": sinks, "shared_prefix": build_layout(SEGMENTS)}
+    ours, _ = shared_prefix_attention(torch.nn.Module(), query, key, value, None, scaling=0.3, **options)
+    oracle = softmax_attention(query, key, value, visible(SEGMENTS, NUM_TOKENS, window), 0.3, sinks)
+    torch.testing.assert_close(ours, oracle, rtol=1e-10, atol=1e-12)
+    direction = torch.randn_like(ours)
+    grads = torch.autograd.grad((ours * direction).sum(), states_and_sinks)
+    expected = torch.autograd.grad((oracle * direction).sum(), states_and_sinks)
+    for grad, other in zip(grads, expected, strict=True):
+        torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-11)
+
+
+def test_pieces_of_a_window_by_hand():
+    # a prompt's prefix 0..9, an answer 10..16; a query sees three keys
+    pieces = [*Segment(0, 10).windowed(3), *Segment(10, 7, 0, 10).windowed(3)]
+    prompt = [Segment(0, 3), Segment(3, 3, 1, 2), Segment(6, 3, 4, 2), Segment(9, 1, 7, 2)]
+    assert pieces == [*prompt, Segment(10, 3, 8, 2), Segment(13, 3, 11, 2), Segment(16, 1, 14, 2)]
+    assert [*Segment(10, 7, 0, 10).windowed(17)] == [Segment(10, 7, 0, 10)]
+
+
+def test_a_window_costs_by_its_width_not_by_the_row():
+    window, [prompt] = 16, build_layout([Segment(0, 4096)]).groups
+    pieces, _ = build_layout([Segment(0, 4096)]).narrowed(window)
+    products = sum(len(g.queries) * len(g.keys) // g.size for g in pieces)
+    assert products <= 2 * window * 4096 and len(pieces) == 2
+    assert build_layout([Segment(0, 4096)]).narrowed(4096)[0][0].mask is prompt.mask is None
 
 
 def test_without_a_layout_it_raises_and_names_the_cure():

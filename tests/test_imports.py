@@ -13,7 +13,7 @@ PACKAGE = ROOT / "internvl_chat"
 LAYERS = [
     ["distributed", "signals", "objects", "output", "watchdog", "records", "meta", "jsonl", "model"],
     ["pair_losses", "losses", "logps", "logps_cache", "images", "video", "tokenization"],
-    ["segments", "sequence_parallel", "attention_groups", "attention_varlen", "attention"],
+    ["segments", "sequence_parallel", "attention_groups", "attention_sinks", "attention_varlen", "attention"],
     ["mixture", "sampler", "dataset", "preflight", "row_costs", "collator", "packing", "forward"],
     ["metrics", "ledger", "guards", "reference", "checkpoint", "resume", "lora", "arguments", "epoch_order"],
     ["resumable", "trainer"],

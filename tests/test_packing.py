@@ -4,7 +4,16 @@ from copy import deepcopy
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from internvl_chat.attention import ATTENTION_NAME, register_attention
 from internvl_chat.model.constants import IGNORE_INDEX
@@ -18,10 +27,14 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+WINDOW = {"sliding_window": 4}  # narrower than a prompt
+EXPERTS = {"num_local_experts": 3, "num_experts_per_tok": 2}
 MODELS = {
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES)),
+    "qwen2, windows": (Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW, use_sliding_window=True, max_window_layers=1)),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=8)),
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES)),
+    "gpt_oss": (GptOssForCausalLM, GptOssConfig(**SIZES, **WINDOW, **EXPERTS, head_dim=8)),
 }
 
 

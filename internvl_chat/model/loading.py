@@ -83,7 +83,8 @@ def load_model(
     Args:
         path: folder, or hub name.
         dtype: of the weights; that of the files when None.
-        attn_implementation: "sdpa", "eager", "flash_attention_2" or a registered one; "sdpa" when None.
+        attn_implementation: "sdpa", "eager", "flash_attention_2" or a registered one; "sdpa" when None. A language
+            model that transformers has no "sdpa" of, GPT-OSS with its attention sinks, is "eager" then.
         config: replaces the checkpoint's own, to change what does not touch shapes (drop path, ...).
 
     Raises:
@@ -106,7 +107,7 @@ def load_model(
             os.fspath(path),
             config=config,
             dtype=dtype or "auto",
-            attn_implementation=attn_implementation,
+            attn_implementation=None if attn_implementation == "sdpa" else attn_implementation,  # None: where it can
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # so that they come in the report, with the other wrong keys
             output_loading_info=True,

@@ -7,6 +7,7 @@ import pytest
 from internvl_chat.train_mpo import main
 from tests.integration.ranks import train
 from tests.integration.test_deepspeed import largest_difference
+from tests.tools.test_convert import build
 
 pytestmark = pytest.mark.integration
 
@@ -30,10 +31,19 @@ def test_two_ranks_share_each_row(engine, alone, tiny_flags, losses_of, tmp_path
     assert books[0] == books[1] and books[1]["adds_up"]
 
 
-def test_with_few_keys_a_cached_reference_checkpointing_and_evaluation(tiny_flags, golden_folder, losses_of, tmp_path):
-    """InternLM2 of the tiny checkpoints."""
+@pytest.fixture(params=["internlm2", "gpt_oss"])
+def other_model(request, golden_folder, tmp_path):
+    """InternLM2 of the tiny checkpoints, and GPT-OSS with its windows and sinks."""
+    if request.param == "internlm2":
+        return golden_folder / "ckpt" / "tiny-internlm2"
+    return build(tmp_path / "source", golden_folder / "ckpt" / "tiny-qwen2", request.param)
+
+
+def test_with_few_keys_a_cached_reference_checkpointing_and_evaluation(
+    other_model, tiny_flags, golden_folder, losses_of, tmp_path
+):
     meta = golden_folder / "data" / "meta.json"
-    settings = {**SETTINGS, "model_name_or_path": golden_folder / "ckpt" / "tiny-internlm2", "grad_checkpoint": True}
+    settings = {**SETTINGS, "model_name_or_path": other_model, "grad_checkpoint": True}
     settings |= {"eval_meta_path": meta, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 2}
     settings |= {"reference": "cache", "reference_cache_dir": tmp_path / "cache"}
     main(tiny_flags(tmp_path / "alone", **{**settings, "reference": "model"}))

@@ -30,6 +30,7 @@ FAMILIES = {  # language model, vision tower, language model's own fields
     "qwen3_moe": ("qwen3_moe", {}, {"head_dim": 32, **MOE}),
     "llama": ("llama", {}, {}),
     "internlm3": ("internlm3", {}, {"head_dim": 16}),
+    "gpt_oss": ("gpt_oss", {}, {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}),
 }
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
 

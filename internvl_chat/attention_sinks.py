@@ -1,0 +1,85 @@
+"""Attention sinks by a variable-length kernel that has none: exact, forward and backward, from its log-sum-exp.
+
+A sink s stands in the denominator of the softmax of its head alone: weights are e^score / (e^lse + e^s), where lse is
+the log-sum-exp of the scores. So the output is the kernel's times sigmoid(lse - s), and lse' = log(e^lse + e^s). The
+backward kernel makes the weights again, from scores and lse, and the scores' gradients from them and the products of
+the output with its gradient. Given lse' and the output with the sink, it therefore returns the gradients of queries,
+keys and values with the sink. The gradient of s is minus its own weight e^(s - lse') times the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Ends = tuple[Tensor, Tensor, int, int]  # of queries and of keys, most queries and most keys of a segment
+
+
+def sink_attention(
+    kernel: Callable[..., Any],
+    states: tuple[Tensor, ...],
+    sinks: Tensor,
+    ends: Ends,
+    options: dict[str, Any],
+) -> Tensor:
+    """Outputs (N, H, D) of a variable-length kernel with attention sinks.
+
+    Args:
+        kernel: `varlen_attn` of torch.
+        states: (N, H, D) queries, (M, H_kv, D) keys and values.
+        sinks: (H,) logits.
+        ends: where segments end, as the kernel takes them.
+        options: keywords of the kernel, `scale` and `window_size` among them.
+
+    Raises:
+        ImportError: this version of the kernel does not return its log-sum-exp.
+    """
+    return _SinkAttention.apply(*states, sinks, kernel, ends, options)
+
+
+class _SinkAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, kernel: Any, ends: Ends, options: Any
+    ) -> Tensor:
+        from torch.nn.attention.varlen import AuxRequest
+
+        output, lse = kernel(query, key, value, *ends, return_aux=AuxRequest(lse=True), **options)  # lse (H, N)
+        logits = sinks.to(lse.dtype)[:, None]
+        output = (output * torch.sigmoid(lse - logits).T[..., None]).to(output.dtype)
+        ctx.save_for_backward(query, key, value, sinks, output, torch.logaddexp(lse, logits))
+        ctx.ends, ctx.options = ends, options
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, sinks, output, lse = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        of_states = kernel_backward(grad, (query, key, value), output, lse, ctx.ends, ctx.options)
+        products = (grad.to(lse.dtype) * output).sum(-1).T  # (H, N)
+        of_sinks = -((sinks.to(lse.dtype)[:, None] - lse).exp() * products).sum(1).to(sinks.dtype)
+        return *of_states, of_sinks, None, None, None
+
+
+def kernel_backward(
+    grad: Tensor, states: tuple[Tensor, ...], output: Tensor, lse: Tensor, ends: Ends, options: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values by the backward pass of the kernel, which torch has no public name for."""
+    before, after = options["window_size"]
+    return torch.ops.aten._flash_attention_backward(
+        grad,
+        *states,
+        output,
+        lse,
+        *ends,
+        0.0,  # dropout
+        before < 0,  # causal, without a window
+        torch.zeros(2, dtype=torch.uint64, device=grad.device),  # the state of dropout's generator
+        torch.empty(0, device=grad.device),
+        scale=options["scale"],
+        window_size_left=before,
+        window_size_right=after,
+    )
