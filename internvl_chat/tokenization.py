@@ -42,7 +42,7 @@ class TokenizedRow:
 
     Attributes:
         pieces: the prompt's ids before, between and after its images: one list more than there are images.
-        answers: ids of each answer with its end token, all of them supervised.
+        answers: ids of each answer with its end token and what the template puts in front, all of them supervised.
         separator: ids after an answer's end token, not supervised.
         image: the image tokens.
     """
@@ -83,6 +83,8 @@ class RowTokenizer:
     ) -> None:
         """Take a tokenizer of either family, a template's name, the tokens of one tile, another system message if any.
 
+        `answer_start` are the ids that the template puts in front of an answer.
+
         Raises:
             ValueError: the template is unknown, or the tokenizer lacks one of its special tokens.
         """
@@ -92,7 +94,8 @@ class RowTokenizer:
         self.image = ImageTokens(start, context, end, num_image_token)
         part = self.template
         self._close = part.end_token + part.separator
-        self._end = [encoder.special_id(part.end_token)]
+        self.answer_start = encoder.encode([Part(part.answer_prefix, True)])
+        self._end = [encoder.special_id(part.stop_token)]
         self._separator = encoder.encode([Part(part.separator, True)])
         said = part.system_message if system_message is None else system_message
         system = Part(part.system_prefix + said + self._close, True)
@@ -132,7 +135,7 @@ class RowTokenizer:
         pieces = [self.encoder.encode(group) for group in groups]
         ids = [self.encoder.encode_text(answer) for answer in answers]
         check_answers(answers, ids, where)
-        ended = tuple(tokens + self._end for tokens in ids)
+        ended = tuple(self.answer_start + tokens + self._end for tokens in ids)
         return TokenizedRow((self._head + pieces[0], *pieces[1:]), ended, self._separator, self.image)
 
     def tokenize_video(
@@ -158,7 +161,8 @@ class RowTokenizer:
             groups += [[Part(text, False)] for text in others]
             groups[-1].append(Part(self._close + self.template.assistant_prefix, True))
             if number < len(answers):
-                groups[-1] += [Part(answers[number], False), Part(self._close, True)]
+                opening = Part(self.template.answer_prefix, True)
+                groups[-1] += [opening, Part(answers[number], False), Part(self._close, True)]
         return groups
 
 

@@ -40,7 +40,7 @@ def run(request, golden_folder, train, tmp_path_factory):
     return source, root / "run"
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "internlm3"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "internlm3", "gpt_oss"])
 @pytest.mark.parametrize("layout", ["published", "hf"])
 def test_adapters_on_any_family_and_layout(family, layout, golden_folder, train, tmp_path):
     source = build(tmp_path / "published", golden_folder / "ckpt" / "tiny-qwen2", family)

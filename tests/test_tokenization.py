@@ -11,6 +11,7 @@ from internvl_chat.model.conversation import get_template
 from internvl_chat.model.text_encoding import Part
 from internvl_chat.records import RecordError, Source, Turn
 from internvl_chat.tokenization import RowTokenizer, place_images
+from tests.tools.test_convert import GPT_OSS_TOKENS
 
 AT = Source("f.jsonl", 3)
 TOKENS_PER_TILE = 4
@@ -85,6 +86,22 @@ def test_labels_by_hand(rows, any_tokenizer):
     newline = any_tokenizer.encode("\n", add_special_tokens=False)
     assert ids == prompt + answer + [end] + newline
     assert labels == [IGNORE_INDEX] * len(prompt) + answer + [end] + [IGNORE_INDEX] * len(newline)
+
+
+def test_labels_of_gpt_oss_cover_the_channel_and_its_own_end(golden_folder):
+    tokenizer = load_tokenizer(golden_folder / "ckpt" / "tiny-qwen2")
+    tokenizer.add_tokens(GPT_OSS_TOKENS, special_tokens=True)
+    rows = RowTokenizer(tokenizer, "internvl3_5_gpt_oss", TOKENS_PER_TILE, system_message="S")
+    text = rows.tokenize("Why?", ["No", "<|end|>"], 0, AT, [Turn("Who?", "I")])
+    prompt = text.prompt_ids([])
+    turns = [("user", "Who?"), ("assistant", "I"), ("user", "Why?"), ("assistant", None)]
+    rendered = get_template("internvl3_5_gpt_oss").prompt(turns, "S")
+    assert tokenizer.decode(prompt) + "<|channel|>final<|message|>" == rendered
+    ids, labels = text.input_ids_and_labels(prompt, 0)
+    assert labels == [IGNORE_INDEX] * len(prompt) + ids[len(prompt) :]
+    assert tokenizer.decode(ids[len(prompt) :]) == "<|channel|>final<|message|>No<|return|>"
+    special = [tokenizer.convert_tokens_to_ids(token) for token in ("<|channel|>", "<|message|>", "<|return|>")]
+    assert [index for index in text.answers[1] if index in tokenizer.added_tokens_decoder] == special
 
 
 @pytest.mark.parametrize("text", HOSTILE)

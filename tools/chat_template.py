@@ -24,23 +24,23 @@ def chat_template(template: Template, image_token: str) -> str:
         image_token: stands for an image until a client puts the tokens of its tiles there: `<IMG_CONTEXT>` in the
             `-hf` layout, `<image>` in the published one.
     """
-    end = template.end_token + template.separator
-    prefixes = {
-        "system": template.system_prefix,
-        "user": template.user_prefix,
-        "assistant": template.assistant_prefix,
-    }
-    first, closing, image, video, roles, answer = (
+    end, last_end = template.end_token + template.separator, template.stop_token + template.separator
+    opening = template.assistant_prefix + template.answer_prefix
+    prefixes = {"system": template.system_prefix, "user": template.user_prefix, "assistant": opening}
+    first, closing, last_closing, image, video, roles, answer = (
         json.dumps(text, ensure_ascii=False)
         for text in (
             template.system_prefix + template.system_message + end,
             end,
+            last_end,
             f"{image_token}\n",
             f"{VIDEO_TOKEN}\n",
             prefixes,
-            template.assistant_prefix,
+            opening,
         )
     )
+    if last_end != end:
+        closing = f"{last_closing} if loop.last and message['role'] == 'assistant' else {closing}"
     return "".join(
         (
             "{% if messages[0]['role'] != 'system' %}{{ " + first + " }}{% endif %}",

@@ -1,6 +1,7 @@
 """Chat templates of the InternVL families, as data, with the one `render` that training and chat share.
 
 All of them have the same shape, `<system>{sep}` and then `{role prefix}{text}{sep}` per turn; only the strings differ.
+GPT-OSS also writes which channel an answer is for, and ends the last answer otherwise than earlier turns.
 The system messages are those of the released models: a model asked under another one is another model.
 """
 
@@ -13,6 +14,15 @@ _SYSTEM_2_5 = (
 _SYSTEM_2 = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
 )
+_SYSTEM_3_5_GPT_OSS = """
+You are InternVL, a large language model trained by Shanghai AI Laboratory.
+Knowledge cutoff: 2024-06
+Current date: 2025-08-06
+
+Reasoning: low
+
+# Valid channels: final. Channel must be included for every message.
+""".strip()
 # InternVL3.5's thinking mode: this system message in place of the template's own, word for word.
 THINKING_SYSTEM_MESSAGE = """
 You are an AI assistant that rigorously follows this response protocol:
@@ -47,6 +57,8 @@ class Template:
         assistant_prefix: opens an assistant turn.
         end_token: closes every turn; the assistant learns to write it, and generation stops at it.
         separator: what follows `end_token`; nobody learns to write it.
+        answer_prefix: what the assistant writes in front of an answer and learns to write; an open turn ends with it.
+        last_end_token: closes the last answer, in place of `end_token`, where a format tells the two apart.
     """
 
     name: str
@@ -56,11 +68,19 @@ class Template:
     assistant_prefix: str
     end_token: str
     separator: str = ""
+    answer_prefix: str = ""
+    last_end_token: str = ""
+
+    @property
+    def stop_token(self) -> str:
+        """What ends the answer that is learned or generated."""
+        return self.last_end_token or self.end_token
 
     def render(self, turns: list[tuple[str, str | None]], system_message: str | None = None) -> list[Segment]:
         """Return the conversation as segments whose texts, joined, are the whole prompt.
 
-        An assistant turn becomes three segments: its prefix, the supervised answer with its end token, the separator.
+        An assistant turn becomes three segments: its prefix, the supervised answer with what it is written between, the
+        separator.
 
         Args:
             turns: (role, text) with role "user" or "assistant". A last assistant turn with text None asks for an
@@ -73,17 +93,18 @@ class Template:
         system = self.system_message if system_message is None else system_message
         segments = [Segment(self.system_prefix + system + self.end_token + self.separator, False)]
         for index, (role, text) in enumerate(turns):
-            _check_turn(index, role, text, is_last=index == len(turns) - 1)
-            segments += self._turn(role, text)
+            is_last = index == len(turns) - 1
+            _check_turn(index, role, text, is_last=is_last)
+            segments += self._turn(role, text, is_last=is_last)
         return [segment for segment in segments if segment.text]
 
-    def _turn(self, role: str, text: str | None) -> list[Segment]:
+    def _turn(self, role: str, text: str | None, *, is_last: bool) -> list[Segment]:
         if role == "user":
             return [Segment(f"{self.user_prefix}{text}{self.end_token}{self.separator}", False)]
-        prefix = Segment(self.assistant_prefix, False)
         if text is None:
-            return [prefix]
-        return [prefix, Segment(text + self.end_token, True), Segment(self.separator, False)]
+            return [Segment(self.assistant_prefix + self.answer_prefix, False)]
+        answer = self.answer_prefix + text + (self.stop_token if is_last else self.end_token)
+        return [Segment(self.assistant_prefix, False), Segment(answer, True), Segment(self.separator, False)]
 
     def prompt(self, turns: list[tuple[str, str | None]], system_message: str | None = None) -> str:
         """Return `render` as one string; see there for the arguments."""
@@ -130,6 +151,16 @@ TEMPLATES = {
         user_prefix="<|user|>\n",
         assistant_prefix="<|assistant|>\n",
         end_token="<|end|>",
+    ),
+    "internvl3_5_gpt_oss": Template(
+        name="internvl3_5_gpt_oss",
+        system_prefix="<|start|>system<|message|>",
+        system_message=_SYSTEM_3_5_GPT_OSS,
+        user_prefix="<|start|>user<|message|>",
+        assistant_prefix="<|start|>assistant",
+        end_token="<|end|>",
+        answer_prefix="<|channel|>final<|message|>",
+        last_end_token="<|return|>",
     ),
 }
 

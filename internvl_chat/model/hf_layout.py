@@ -6,6 +6,7 @@ keeps as data what it does to weights between file and model. `InternVLChatModel
 that kind (`register_weight_names`): it reads these files, trains as ever, and saves what it read.
 """
 
+import json
 from typing import Any
 
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, InternVLConfig
@@ -17,7 +18,8 @@ from .conversation import TEMPLATES
 from .modeling_internvl_chat import InternVLChatModel
 
 HF_MODEL_TYPE = InternVLConfig.model_type
-DEFAULT_TEMPLATE = "internvl2_5"  # what all -hf checkpoints were trained with
+DEFAULT_TEMPLATE = "internvl2_5"  # what all -hf checkpoints were trained with, but for those of a language model here
+_TEMPLATES_OF = {"gpt_oss": "internvl3_5_gpt_oss"}
 # Beginnings and parts of weight names: in -hf files, in published ones. Those of the language model are the same.
 _NAMES = {
     "^multi_modal_projector.layer_norm.": "mlp1.0.",
@@ -90,7 +92,9 @@ def config_from_hf(
     there = InternVLConfig.from_dict(fields)
     vision, text = there.vision_config, there.text_config
     _check_hf(there)
-    template = next((t.name for t in TEMPLATES.values() if t.system_message in chat_template), DEFAULT_TEMPLATE)
+    messages = {t.name: json.dumps(t.system_message, ensure_ascii=False)[1:-1] for t in TEMPLATES.values()}
+    default = _TEMPLATES_OF.get(text.model_type, DEFAULT_TEMPLATE)
+    template = next((name for name, message in messages.items() if message in chat_template), default)
     vision_fields = {here: _single(getattr(vision, name)) for here, name in _VISION_FIELDS.items()}
     language_model = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)].__name__
     tied = fields.get("tie_word_embeddings", text.tie_word_embeddings)

@@ -105,6 +105,9 @@ class InternVLChatModel(InternVLNetwork):
             visual_features = self.extract_feature(pixel_values)
         settings = deepcopy(generation_config or self.generation_config)
         model_kwargs = settings.update(**generate_kwargs)
+        if getattr(self.config.llm_config, "output_router_logits", False):
+            # Left in config.json by a training; they are for a loss, whose mask does not fit the steps of generation.
+            model_kwargs.setdefault("output_router_logits", False)
         return self.language_model.generate(
             inputs_embeds=self.insert_features(input_ids, visual_features),
             attention_mask=attention_mask,
@@ -224,7 +227,7 @@ class InternVLChatModel(InternVLNetwork):
         prompts = [encoder.beginning() + encoder.encode(self._prompt(turns, images)) for turns in conversations]
         if images:
             raise ValueError(f"{len(images)} images more than {IMAGE_PLACEHOLDER} placeholders: write one per image")
-        end_token = self.conv_template.end_token
+        end_token = self.conv_template.stop_token
         settings = {
             "eos_token_id": tokenizer.convert_tokens_to_ids(end_token),
             "pad_token_id": tokenizer.pad_token_id,

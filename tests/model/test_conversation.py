@@ -29,6 +29,26 @@ def test_open_turn_ends_with_the_assistant_prefix():
     assert prompt.startswith("<|system|>\n你是由")
 
 
+def test_gpt_oss_literally():
+    """As the published code has it: a channel that is learned, earlier answers that end otherwise than the last."""
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    template = get_template("internvl3_5_gpt_oss")
+    assert template.render(turns, system_message="S") == [
+        Segment("<|start|>system<|message|>S<|end|>", False),
+        Segment("<|start|>user<|message|>a<|end|>", False),
+        Segment("<|start|>assistant", False),
+        Segment("<|channel|>final<|message|>b<|end|>", True),
+        Segment("<|start|>user<|message|>c<|end|>", False),
+        Segment("<|start|>assistant", False),
+        Segment("<|channel|>final<|message|>d<|return|>", True),
+    ]
+    asked = template.prompt([("user", "a"), ("assistant", None)], "S")
+    assert (
+        asked.endswith("a<|end|><|start|>assistant<|channel|>final<|message|>") and template.stop_token == "<|return|>"
+    )
+    assert "2025-08-06\n\nReasoning: low\n\n# Valid channels: final." in template.prompt(turns)
+
+
 def test_every_answer_of_a_conversation_is_supervised():
     turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     supervised = [segment.text for segment in get_template("internvl2_5").render(turns) if segment.supervised]
@@ -41,7 +61,9 @@ def test_name_is_the_key(name):
 
 
 def test_unknown_template_names_the_known_ones():
-    with pytest.raises(ValueError, match="'internvl9'; known: Hermes-2, internlm2-chat, internvl2_5, phi3-chat"):
+    with pytest.raises(
+        ValueError, match="'internvl9'; known: Hermes-2, internlm2-chat, internvl2_5, internvl3_5_gpt_oss, phi3-chat"
+    ):
         get_template("internvl9")
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from internvl_chat.model import load_model, load_tokenizer
 from internvl_chat.model.modeling_internvl_chat import expand_placeholders
+from tests.tools.test_convert import build
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GREEDY = {"max_new_tokens": 12, "do_sample": False}
@@ -71,6 +73,19 @@ def test_batch_chat_equals_chat_one_by_one(model, family):
         family.tokenizer, torch.cat(tiles), questions, GREEDY, num_patches_list=[len(part) for part in tiles]
     )
     assert together == alone
+
+
+def test_gpt_oss_answers_without_its_channel_also_with_router_logits(golden_folder, tmp_path):
+    """The switch that trainings leave in config.json would add a loss to each step of generation."""
+    build(tmp_path, golden_folder / "ckpt" / "tiny-qwen2", "gpt_oss")
+    tokenizer, model = load_tokenizer(tmp_path), load_model(tmp_path)
+    questions = ["How many?", "A longer question, so that the other is padded: what is in the middle?"]
+    alone = [model.chat(tokenizer, None, question, GREEDY) for question in questions]
+    prompt = model.conv_template.prompt([("user", questions[0]), ("assistant", None)])
+    assert prompt.endswith("<|channel|>final<|message|>")
+    assert alone[0] == greedy_by_hand(model, tokenizer, prompt, None)
+    model.language_model.config.output_router_logits = True
+    assert model.batch_chat(tokenizer, None, questions, GREEDY) == alone
 
 
 def test_system_message_of_the_model_replaces_that_of_the_template(model, family):

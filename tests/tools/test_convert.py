@@ -17,6 +17,7 @@ from internvl_chat.model.conversation import get_template
 from internvl_chat.records import Source
 from internvl_chat.tokenization import RowTokenizer
 from tools import convert
+from tools.make_tiny_checkpoint import save_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -32,19 +33,22 @@ FAMILIES = {  # language model, vision tower, language model's own fields
     "internlm3": ("internlm3", {}, {"head_dim": 16}),
     "gpt_oss": ("gpt_oss", {}, {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}),
 }
+GPT_OSS_TOKENS = ["<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"]
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
 
 
 def build(folder, tokenizer_folder, family="qwen2", *, dtype=torch.float32, **fields):
-    """Write a random model of a family with the golden tokenizer, in the published layout."""
+    """Write a random model of a family with the golden tokenizer, in the published layout and in its chat template."""
     language, vision, own = FAMILIES[family]
     tokenizer = load_tokenizer(tokenizer_folder)
+    if family == "gpt_oss":
+        tokenizer.add_tokens(GPT_OSS_TOKENS, special_tokens=True)
     language_fields = {**SIZES, "vocab_size": len(tokenizer), "num_key_value_heads": 2, "model_type": language, **own}
     language_fields = {"tie_word_embeddings": False, "max_position_embeddings": 512, **language_fields}
     language_fields["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[language]]
     vision_fields = {**SIZES, "qk_normalization": False, "qkv_bias": True, "norm_type": "layer_norm", **vision}
     options = {
-        "template": "internvl2_5",
+        "template": "internvl3_5_gpt_oss" if family == "gpt_oss" else "internvl2_5",
         "ps_version": "v2",
         "dynamic_image_size": True,
         "use_thumbnail": True,
@@ -66,6 +70,8 @@ def build(folder, tokenizer_folder, family="qwen2", *, dtype=torch.float32, **fi
     model.to(dtype).save_pretrained(folder)
     for name in TOKENIZER_FILES:
         shutil.copy(tokenizer_folder / name, folder)
+    if family == "gpt_oss":
+        save_tokenizer(tokenizer, folder, get_template(config.template))
     return folder
 
 
@@ -122,7 +128,8 @@ def test_there_and_back_changes_nothing(pair, tmp_path):
     assert after.get_vocab() == before.get_vocab() and after.all_special_tokens == before.all_special_tokens
     asked = [{"role": "user", "content": "<image>\nHow many?"}]
     rendered = after.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
-    assert rendered == get_template("internvl2_5").prompt([("user", "<image>\nHow many?"), ("assistant", None)])
+    template = get_template(load_config(tmp_path).template)
+    assert rendered == template.prompt([("user", "<image>\nHow many?"), ("assistant", None)])
     text = "<|im_start|>user\n<img><IMG_CONTEXT></img> <video> 3 + 4?<|im_end|>"
     assert after.encode(text) == before.encode(text)
     convert.convert_to_hf(tmp_path, tmp_path / "hf")
@@ -193,21 +200,27 @@ def test_the_processor_asks_as_we_do_and_gets_our_answer(tokenizer_folder, pictu
     assert answer == expected and len(answer) > 3
 
 
-def test_conversations_and_several_pictures_in_the_chat_template(one, tmp_path):
+@pytest.mark.parametrize("family", ["qwen2", "gpt_oss"])
+def test_conversations_in_the_chat_template(family, tokenizer_folder, tmp_path):
+    convert.convert_to_hf(build(tmp_path / "published", tokenizer_folder, family), tmp_path / "hf")
+    processor, template = AutoProcessor.from_pretrained(tmp_path / "hf"), load_model(tmp_path / "hf").conv_template
+    turns = [("user", "1 + 1?"), ("assistant", "2"), ("user", "And \\boxed{}?"), ("assistant", "3")]
+    for system in (None, "Think first."):
+        first = [{"role": "system", "content": system}] if system else []
+        messages = first + [{"role": role, "content": content} for role, content in turns]
+        rendered = processor.apply_chat_template(messages, tokenize=False)
+        assert rendered == template.prompt(turns, system)
+        asked = processor.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
+        assert asked == template.prompt([*turns[:-1], ("assistant", None)], system)
+
+
+def test_several_pictures_in_the_chat_template(one, tmp_path):
     convert.convert_to_hf(one, tmp_path / "hf")
     processor = AutoProcessor.from_pretrained(tmp_path / "hf")
     pictures = [Image.new("RGB", (56, 56)), Image.new("RGB", (56, 56), "red")]
     context = "<img>" + "<IMG_CONTEXT>" * 4 + "</img>"
     text = processor.tokenizer.decode(ask(processor, "Which?", pictures)["input_ids"][0])
     assert text.endswith(f"<|im_start|>user\n{context}\n{context}\nWhich?<|im_end|>\n<|im_start|>assistant\n")
-    turns = [("user", "1 + 1?"), ("assistant", "2"), ("user", "And \\boxed{}?"), ("assistant", None)]
-    messages = [{"role": role, "content": content} for role, content in turns if content]
-    rendered = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    template = load_model(one).conv_template
-    assert rendered == template.prompt(turns)
-    thinking = [{"role": "system", "content": "Think first."}, *messages]
-    rendered = processor.apply_chat_template(thinking, add_generation_prompt=True, tokenize=False)
-    assert rendered == template.prompt(turns, "Think first.")
 
 
 def test_published_settings_survive_in_the_processor(tokenizer_folder, tmp_path):

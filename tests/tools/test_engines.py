@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from internvl_chat.images import Tiling
 from internvl_chat.model import load_model, load_tokenizer
+from tests.tools.test_convert import build
 from tools.reasoning_data_pipeline import engines
 from tools.reasoning_data_pipeline.decoding import candidate_probabilities, draw_tokens, prefill
 from tools.reasoning_data_pipeline.engine_inputs import PromptEncoder
@@ -121,10 +122,12 @@ def test_logits_that_are_not_finite_give_no_token(temperature, value):
 # -- the embedded engine -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["tiny-qwen2", "tiny-internlm2"])
-def parts(request, golden_folder):
-    """Model, tokenizer and encoder of a golden checkpoint."""
+@pytest.fixture(scope="module", params=["tiny-qwen2", "tiny-internlm2", "gpt_oss"])
+def parts(request, golden_folder, tmp_path_factory):
+    """Model, tokenizer and encoder of a golden checkpoint, and of GPT-OSS with its windows, sinks and channel."""
     folder = golden_folder / "ckpt" / request.param
+    if request.param == "gpt_oss":
+        folder = build(tmp_path_factory.mktemp("gpt_oss"), golden_folder / "ckpt" / "tiny-qwen2", request.param)
     tokenizer, model = load_tokenizer(folder), load_model(folder)
     return model, tokenizer, PromptEncoder(tokenizer, model.config)
 
@@ -288,10 +291,10 @@ def texts_and_failures(engine, requests):
 
 def test_the_session_ends_an_answer(engine, parts, monkeypatch):
     request = Request("a", "How many?", {0: 1, 1: 2})
-    row, _ = parts[2].tokenize(request)
+    row, opening = parts[2].tokenize(request)
     lengths = []
     monkeypatch.setattr(parts[2], "decode", lambda ids: lengths.append(len(ids)) or "")
-    results = texts(engine(session_len=len(row.prompt_ids([])) + 3), [request])
+    results = texts(engine(session_len=len(row.prompt_ids([]) + opening) + 3), [request])
     assert {result.finish for result in results.values()} == {"length"}
     assert lengths == [3, 3]
 

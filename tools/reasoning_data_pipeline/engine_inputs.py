@@ -33,7 +33,7 @@ class PromptEncoder:
             raise ValueError(f"config.json has template {config.template!r}: it must name the chat template to ask in")
         self._tokenizer = tokenizer
         self._rows = RowTokenizer(tokenizer, config.template, config.num_image_token)
-        end_token = self._rows.template.end_token
+        end_token = self._rows.template.stop_token
         self.stop_ids = frozenset({tokenizer.convert_tokens_to_ids(end_token), tokenizer.eos_token_id} - {None})
 
     def check_length(self, request: Request, session_len: int) -> None:
@@ -41,14 +41,14 @@ class PromptEncoder:
         self._rows.check_length([request.question, request.prefix or ""], Source(request.key, 1), session_len)
 
     def tokenize(self, request: Request) -> tuple[TokenizedRow, list[int]]:
-        """The prompt, whose tile counts are open, and the ids of the request's prefix.
+        """The prompt, whose tile counts are open, and the ids that open its answer: the template's and the request's.
 
         Raises:
             RecordError: the placeholders do not match the images.
         """
         prefixes = [request.prefix] if request.prefix else []
         row = self._rows.tokenize(request.question, prefixes, len(request.images), Source(request.key, 1))
-        return row, [token for ids in row.answers for token in ids[:-1]]  # without the end token
+        return row, row.answers[0][:-1] if row.answers else self._rows.answer_start  # without the end token
 
     def condensed_ids(self, request: Request) -> list[int]:
         """The whole prompt, every image as `<img>`, one `<IMG_CONTEXT>`, `</img>`; RecordError as `tokenize`."""
