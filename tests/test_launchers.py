@@ -43,6 +43,7 @@ TRAINING = {
     V35.format("8b"): ("InternVL3_5-8B-Instruct", 256, 0.1, STAGE3, 2e-7, 16384),
     V35.format("14b"): ("InternVL3_5-14B-Instruct", 256, 0.1, STAGE3, 2e-7, 16384),
     V35.format("30b"): ("InternVL3_5-30B-A3B-Instruct", 256, 0.1, STAGE3, 2e-7, 16384),
+    V35.format("gpt_oss_20b"): ("InternVL3_5-GPT-OSS-20B-A4B-Preview", 256, 0.1, STAGE3, 2e-7, 16384),
     V35.format("38b"): ("InternVL3_5-38B-Instruct", 256, 0.4, STAGE3, 2e-7, 16384),
     V35.format("241b"): ("InternVL3_5-241B-A28B-Instruct", 256, 0.4, STAGE3, 2e-7, 16384),
 }

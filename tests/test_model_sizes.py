@@ -36,13 +36,25 @@ PUBLISHED = {
     "InternVL3_5-8B": 8.53,
     "InternVL3_5-14B": 15.1,
     "InternVL3_5-30B-A3B": 30.8,
+    "InternVL3_5-GPT-OSS-20B-A4B-Preview": 21.2,
     "InternVL3_5-38B": 38.4,
     "InternVL3_5-241B-A28B": 240.7,
 }
 VISION = {"300M": 304012288, "6B": 5536496000}
 # Non-embedding parameters on the model cards of Qwen2.5 and Qwen3, in billions.
 QWEN = {"1B": 0.36, "2B": 1.31, "4B": 2.77, "8B": 6.53, "14B": 13.1, "38B": 31.0, "78B": 70.0}
-QWEN3 = {"1B": 0.44, "2B": 1.4, "4B": 3.6, "8B": 6.95, "14B": 13.2, "38B": 31.2, "30B-A3B": 29.9, "241B-A28B": 234}
+# gpt-oss-20b's card counts 20.91 in all, 1.16 of them embeddings.
+QWEN3 = {
+    "GPT-OSS-20B-A4B-Preview": 19.75,
+    "1B": 0.44,
+    "2B": 1.4,
+    "4B": 3.6,
+    "8B": 6.95,
+    "14B": 13.2,
+    "38B": 31.2,
+    "30B-A3B": 29.9,
+    "241B-A28B": 234,
+}
 
 
 def significant(value, like):
@@ -112,6 +124,17 @@ def test_the_language_model_is_that_of_its_model_card(name):
                 "language_model.model.layers.27.self_attn.q_proj.weight": (2048, 1024),
                 "language_model.model.layers.27.self_attn.q_norm.weight": (128,),
                 "language_model.lm_head.weight": (151936, 1024),
+            },
+        ),
+        (
+            "InternVL3_5-GPT-OSS-20B-A4B-Preview",
+            {
+                "language_model.model.embed_tokens.weight": (200028, 2880),
+                "language_model.model.layers.23.self_attn.q_proj.bias": (4096,),
+                "language_model.model.layers.23.self_attn.sinks": (64,),
+                "language_model.model.layers.23.mlp.router.weight": (32, 2880),
+                "language_model.model.layers.23.mlp.experts.gate_up_proj": (32, 2880, 5760),
+                "language_model.model.layers.23.mlp.experts.down_proj_bias": (32, 2880),
             },
         ),
     ],

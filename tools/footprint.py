@@ -133,8 +133,13 @@ def activations(config: InternVLChatConfig, plan: Plan, row: Row) -> float:
 def mlp_width(config: Any) -> int:
     """Width of the MLPs that a token passes in a layer: all of one, or the chosen experts'."""
     if getattr(config, "num_experts", 0):
-        return config.num_experts_per_tok * config.moe_intermediate_size
+        return config.num_experts_per_tok * expert_width(config)
     return config.intermediate_size
+
+
+def expert_width(config: Any) -> int:
+    """Width of the MLP of one expert, which GPT-OSS names as others name that of a dense model."""
+    return getattr(config, "moe_intermediate_size", config.intermediate_size)
 
 
 def expert_parameters(config: Any) -> tuple[int, int]:
@@ -142,7 +147,7 @@ def expert_parameters(config: Any) -> tuple[int, int]:
     experts = getattr(config, "num_experts", 0)
     if not experts:
         return 0, 0
-    one = 3 * config.hidden_size * config.moe_intermediate_size
+    one = 3 * config.hidden_size * expert_width(config)
     return experts * one, (experts - config.num_experts_per_tok) * one
 
 

@@ -127,8 +127,9 @@ def test_a_launcher_trains_with_torchrun_where_there_is_no_slurm(tiny_flags, los
     assert "'loss'" in (tmp_path / "run" / "train_mpo.log").read_text()
 
 
-def test_experts_train_under_zero_3_as_in_a_single_process(tiny_flags, losses_of, golden_folder, tmp_path):
-    source = build(tmp_path / "source", golden_folder / "ckpt" / "tiny-qwen2", "qwen3_moe")
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_experts_train_under_zero_3_as_in_a_single_process(family, tiny_flags, losses_of, golden_folder, tmp_path):
+    source = build(tmp_path / "source", golden_folder / "ckpt" / "tiny-qwen2", family)
     settings = {"model_name_or_path": source, "max_steps": 3, "save_strategy": "no"}
     main(tiny_flags(tmp_path / "one", per_device_train_batch_size=2, **settings))
     train(tiny_flags(tmp_path / "two", deepspeed="zero_stage3_config.json", **settings), world=2, log=tmp_path / "log")

@@ -163,7 +163,7 @@ def test_what_transformers_saves_is_read_again(pair, tmp_path):
 def test_both_layouts_compute_the_same_without_this_package(tokenizer_folder, batch, logits_elsewhere, tmp_path):
     """By their own code and by transformers' class, for a checkpoint that went to `-hf` and back."""
     expected, folders = [], []
-    for family in ("qwen2", "qwen2, 6B vision", "qwen3"):
+    for family in ("qwen2", "qwen2, 6B vision", "qwen3", "gpt_oss"):
         first, hf, again = (tmp_path / f"{family[-5:].strip()}-{layout}" for layout in ("first", "hf", "again"))
         build(first, tokenizer_folder, family)
         convert.convert_to_hf(first, hf)
