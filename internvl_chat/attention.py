@@ -10,7 +10,7 @@ kernel (`attention_varlen`), elsewhere in a few padded calls (`attention_groups`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -101,14 +101,14 @@ def shared_prefix_attention(
     if shared_prefix is None:
         name = type(module).__name__
         raise ValueError(f"{name}: attention {ATTENTION_NAME!r} needs shared_prefix=; use sdpa for unpacked batches")
+    weighting = Weighting(scaling, dropout, sliding_window, s_aux)
     if sequence_group is None:
-        weighting = Weighting(scaling, dropout, sliding_window, s_aux)
         return _attend(query, key, value, shared_prefix, weighting), None
     if key.shape[1] % sequence_group.size:
         key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for states in (key, value))
     query, key, value = map(sequence_group.to_heads, (query, key, value))
-    own_sinks = None if s_aux is None else sequence_group.own(s_aux, 0)
-    weighting = Weighting(scaling, dropout, sliding_window, own_sinks)
+    if s_aux is not None:
+        weighting = replace(weighting, sinks=sequence_group.own(s_aux, 0))
     return sequence_group.to_positions(_attend(query, key, value, shared_prefix, weighting)), None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from internvl_chat.segments import Segment, Weighting
 
 MOST_PADDING = 1.1  # padded over real query-key products of a group: with long answers padding costs more than a call
+SINK_WIDTH = 8  # dimensions that hold an attention sink: GPU kernels with a mask take multiples of 8
 
 
 @dataclass(frozen=True)
@@ -143,16 +144,17 @@ def _sink_attention(
 ) -> Tensor:
     """Outputs (G, H, Q, D) with the sinks as one more key, which every query sees and whose value is 0.
 
-    One more dimension gives it its score: 1 in the queries, the sink over the scaling in that key, 0 in the others.
+    More dimensions give it its score: 1 in the queries, 0 in the keys but for that one, where they sum up to the sink.
     """
     scaling = query.shape[-1] ** -0.5 if weighting.scaling is None else weighting.scaling
-    sink_key = F.pad((sinks.to(key.dtype) / scaling)[:, None, None], (query.shape[-1], 0))  # (H, 1, D + 1)
+    shares = (sinks.to(key.dtype) / (scaling * SINK_WIDTH))[:, None, None].expand(-1, 1, SINK_WIDTH)
+    sink_key = F.pad(shares, (query.shape[-1], 0)).expand(len(key), -1, -1, -1)  # (G, H, 1, D + SINK_WIDTH)
     output = F.scaled_dot_product_attention(
-        F.pad(query, (0, 1), value=1.0),
-        torch.cat([sink_key.expand(len(key), -1, -1, -1), F.pad(key, (0, 1))], 2),
-        F.pad(value, (0, 1, 1, 0)),
+        F.pad(query, (0, SINK_WIDTH), value=1.0),
+        torch.cat([sink_key, F.pad(key, (0, SINK_WIDTH))], 2),
+        F.pad(value, (0, SINK_WIDTH, 1, 0)),
         attn_mask=F.pad(seen, (1, 0), value=True),
         dropout_p=weighting.dropout,
         scale=scaling,
     )
-    return output[..., :-1]
+    return output[..., :-SINK_WIDTH]

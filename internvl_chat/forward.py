@@ -49,11 +49,14 @@ def use_shared_prefix(model: InternVLChatModel) -> None:
 
 
 def check_attention(language_model: PreTrainedModel) -> None:
-    """Refuse what packed rows would leave out in silence: layers of other kinds, scores with a cap."""
+    """Refuse layers of other kinds and capped scores, which packed rows would ignore in silence, and empty windows."""
     config = language_model.config
     others = sorted({*(getattr(config, "layer_types", None) or ())} - {"full_attention", "sliding_attention"})
     if getattr(config, "attn_logit_softcapping", None):
         others.append("attn_logit_softcapping")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < 1:
+        others.append(f"sliding_window {window}")
     if others:
         raise ValueError(
             f"{config.model_type} has {', '.join(others)}, which training on packed rows does not compute; "

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from internvl_chat import forward
 from internvl_chat.dataset import MixtureDataset
-from internvl_chat.forward import use_shared_prefix
+from internvl_chat.forward import kernel_refusals, use_shared_prefix
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_model, load_tokenizer
 from internvl_chat.model.conversation import THINKING_SYSTEM_MESSAGE, get_template
 from internvl_chat.train_mpo import main, parse_arguments
@@ -83,6 +84,7 @@ def test_transformers_computes_what_the_trained_model_does(run, tmp_path):
     [
         ({"model_type": "qwen3_next"}, "qwen3_next has linear_attention"),
         ({"model_type": "gemma2", "head_dim": 16}, "gemma2 has attn_logit_softcapping"),
+        ({"model_type": "gpt_oss", "head_dim": 16, "num_local_experts": 2, "sliding_window": 0}, ".* sliding_window 0"),
     ],
 )
 def test_attention_that_packed_rows_would_change_is_refused(fields, kind):
@@ -95,6 +97,15 @@ def test_attention_that_packed_rows_would_change_is_refused(fields, kind):
         model = InternVLChatModel(config)
     with pytest.raises(ValueError, match=f"{kind}, which training on packed rows does not compute"):
         use_shared_prefix(model)
+
+
+def test_the_log_names_each_kind_of_layer_that_the_kernel_does_not_take(golden_folder, tmp_path, monkeypatch):
+    model = load_model(build(tmp_path, golden_folder / "ckpt" / "tiny-qwen2", "gpt_oss")).language_model
+    device = torch.device("cpu")
+    kinds = [f"{kind}_attention: the kernel needs a GPU, this is cpu" for kind in ("full", "sliding")]
+    assert kernel_refusals(model, device, torch.bfloat16) == kinds
+    monkeypatch.setattr(forward, "varlen_refusal", lambda *_, windowed, with_sinks: "no" if windowed else "")
+    assert kernel_refusals(model, device, torch.bfloat16) == ["sliding_attention: no"]
 
 
 def test_the_thinking_prompt_takes_the_place_of_the_system_message(golden_folder):

@@ -231,6 +231,13 @@ def test_published_settings_survive_in_the_processor(tokenizer_folder, tmp_path)
     assert {name: getattr(config, name) for name in options} == options
 
 
+def test_an_hf_checkpoint_without_a_chat_template_gets_that_of_its_language_model(tokenizer_folder, tmp_path):
+    for family, template in (("gpt_oss", "internvl3_5_gpt_oss"), ("qwen3", "internvl2_5")):
+        convert.convert_to_hf(build(tmp_path / "a" / family, tokenizer_folder, family), tmp_path / "b" / family)
+        (tmp_path / "b" / family / "chat_template.jinja").unlink()
+        assert load_config(tmp_path / "b" / family).template == template
+
+
 def test_without_tiling_the_processor_makes_one_tile(tokenizer_folder, tmp_path):
     build(tmp_path / "a", tokenizer_folder, dynamic_image_size=False)
     convert.convert_to_hf(tmp_path / "a", tmp_path / "b")
