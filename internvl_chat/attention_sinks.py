@@ -48,19 +48,19 @@ class _SinkAttention(torch.autograd.Function):
         from torch.nn.attention.varlen import AuxRequest
 
         output, lse = kernel(query, key, value, *ends, return_aux=AuxRequest(lse=True), **options)  # lse (H, N)
-        logits = sinks.to(lse.dtype)[:, None]
+        logits = sinks.to(lse.dtype, copy=True)[:, None]  # kept itself, it would be gone where ZeRO-3 frees parameters
         output = (output * torch.sigmoid(lse - logits).T[..., None]).to(output.dtype)
-        ctx.save_for_backward(query, key, value, sinks, output, torch.logaddexp(lse, logits))
+        ctx.save_for_backward(query, key, value, logits, output, torch.logaddexp(lse, logits))
         ctx.ends, ctx.options = ends, options
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, sinks, output, lse = ctx.saved_tensors
+        query, key, value, logits, output, lse = ctx.saved_tensors
         grad = grads[0].contiguous()
         of_states = kernel_backward(grad, (query, key, value), output, lse, ctx.ends, ctx.options)
         products = (grad.to(lse.dtype) * output).sum(-1).T  # (H, N)
-        of_sinks = -((sinks.to(lse.dtype)[:, None] - lse).exp() * products).sum(1).to(sinks.dtype)
+        of_sinks = -((logits - lse).exp() * products).sum(1)
         return *of_states, of_sinks, None, None, None
 
 
