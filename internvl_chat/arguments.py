@@ -48,6 +48,7 @@ class ModelArguments:
     ps_version: str = described("v2", "Pixel shuffle of the checkpoint: v2, or v1 for the oldest models.")
     use_backbone_lora: int = described(0, "Rank of LoRA adapters in the vision tower; 0 is none.")
     use_llm_lora: int = described(0, "Rank of LoRA adapters in the language model; all other weights rest.")
+    load_in_4bit: bool = described(False, "QLoRA: the resting language model in 4 bits (NF4), by bitsandbytes.")
 
     def __post_init__(self) -> None:
         """Check what needs no file.
@@ -62,6 +63,8 @@ class ModelArguments:
         if min(self.use_backbone_lora, self.use_llm_lora) < 0:
             ranks = f"--use_backbone_lora {self.use_backbone_lora} --use_llm_lora {self.use_llm_lora}"
             raise ValueError(f"{ranks}: ranks are at least 1, or 0 for full training")
+        if self.load_in_4bit and not self.has_adapters:
+            raise ValueError("--load_in_4bit True needs adapters: set --use_llm_lora to a rank such as 64")
 
     @property
     def has_adapters(self) -> bool:
@@ -290,6 +293,21 @@ def settle_reference(model: ModelArguments, mpo: MPOConfig) -> None:
         raise ValueError(f"{choice} needs adapters: set --use_llm_lora or --use_backbone_lora to a rank such as 16")
     if model.has_adapters and mpo.sync_ref_model:
         raise ValueError("--sync_ref_model True moves the reference, which with LoRA is the base: train in full")
+
+
+def check_sharding(model: ModelArguments, mpo: MPOConfig) -> None:
+    """Refuse to shard weights of 4 bits.
+
+    Raises:
+        ValueError: ZeRO-3 or FSDP would.
+    """
+    is_zero3 = model.load_in_4bit and bool(mpo.deepspeed) and mpo.hf_deepspeed_config.is_zero3()
+    if model.load_in_4bit and (mpo.fsdp or is_zero3):
+        choice = f"--deepspeed {mpo.deepspeed}" if is_zero3 else "--fsdp True"
+        raise ValueError(
+            f"--load_in_4bit True with {choice}: weights of 4 bits are not sharded, every GPU holds them whole; "
+            "take --deepspeed zero_stage1_config.json or leave it out"
+        )
 
 
 def resolve_deepspeed_config(name: str) -> str:

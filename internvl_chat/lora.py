@@ -104,21 +104,23 @@ class AdapterReference:
             return pair_logps(answer_logps(self.policy, batch), batch["packed"])
 
 
-def merged_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def merged_weights(
+    model: nn.Module, weights: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
     """The weights of an adapted model under the names of one without adapters, W + alpha / rank B A, on the CPU.
 
     Args:
         model: with adapters.
         weights: its state, gathered where the model holds only shards.
+        base: state of the model without adapters, for W where the adapted one holds rounded weights.
     """
-    merged = {name: weight for name, weight in weights.items() if ".lora_" not in name}
+    own = {name.replace(".base_layer.", "."): weight for name, weight in weights.items() if ".lora_" not in name}
+    merged = own if base is None else dict(base)
     for name, layer in adapted_layers(model).items():
         down, up = (weights[f"{name}.lora_{side}.{NAME}.weight"].float() for side in "AB")
-        weight = merged.pop(f"{name}.base_layer.weight")
+        weight = merged[f"{name}.weight"]
         total = weight.float() + layer.scaling[NAME] * (up @ down).to(weight.device)
         merged[f"{name}.weight"] = total.to(weight.dtype).cpu()
-        if f"{name}.base_layer.bias" in merged:
-            merged[f"{name}.bias"] = merged.pop(f"{name}.base_layer.bias")
     return merged
 
 

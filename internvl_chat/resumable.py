@@ -26,7 +26,9 @@ from internvl_chat.epoch_order import EpochSampler, pairs_per_step, train_sample
 from internvl_chat.ledger import Ledger, promised
 from internvl_chat.lora import adapted_layers, load_adapter, merged_weights, save_adapter
 from internvl_chat.metrics import MetricSums
+from internvl_chat.model import load_model
 from internvl_chat.output import OutputError, writing
+from internvl_chat.quantization import is_in_four_bits
 from internvl_chat.resume import (
     EXACT_WEIGHTS,
     PREFERENCE_STATE,
@@ -198,13 +200,17 @@ class ResumableTrainer(Trainer):
             self._export(self.accelerator.unwrap_model(self.model), folder, state_dict)
 
     def _export(self, model: Any, folder: Path, weights: dict[str, torch.Tensor] | None) -> None:
-        """Write adapters as such, and the whole model with them merged unless `--save_adapter_only`."""
+        """Write adapters as such, and the whole model with them merged unless `--save_adapter_only`.
+
+        Where the model is in 4 bits they are merged into the weights of its source, read again for that.
+        """
         if adapted_layers(model):
             weights = model.state_dict() if weights is None else weights
             save_adapter(model, weights, folder)
             if self.args.save_adapter_only:
                 return
-            weights = merged_weights(model, weights)
+            base = load_model(self.source, config=model.config).state_dict() if is_in_four_bits(model) else None
+            weights = merged_weights(model, weights, base)
         export_checkpoint(model, self.source, folder, state_dict=weights)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:

@@ -27,7 +27,7 @@ import yaml
 from transformers import HfArgumentParser, PreTrainedTokenizerBase, set_seed
 
 from internvl_chat import distributed
-from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, settle_reference
+from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, check_sharding, settle_reference
 from internvl_chat.checkpoint import local_checkpoint
 from internvl_chat.dataset import MixtureDataset
 from internvl_chat.logps_cache import LogpsCache
@@ -41,6 +41,7 @@ from internvl_chat.model import (
 )
 from internvl_chat.output import check_writable, writing
 from internvl_chat.preflight import preflight
+from internvl_chat.quantization import check_four_bits, load_four_bits
 from internvl_chat.reference import CachedReference, Reference, cache_folder
 from internvl_chat.resume import CHECKSUMS, damage, last_whole_checkpoint
 from internvl_chat.signals import StopOnSignal
@@ -130,6 +131,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     else:
         groups = parser.parse_args_into_dataclasses(list(argv))
     settle_reference(groups[0], groups[2])
+    check_sharding(groups[0], groups[2])
     return groups
 
 
@@ -198,8 +200,10 @@ def build_dataset(
 
 
 def run_config(source: Path, model_args: ModelArguments, data_args: DataArguments) -> InternVLChatConfig:
-    """The checkpoint's configuration with what the flags set."""
+    """The checkpoint's configuration with what the flags set; ModuleNotFoundError, ValueError of `check_four_bits`."""
     config = load_config(source)
+    if model_args.load_in_4bit:
+        check_four_bits(config)
     data_args.configure(config)
     config.select_layer = model_args.vision_select_layer
     config.ps_version = model_args.ps_version
@@ -218,7 +222,8 @@ def load(
 ) -> InternVLChatModel:
     """The checkpoint in the number format of the training."""
     dtype = number_format(model_args, mpo_args)
-    model = load_model(source, config=config, dtype=dtype, attn_implementation=model_args.attn_implementation)
+    loader = load_four_bits if model_args.load_in_4bit else load_model
+    model = loader(source, config=config, dtype=dtype, attn_implementation=model_args.attn_implementation)
     model.normalize_type = normalize_type
     return model
 
@@ -235,7 +240,8 @@ def number_format(model_args: ModelArguments, mpo_args: MPOConfig) -> torch.dtyp
 def open_cache(source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig) -> LogpsCache:
     """The reference log-probs of this checkpoint under this configuration and number format."""
     dtype = number_format(model_args, mpo_args)
-    settings = f"{config.to_json_string()} {model_args.attn_implementation} {mpo_args.bf16} {dtype}"
+    rounded = " nf4" if model_args.load_in_4bit else ""
+    settings = f"{config.to_json_string()} {model_args.attn_implementation} {mpo_args.bf16} {dtype}{rounded}"
     folder = cache_folder(str(mpo_args.reference_cache_dir), source, settings)
     return LogpsCache(folder, mpo_args.process_index)
 

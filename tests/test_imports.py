@@ -12,7 +12,7 @@ PACKAGE = ROOT / "internvl_chat"
 # A module imports only from rows above its own, or from a module listed before it in the same row.
 LAYERS = [
     ["distributed", "signals", "objects", "output", "watchdog", "records", "meta", "jsonl", "model"],
-    ["pair_losses", "losses", "logps", "logps_cache", "images", "video", "tokenization"],
+    ["pair_losses", "losses", "logps", "logps_cache", "images", "video", "tokenization", "quantization"],
     ["segments", "sequence_parallel", "attention_groups", "attention_sinks", "attention_varlen", "attention"],
     ["mixture", "sampler", "dataset", "preflight", "row_costs", "collator", "packing", "forward"],
     ["metrics", "ledger", "guards", "reference", "checkpoint", "resume", "lora", "arguments", "epoch_order"],

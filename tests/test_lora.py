@@ -1,6 +1,6 @@
 """Adapters: off they are not there, on they are W + alpha / rank B A; what is saved of them, and a run with them."""
 
-import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from internvl_chat.arguments import ModelArguments
-from internvl_chat.forward import answer_logps, pair_logps, use_shared_prefix
+from internvl_chat.forward import answer_logps, pair_logps
 from internvl_chat.lora import (
     AdapterReference,
     adapted_layers,
@@ -18,20 +18,9 @@ from internvl_chat.lora import (
     merged_weights,
     save_adapter,
 )
-from internvl_chat.model import load_config, load_model
-from internvl_chat.packing import pack_batch
 from internvl_chat.train_mpo import main, parse_arguments
-from tests.flags import as_flags
+from tests.lora_runs import history, load, losses, pair_with_an_image, run_flags
 from tools.merge_lora import main as merge
-
-
-def load(folder):
-    """Without drop path, for packed rows."""
-    config = load_config(folder)
-    config.vision_config.drop_path_rate = 0.0
-    model = load_model(folder, config=config)
-    use_shared_prefix(model)
-    return model
 
 
 @pytest.fixture(params=["tiny-qwen2", "tiny-internlm2"])
@@ -52,14 +41,7 @@ def adapted(source):
 
 @pytest.fixture
 def batch(source):
-    """A pair with an image of one tile, by the image tokens of each family."""
-    model_ids = load(source)
-    image = [model_ids.img_context_token_id] * model_ids.num_image_token
-    batch = {"pixel_values": torch.randint(0, 255, (1, 3, 56, 56), dtype=torch.uint8), "image_flags": torch.ones(1)}
-    for side, answer in (("chosen", [5, 6, 7, 8]), ("rejected", [9, 10])):
-        batch[f"{side}_input_ids"] = torch.tensor([[3, *image, 4, *answer]])
-        batch[f"{side}_labels"] = torch.tensor([[-100] * (len(image) + 2) + answer])
-    return pack_batch(batch)
+    return pair_with_an_image(load(source))
 
 
 def test_both_parts_are_adapted_and_nothing_else_is_trained(adapted):
@@ -129,34 +111,7 @@ def test_an_adapter_of_other_ranks_is_refused(adapted, source, tmp_path):
 
 @pytest.fixture(scope="module")
 def flags(golden_folder):
-    def make(folder, **changes):
-        settings = {
-            "model_name_or_path": golden_folder / "ckpt" / "tiny-qwen2",
-            "meta_path": golden_folder / "data" / "meta.json",
-            "output_dir": folder,
-            "force_image_size": 56,
-            "max_seq_length": 512,
-            "learning_rate": 1e-2,
-            "lr_scheduler_type": "constant",
-            "max_steps": 4,
-            "save_steps": 2,
-            "logging_steps": 1,
-            "per_device_train_batch_size": 2,
-            "grad_checkpoint": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_llm_lora": 4,
-            "use_backbone_lora": 3,
-            **changes,
-        }
-        return as_flags(settings)
-
-    return make
-
-
-def history(folder):
-    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [entry for entry in log if "loss" in entry]
+    return partial(run_flags, golden_folder)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +138,7 @@ def test_a_rerun_goes_on_with_the_adapter(run, flags, tmp_path):
     main(flags(tmp_path / "run", **{**changes, "max_steps": 2}))
     assert not list((tmp_path / "run").rglob("model*.safetensors"))
     main(flags(tmp_path / "run", **changes))
-    assert [entry["loss"] for entry in history(tmp_path / "run")] == [entry["loss"] for entry in history(run)]
+    assert losses(tmp_path / "run") == losses(run)
     merge(["--adapter", str(tmp_path / "run"), "--out", str(tmp_path / "merged")])
     expected, merged = load_file(run / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
     assert expected.keys() == merged.keys()
@@ -194,8 +149,7 @@ def test_a_rerun_goes_on_with_the_adapter(run, flags, tmp_path):
 @pytest.mark.parametrize("reference", ["model", "cache"])
 def test_every_reference_gives_the_same_run(reference, run, flags, tmp_path):
     main(flags(tmp_path / "run", reference=reference))
-    expected = [entry["loss"] for entry in history(run)]
-    assert [entry["loss"] for entry in history(tmp_path / "run")] == pytest.approx(expected, abs=1e-6)
+    assert losses(tmp_path / "run") == pytest.approx(losses(run), abs=1e-6)
 
 
 def test_the_adapter_is_the_default_reference_where_there_is_one(flags):

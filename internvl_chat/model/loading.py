@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .checkpoint_files import (
     check_folder,
@@ -77,6 +78,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     attn_implementation: str | None = None,
     config: InternVLChatConfig | None = None,
+    quantization_config: QuantizationConfigMixin | None = None,
 ) -> InternVLChatModel:
     """Load a checkpoint, in evaluation mode, with `img_context_token_id` set from its tokenizer.
 
@@ -86,6 +88,7 @@ def load_model(
         attn_implementation: "sdpa", "eager", "flash_attention_2" or a registered one; "sdpa" when None. A language
             model that transformers has no "sdpa" of, GPT-OSS with its attention sinks, is "eager" then.
         config: replaces the checkpoint's own, to change what does not touch shapes (drop path, ...).
+        quantization_config: rounds weights as they are read, by transformers' quantizers.
 
     Raises:
         FileNotFoundError: the folder, config.json, tokenizer or weights are not there, or only as pickle.
@@ -109,6 +112,7 @@ def load_model(
             dtype=dtype or "auto",
             attn_implementation=None if attn_implementation == "sdpa" else attn_implementation,  # None: where it can
             use_safetensors=True,
+            quantization_config=quantization_config,
             ignore_mismatched_sizes=True,  # so that they come in the report, with the other wrong keys
             output_loading_info=True,
         )
