@@ -33,19 +33,25 @@ def check_four_bits(config: InternVLChatConfig) -> None:
 
     Raises:
         ModuleNotFoundError: bitsandbytes is not installed.
-        ValueError: most weights are those of experts, which are no linear layers.
+        ValueError: as of `check_experts`.
     """
+    check_experts(config)
+    if not is_bitsandbytes_available():
+        raise ModuleNotFoundError("--load_in_4bit True needs bitsandbytes: pip install bitsandbytes==0.50.2")
+
+
+def check_experts(config: InternVLChatConfig) -> None:
+    """Raise ValueError where most weights are those of experts, which are no linear layers."""
     if getattr(config.llm_config, "num_experts", 0):
         raise ValueError(
             "--load_in_4bit True: bitsandbytes rounds linear layers, and experts are none, so that most of this model "
             "would stay as it is; train adapters without it, under --deepspeed zero_stage3_config.json or --fsdp True"
         )
-    if not is_bitsandbytes_available():
-        raise ModuleNotFoundError("--load_in_4bit True needs bitsandbytes: pip install bitsandbytes==0.50.2")
 
 
 def four_bit_weights(model: InternVLChatModel) -> int:
-    """How many weights of a model, on any device and not rounded yet, `load_four_bits` would round."""
+    """How many weights of a model, on any device, `load_four_bits` rounds; ValueError of `check_experts`."""
+    check_experts(model.config)
     layers = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear}
     return sum(layer.weight.numel() for name, layer in layers.items() if should_convert_module(name, NOT_ROUNDED))
 

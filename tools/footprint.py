@@ -21,6 +21,7 @@ from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.logps import CHUNK_SIZE
 from internvl_chat.meta import read_meta
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
+from internvl_chat.quantization import BYTES_PER_WEIGHT, four_bit_weights
 from internvl_chat.train_mpo import adapt, freeze, parse_arguments
 from tools.model_sizes import Parameters, count_parameters, find_config, meta_model
 
@@ -44,6 +45,7 @@ class Plan:
         deepspeed: DeepSpeed trains; else weights that are trained are float32, under autocast with `half`.
         adapters: only LoRA adapters are trained, so that the base may have 2-byte numbers in any case.
         waiting: with `recompute`, the inputs of the layers wait in the memory of the node.
+        rounded: how many weights of the base have 4 bits.
     """
 
     gpus: int
@@ -55,6 +57,7 @@ class Plan:
     deepspeed: bool
     adapters: bool = False
     waiting: bool = False
+    rounded: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,15 @@ def footprint(config: InternVLChatConfig, count: Parameters, trained: int, plan:
     """
     number = 2 if plan.half and (plan.deepspeed or plan.adapters) else 4  # bytes of a stored weight
     shards = plan.gpus
-    held = 0.0 if plan.offload else count.total * number / (shards if plan.stage == 3 else 1)
+    whole = (count.total - plan.rounded) * number + plan.rounded * BYTES_PER_WEIGHT
+    held = 0.0 if plan.offload else whole / (shards if plan.stage == 3 else 1)
     # float32 master weights beside half ones, a float32 copy of its part beside float32 ones, and Adam's two moments
     optimizer = trained * (12 if plan.deepspeed else 8) / (shards if plan.stage else 1)
     return Footprint(
         weights=held + (trained * number if plan.adapters else 0.0),
         gradients=trained * number / (shards if plan.stage >= 2 else 1),
         optimizer=0.0 if plan.offload else optimizer,
-        reference=(held if plan.deepspeed else count.total * number) if plan.reference else 0.0,
+        reference=(held if plan.deepspeed else whole) if plan.reference else 0.0,
         activations=activations(config, plan, row),
         lm_head=lm_head(config, plan, row),
         buffers=buffers(config, count, trained, plan, number),
@@ -184,7 +188,7 @@ def step_flops(count: Parameters, config: InternVLChatConfig, plan: Plan, row: R
     return float((tower + decoder) * ((4 if plan.recompute else 3) + plan.reference))
 
 
-def read_plan(gpus: int, args: MPOConfig, *, adapters: bool = False) -> Plan:
+def read_plan(gpus: int, args: MPOConfig, *, adapters: bool = False, rounded: int = 0) -> Plan:
     """The plan that the flags describe."""
     zero = {}
     if args.deepspeed:
@@ -199,6 +203,7 @@ def read_plan(gpus: int, args: MPOConfig, *, adapters: bool = False) -> Plan:
         deepspeed=bool(args.deepspeed),
         adapters=adapters,
         waiting=args.offload_activations,
+        rounded=rounded,
     )
 
 
@@ -227,7 +232,9 @@ def report(
     own: argparse.Namespace,
 ) -> tuple[list[str], bool]:
     """Lines for people, and whether the run fits."""
-    model, plan = meta_model(config), read_plan(own.gpus, args, adapters=model_args.has_adapters)
+    model = meta_model(config)
+    rounded = four_bit_weights(model) if model_args.load_in_4bit else 0
+    plan = read_plan(own.gpus, args, adapters=model_args.has_adapters, rounded=rounded)
     count = count_parameters(model)
     pairs = args.per_device_train_batch_size
     largest = Row(pairs * (data_args.max_seq_length + SECOND_ANSWER), pairs * (data_args.max_dynamic_patch + 1))
@@ -239,7 +246,8 @@ def report(
     seconds = step_flops(count, config, plan, usual) * batch / own.gpus / (own.tflops * 1e12)
     parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in asdict(need).items())
     lines = [
-        f"parameters: {count.total / 1e9:.2f} B (vision {count.vision / 1e9:.2f}, language {count.language / 1e9:.2f})",
+        f"parameters: {count.total / 1e9:.2f} B (vision {count.vision / 1e9:.2f}, language {count.language / 1e9:.2f})"
+        + (f", {rounded / 1e9:.2f} B of them in 4 bits" if rounded else ""),
         f"batch: {batch} pairs a step = {own.gpus} GPUs x {pairs} x {args.gradient_accumulation_steps}"
         + (f" / {sharing} GPUs that share a row" if sharing > 1 else ""),
         f"tokens: about {batch * usual.tokens:,} a step, taking {usual.tokens} tokens and {usual.tiles} tiles a pair",
@@ -301,7 +309,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n".join([*lines, *missing_lines(model_args, data_args, has_checkpoint)]))
     if not fits:
         cures = (
-            "more GPUs, a higher ZeRO stage, LoRA (--use_llm_lora 16), --reference cache, or a shorter --max_seq_length"
+            "more GPUs, a higher ZeRO stage, LoRA (--use_llm_lora 16, also with --load_in_4bit True), "
+            "--reference cache, or a shorter --max_seq_length"
         )
         sys.exit(f"this does not fit into {own.gpu_memory:.0f} GiB per GPU: take {cures}")
 

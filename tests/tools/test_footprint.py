@@ -158,6 +158,24 @@ def test_model_states_are_those_of_the_zero_paper(changes, expected):
     assert bytes_per_parameter(**changes) == pytest.approx(expected)
 
 
+def test_weights_of_4_bits_take_half_a_byte_and_their_constants():
+    """Of a billion 0.8 in 4 bits: 0.2 x 2 + 0.8 x (1/2 + 1/64 + 1/4096) bytes, also of a reference model."""
+    weights, _, _, reference = bytes_per_parameter(rounded=8 * 10**8, adapters=True)
+    assert reference == pytest.approx(0.4 + 0.8 * 0.515869, rel=1e-6)
+    assert weights == pytest.approx(reference + 2)  # adapters as many as the base, in this arithmetic
+
+
+def test_4_bits_are_told_of_the_linear_layers_of_the_language_model(capsys):
+    flags = [*FLAGS.format("8B", "none.json").split(), "--use_llm_lora", "64"]
+    main(["--", *flags, "--load_in_4bit", "True"])
+    # 32 layers, each of query 4096, key and value 1024, output 4096, and three of the MLP, of 4096 inputs or outputs
+    rounded = 32 * 4096 * (4096 + 2 * 1024 + 4096 + 3 * 14336)
+    said = capsys.readouterr().out
+    assert f"{rounded / 1e9:.2f} B of them in 4 bits" in said and "(weights 5.7, " in said
+    with pytest.raises(ValueError, match="experts are none"):
+        main(["--", *" ".join([*flags, "--load_in_4bit", "True"]).replace("2_5-8B", "3_5-30B-A3B").split()])
+
+
 def test_flops_of_a_step_follow_the_weights():
     """In short rows attention is negligible: 2 per weight and token, 4 times with recomputing, once the reference."""
     config = published_config("InternVL2_5-8B")
