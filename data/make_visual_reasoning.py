@@ -6,8 +6,8 @@ Held-out pictures never occur in training, whatever the seed (see `tools/visual_
 
     images/*.png
     look_{describe,ask}.jsonl and look.json     fine-tuning: what is in the picture, questions about what is seen
-    reason.jsonl                                step-by-step answers, some with a slip; with the former in sft.json
-    pairs.jsonl and pairs.json                  preference pairs: right steps, and steps with a slip
+    reason.jsonl                                step-by-step answers, some careless; with the former in sft.json
+    pairs.jsonl and pairs.json                  preference pairs: right steps, and careless ones
     train_en_prompts.jsonl                      questions of the pairs with their answers, for the samplers
     held_out_en_prompts.jsonl                   held-out questions with their answers
     held_out_en_direct.jsonl                    about what is seen in the same pictures, to be answered in a word
@@ -49,7 +49,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--look", type=int, default=0, help="pictures for fine-tuning on what is seen")
     parser.add_argument("--reason", type=int, default=0, help="step-by-step answers for fine-tuning, a picture each")
-    parser.add_argument("--slips", type=float, default=0.0, help="share of these with a slip, 0 to 1")
+    parser.add_argument("--slips", type=float, default=0.0, help="share of these that are careless, 0 to 1")
     parser.add_argument("--reason_repeat", type=float, default=1.0, help="how often each of these is in sft.json")
     parser.add_argument("--pairs", type=int, default=2000, help="preference pairs, one picture each")
     parser.add_argument("--held_out", type=int, default=400, help="held-out questions, one picture each")

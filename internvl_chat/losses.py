@@ -10,7 +10,8 @@ The single losses are in `pair_losses`. A mixture is data, names and weights, so
 
 The paper's comparison for `parse_loss_type`: DPO `sigmoid`, RSO `hinge`, IPO `ipo`, cDPO `sigmoid` with label_smoothing
 0.1, robust DPO `robust` with label_smoothing 0.1, BCO `bco_pair`, SPPO `sppo_hard`, AOT `aot`, ORPO `orpo`, SFT `sft`;
-a trailing `+` adds the NLL. TR-DPO is `sigmoid` with a moving reference, which is the trainer's work.
+`bco_pair_zero` is BCO without its running mean; a trailing `+` adds the NLL. TR-DPO is `sigmoid` with a moving
+reference, which is the trainer's work.
 """
 
 from __future__ import annotations

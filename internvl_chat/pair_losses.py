@@ -126,12 +126,17 @@ def robust_loss(pairs: PreferenceLogps, beta: float, label_smoothing: float = 0.
     return (flipped - clean) / (1 - 2 * label_smoothing)
 
 
-def bco_pair_loss(pairs: PreferenceLogps, beta: float, delta: Tensor) -> Tensor:
+def bco_pair_loss(pairs: PreferenceLogps, beta: float, delta: Tensor | float) -> Tensor:
     """-log s(r_w - delta) - log s(delta - r_l), delta the mean reward so far: BCO arXiv 2404.04656. (B,).
 
     MPO's quality loss, arXiv 2411.10442 section 3; `RunningMean` gives delta.
     """
     return -logsigmoid(beta * pairs.chosen_logratios - delta) - logsigmoid(delta - beta * pairs.rejected_logratios)
+
+
+def bco_pair_zero_loss(pairs: PreferenceLogps, beta: float) -> Tensor:
+    """`bco_pair` with delta 0: what trl 1.16 computes by that name. (B,)."""
+    return bco_pair_loss(pairs, beta, delta=0.0)
 
 
 def sppo_hard_loss(pairs: PreferenceLogps, beta: float) -> Tensor:
@@ -195,6 +200,7 @@ LOSS_TYPES: dict[str, LossType] = {
     "nca_pair": LossType(nca_pair_loss, ("beta",)),
     "robust": LossType(robust_loss, ("beta", "label_smoothing")),
     "bco_pair": LossType(bco_pair_loss, ("beta", "delta")),
+    "bco_pair_zero": LossType(bco_pair_zero_loss, ("beta",)),
     "sppo_hard": LossType(sppo_hard_loss, ("beta",)),
     "aot": LossType(aot_loss, ("beta", "label_smoothing")),
     "aot_pair": LossType(aot_pair_loss, ("beta", "label_smoothing")),

@@ -15,7 +15,7 @@ command -v "$PYTHON" >/dev/null || PYTHON=python3
 OUT=${OUT:-work_dirs/quickstart}
 SEED=${SEED:-0}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
-prompts=1200 held_out=1000 samples=8 steps=150 least_lift=15
+prompts=1600 held_out=1000 samples=8 steps=200 least_lift=15
 if [ "${QUICKSTART:-full}" = short ]; then
     prompts=120 held_out=100 samples=4 steps=10 least_lift=-100
 fi
@@ -33,7 +33,7 @@ evaluate() { # checkpoint, name of the result, more flags
 
 train_mpo() { # meta.json, folder of the result, more flags
     "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path ckpt/tiny-base --meta_path "$1" --output_dir "$2" \
-        $train --per_device_train_batch_size 24 --learning_rate 3e-4 --weight_decay 0.05 --warmup_ratio 0.05 \
+        $train --per_device_train_batch_size 24 --learning_rate 5e-4 --weight_decay 0.05 --warmup_ratio 0.05 \
         --max_steps $steps --logging_steps 10 "${@:3}"
 }
 
@@ -42,8 +42,8 @@ if [ "${1:-}" = --from-scratch ]; then
     stage "Base: a random InternVL of a million weights learns to look, and to reason as carelessly as its examples"
     rm -rf ckpt/tiny-base
     "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/look" --look 20000 --pairs 0 --held_out 0
-    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/reason" --seed 3 --look 12000 --reason 300 --slips 0.3 \
-        --reason_repeat 6 --pairs 0 --held_out 0
+    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/reason" --seed 3 --look 12000 --reason 400 --slips 0.8 \
+        --reason_repeat 5 --pairs 0 --held_out 0
     "$PYTHON" tools/make_tiny_checkpoint.py --out "$OUT/base/init" --max_dynamic_patch 1
     "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/init" $tune --max_steps 3000 \
         --meta_path "$OUT/base/look/look.json" --output_dir "$OUT/base/seeing"

@@ -56,6 +56,7 @@ HAND = [
     ("robust", {}, -math.log(0.9)),
     ("robust", SMOOTH, (0.1 * math.log(0.1) - 0.9 * math.log(0.9)) / 0.8),
     ("bco_pair", {"delta": 0.0}, -2 * math.log(0.75)),
+    ("bco_pair_zero", {"delta": LN3}, -2 * math.log(0.75)),
     ("bco_pair", {"delta": LN3}, -math.log(0.5) - math.log(0.9)),
     ("sppo_hard", {}, 2 * (LN3 - 0.5) ** 2),
     ("sppo_hard", {"beta": 0.25}, 2 * (LN3 - 2.0) ** 2),
@@ -340,7 +341,7 @@ def test_running_mean_over_two_ranks(tmp_path):
     assert [process.wait(timeout=120) for process in ranks] == [0, 0]
 
 
-TRL_NAMES = {"aot_pair": "aot_unpaired"}
+TRL_NAMES = {"aot_pair": "aot_unpaired", "bco_pair_zero": "bco_pair"}
 TRL_EXCEPTIONS = {
     ("sigmoid", 0.1): "trl 1.16 dropped cDPO: its sigmoid takes no label smoothing, the original's does",
     ("exo_pair", 0.0): "trl refuses exo_pair without label smoothing, the original takes 1e-3",

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from benchmarks.machine import RESULTS
-from benchmarks.study.arms import ARMS, CORE, Arm
+from benchmarks.study.arms import ARMS, CORE
 from benchmarks.study.measures import probe
+from benchmarks.study.pairs import SOURCES
 from benchmarks.study.report import CLAIMS, plot_accuracies, plot_curves, tables, verdict_of
-from benchmarks.study.stages import once, pairs_of
+from benchmarks.study.settings import Settings, once
 from benchmarks.study.statistics import differences, mean_interval, summarize
 from internvl_chat.train_mpo import parse_arguments
 
@@ -46,11 +47,19 @@ def test_the_tables_say_plainly_what_does_not_hold():
     for n in range(3):
         runs[str(n)]["mpo"]["against"] = {"base": {"difference": 4.0, "p": 0.04 if n else 0.06}}
         runs[str(n)]["dpo"]["against"] = {"base": {"difference": -11.0, "p": 0.001}}
-    lines = tables({"runs": runs, "summary": summarize(runs)})
+    measures, lines = tables({"runs": runs, "summary": summarize(runs)})
+    assert [line.split(" | ")[0] for line in measures[2:]] == ["| SFT on chosen", "| MPO", "| base", "| DPO"]
     assert "| MPO is above its base | +4.0 [+4.0, +4.0] | holds | 2 of 3 |" in lines
     assert "| MPO is above SFT on the chosen answers | +0.0 [-2.5, +2.5] | not decided |  |" in lines
     assert "| DPO alone falls below the base | +11.0 [+8.5, +13.5] | holds | 3 of 3 |" in lines
     assert not any("DPO+" in line for line in lines)  # was not run
+
+
+def test_extended_arms_are_compared_with_mpo_on_the_seeds_that_have_both():
+    runs = {"0": seed(base=50, mpo=70, ipo=60), "1": seed(base=50, mpo=71, ipo=63), "2": seed(base=50, mpo=90)}
+    found = tables({"runs": runs, "summary": summarize(runs)})[2]
+    # differences -10 and -8: mean -9, standard error 1, t(0.975, 1) = 12.706
+    assert found[2:] == ["| IPO | 2 | 61.5 | 0.00 | 95.0 | 10.0 | 0.10 | -9.0 [-21.7, +3.7] | +0.0 [+0.0, +0.0] |"]
 
 
 def test_plots_show_every_arm_and_curve():
@@ -67,13 +76,14 @@ def test_plots_show_every_arm_and_curve():
 def test_the_page_shows_the_committed_figures():
     figures = json.loads((RESULTS / "study.json").read_text(encoding="utf-8"))
     page = (RESULTS.parents[1] / "docs" / "study.md").read_text(encoding="utf-8")
-    assert "\n".join(tables(figures)) in page
+    assert all("\n".join(table) in page for table in tables(figures))
 
 
 def test_every_arm_has_flags_that_the_trainer_takes(tmp_path):
     for arm in ARMS.values():
         flags = f"--model_name_or_path m --meta_path x --output_dir {tmp_path} {arm.flags}"
         assert parse_arguments(flags.split())[2].loss_mixture()
+        assert arm.pairs in SOURCES and arm.start in ("", *ARMS)
     assert set(CORE) <= set(ARMS) and {claim.arm for claim in CLAIMS} <= {*ARMS, "base"}
 
 
@@ -91,19 +101,21 @@ def test_a_stage_that_failed_is_done_again(tmp_path):
 
 
 def test_pairs_are_swapped_and_chosen_by_their_kind(tmp_path):
-    pairs = tmp_path / "pairs"
-    pairs.mkdir()
+    settings = Settings(tmp_path, tmp_path, 1, 1, 1, 1, 1, 1e-4)
+    pairs = tmp_path / "seed0" / "own" / "pairs"
+    pairs.mkdir(parents=True)
+    (tmp_path / "seed0" / "own.json").write_text("{}")  # sampled before
     meta = {}
     for kind in ("correctness", "format"):
         row = {"image": "a.png", "question": "q", "chosen": f"right {kind}", "rejected": "wrong"}
         (pairs / f"{kind}.jsonl").write_text(json.dumps(row) + "\n")
         meta[f"x_pairs_vqa_{kind}_rules"] = {"root": "images", "annotation": f"{kind}.jsonl", "length": 1}
     (pairs / "meta.json").write_text(json.dumps(meta))
-    assert pairs_of(Arm("", "", "own"), tmp_path) == pairs / "meta.json"
-    assert pairs_of(Arm("", "", "gold"), tmp_path) == tmp_path / "data" / "pairs.json"
-    [name] = json.loads(pairs_of(Arm("", "", "correctness"), tmp_path).read_text())
+    assert SOURCES["own"](settings, 0) == pairs / "meta.json"
+    assert SOURCES["gold"](settings, 0) == tmp_path / "seed0" / "data" / "pairs.json"
+    [name] = json.loads(SOURCES["correctness"](settings, 0).read_text())
     assert name == "x_pairs_vqa_correctness_rules"
-    swapped = json.loads(pairs_of(Arm("", "", "swapped"), tmp_path).read_text())
+    swapped = json.loads(SOURCES["swapped"](settings, 0).read_text())
     row = json.loads((pairs / swapped["x_pairs_vqa_format_rules"]["annotation"]).read_text())
     assert (row["chosen"], row["rejected"]) == ("wrong", "right format")
 

@@ -22,7 +22,8 @@ from typing import Any
 from benchmarks.machine import write_results
 from benchmarks.study.arms import ARMS, CORE
 from benchmarks.study.measures import compare_answers, evaluation_of
-from benchmarks.study.stages import Settings, measure_base, prepare, run_arm
+from benchmarks.study.settings import Settings
+from benchmarks.study.stages import measure_base, prepare, run_arm
 from benchmarks.study.statistics import summarize
 
 CURVES = ("step", "loss", "nll_loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
@@ -37,11 +38,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("work_dirs/study"), help="folder of all runs")
     add("--arms", nargs="+", default=["core"], choices=[*GROUPS, *ARMS], help="groups or single arms")
     add("--seeds", type=int, nargs="+", default=[5], help="how many, or from which to below which")
-    add("--prompts", type=int, default=800, help="questions that the base samples answers to")
+    add("--prompts", type=int, default=1600, help="questions that the base samples answers to")
     add("--held_out", type=int, default=500, help="held-out questions of a seed")
     add("--samples", type=int, default=8, help="answers to each")
     add("--pairs_per_prompt", type=int, default=2)
-    add("--steps", type=int, default=100, help="of 24 pairs")
+    add("--steps", type=int, default=200, help="of 24 pairs")
     add("--learning_rate", type=float, default=5e-4)
     add("--result", default="study", help="name of the file in benchmarks/results; empty for none")
     return parser.parse_args(argv)
@@ -58,18 +59,19 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         measure_base(settings, seed)
         for name in arms:
             print(f"seed {seed}, {name}: {run_arm(settings, seed, name)}", flush=True)
-        runs[str(seed)] = collect(settings.folder(seed), settings.base)
+        runs[str(seed)] = collect(settings, seed)
     shown = {name: value for name, value in asdict(settings).items() if name not in ("base", "out")}
-    first = settings.folder(range(*args.seeds)[0])
-    return {"settings": shown, "runs": runs, "summary": summarize(runs), "curves": read_curves(first)}
+    curves = read_curves(settings, range(*args.seeds)[0])
+    return {"settings": shown, "runs": runs, "summary": summarize(runs), "curves": curves}
 
 
-def collect(folder: Path, base: Path) -> dict[str, Any]:
+def collect(settings: Settings, seed: int) -> dict[str, Any]:
     """All finished arms of a seed, whichever call of the study ran them, each tested against those before it."""
+    folder = settings.folder(seed)
     found = {"base": json.loads((folder / "base.json").read_text(encoding="utf-8"))}
-    evaluations = {"base": evaluation_of(base, folder)}
+    evaluations = {"base": evaluation_of(settings.base, folder)}
     for name in ARMS:
-        run = folder / "runs" / name.replace(" ", "_")
+        run = settings.run_of(seed, name)
         if run.with_suffix(".json").is_file():
             parts = (run.with_suffix(suffix) for suffix in (".json", ".train.json"))
             measured, trained = (json.loads(part.read_text(encoding="utf-8")) for part in parts)
@@ -79,11 +81,11 @@ def collect(folder: Path, base: Path) -> dict[str, Any]:
     return found
 
 
-def read_curves(folder: Path) -> dict[str, dict[str, list[float]]]:
+def read_curves(settings: Settings, seed: int) -> dict[str, dict[str, list[float]]]:
     """What the arms of one seed logged: arm -> quantity -> values."""
     found = {}
     for name in ARMS:
-        path = folder / "runs" / name.replace(" ", "_") / "trainer_state.json"
+        path = settings.run_of(seed, name) / "trainer_state.json"
         if path.is_file():
             log = json.loads(path.read_text(encoding="utf-8"))["log_history"]
             entries = [entry for entry in log if "loss" in entry]

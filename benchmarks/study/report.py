@@ -9,7 +9,7 @@ docs/images/reading_curves.png (what training logs of arms that win and of arms 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.machine import RESULTS
-from benchmarks.study.arms import ARMS
+from benchmarks.study.arms import ARMS, CORE
 from benchmarks.study.statistics import LEVEL, differences, mean_interval
 
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
@@ -32,6 +32,7 @@ COLUMNS = {
     "margins": "margin",
     "pairs_per_second": "pairs/s",
 }
+EXTENDED = ("cot", "cot_sampled", "direct", "words", "kl")
 CURVES = {
     "nll_loss": "NLL of chosen (nats per token)",
     "rewards/chosen": "reward of chosen",
@@ -72,16 +73,36 @@ def title_of(arm: str) -> str:
     return ARMS[arm].title if arm in ARMS else arm
 
 
-def tables(figures: Figures) -> list[str]:
-    """All tables as lines of Markdown."""
-    return [*measures_table(figures["summary"]), "", *claims_table(figures)]
+def tables(figures: Figures) -> list[list[str]]:
+    """All tables, each as lines of Markdown; that of the extended arms where there are any."""
+    found = [measures_table(figures["summary"]), claims_table(figures)]
+    return [*found, extended_table(figures)] if set(figures["summary"]) - {"base", *CORE} else found
 
 
 def measures_table(summary: Summary) -> list[str]:
-    """Means of all measures per arm, best step-by-step accuracy first, that with its interval."""
-    order = sorted(summary, key=lambda arm: -summary[arm]["cot"]["mean"])
+    """Means of all measures per core arm, best step-by-step accuracy first, that with its interval."""
+    order = _best_first(summary, {"base", *CORE})
     rows = [[title_of(arm), *(shown(summary[arm].get(name), name == "cot") for name in COLUMNS)] for arm in order]
     return as_table(["", *COLUMNS.values()], rows)
+
+
+def extended_table(figures: Figures) -> list[str]:
+    """The other arms, each against MPO on the same seeds."""
+    summary, rows = figures["summary"], []
+    for arm in _best_first(summary, set(ARMS) - set(CORE)):
+        means = [shown(summary[arm].get(name), False) for name in EXTENDED]
+        rows.append([title_of(arm), str(summary[arm]["seeds"]), *means, *_against(figures["runs"], arm, "mpo")])
+    return as_table(["", "seeds", *(COLUMNS[name] for name in EXTENDED), "points above MPO", "sampled"], rows)
+
+
+def _best_first(summary: Summary, arms: Collection[str]) -> list[str]:
+    return sorted((arm for arm in summary if arm in arms), key=lambda arm: -summary[arm]["cot"]["mean"])
+
+
+def _against(runs: Mapping[str, Figures], arm: str, other: str) -> list[str]:
+    """How far an arm is above another, greedy and sampled; empty where no seed has both."""
+    found = [differences(runs, arm, other, measure) for measure in ("cot", "cot_sampled")]
+    return [shown(mean_interval(values), True, "{:+.1f}") if values else "" for values in found]
 
 
 def claims_table(figures: Figures) -> list[str]:
@@ -182,7 +203,7 @@ def drawn(size: tuple[float, float], draw: Callable[[Figure], None]) -> Figure:
 def main() -> None:
     """Print the tables, write the plots."""
     figures = json.loads((RESULTS / "study.json").read_text(encoding="utf-8"))
-    print("\n".join(tables(figures)))
+    print("\n\n".join("\n".join(table) for table in tables(figures)))
     plot_accuracies(figures["summary"]).savefig(PICTURES / "study.png", dpi=110)
     plot_curves(figures["curves"]).savefig(PICTURES / "reading_curves.png", dpi=110)
 

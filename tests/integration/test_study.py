@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.study.measures import step_by_step
-from benchmarks.study.stages import Settings, prepare, train_arm
+from benchmarks.study.settings import Settings
+from benchmarks.study.stages import prepare, train_arm
 
 BASE = Path(__file__).parents[2] / "ckpt" / "tiny-base"
 SIZES = {"prompts": 200, "held_out": 250, "samples": 8, "pairs_per_prompt": 2, "steps": 40, "learning_rate": 5e-4}

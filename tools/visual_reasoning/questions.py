@@ -1,13 +1,14 @@
 """Questions about a scene, and their answers: short ones, step-by-step ones, and step-by-step ones with a slip.
 
 What is seen is asked directly and answered in a word (`look`). A task is answered step by step: say what is there, list
-what is meant, count. Whoever slips lists carelessly, overlooks the last of the things, and goes on from there: the
-answer is wrong, and the step at which it went wrong can be found.
+what is meant, count. Whoever slips looks at the upper half of the picture only and goes on from there: the first step
+is wrong, the answer often right by luck, as nothing in the lower half may count. So answers that were checked are no
+proof of right steps, here as in the data that the paper is about.
 
     question = ask(scene, "count", random.Random(0))
     question.text                   # How many red shapes are there?
     question.solution().response    # red circle, nothing, ...\n\nred shapes: red circle: 1.\n\nFinal answer: 1
-    question.slip().response        # red circle, nothing, ...\n\nred shapes: none: 0.\n\nFinal answer: 0
+    question.slip().response        # nothing, nothing, ...\n\nred shapes: none: 0.\n\nFinal answer: 0
     look(scene, random.Random(0))   # ("What is at the top left?", "red circle")
 """
 
@@ -56,18 +57,14 @@ class Question:
         return INSTRUCTIONS["en"].format(reasoning=REASONING["plain"]["en"], question=self.text)
 
     def solution(self) -> Solution:
-        """Right steps to the right answer."""
-        return self._count(self.scene.having(self.subject))
-
-    def slip(self) -> Solution:
-        """Steps that overlook the last thing that counts, or count one where there is none."""
-        meant = self.scene.having(self.subject)
-        return self._count(meant[:-1] if meant else self.scene.things[:1])
-
-    def _count(self, things: Sequence[Shape]) -> Solution:
-        """First look, then list, then count: small models reason over what they wrote down."""
+        """Right steps to the right answer: small models reason over what they wrote down."""
+        things = self.scene.having(self.subject)
         listed = f"{name_of(self.subject)}: {list_of(things)}: {len(things)}."
         return Solution((describe(self.scene), listed), str(len(things)))
+
+    def slip(self) -> Solution:
+        """Steps of who looks at the upper half only, to an answer that is right where nothing below it counts."""
+        return Question(self.scene.upper_half, self.task, self.subject).solution()
 
 
 def name_of(subject: str) -> str:
@@ -135,8 +132,8 @@ def ask(scene: Scene, task: str, rng: random.Random) -> Question:
 
 
 def ask_anything(rng: random.Random, *, held_out: bool = False) -> Question:
-    """A random question about a scene of the training or of the held-out split."""
+    """A random question about a scene of the training or of the held-out split; its lower half is not empty."""
     scene = draw_scene(rng)
-    while scene.is_held_out != held_out:
+    while scene.is_held_out != held_out or scene == scene.upper_half:
         scene = draw_scene(rng)
     return ask(scene, rng.choice(list(TASKS)), rng)

@@ -60,6 +60,11 @@ class Scene:
         """All things, in reading order."""
         return [cell for cell in self.cells if cell]
 
+    @property
+    def upper_half(self) -> Scene:
+        """The scene with nothing in its lower half."""
+        return Scene((*self.cells[:2], None, None))
+
     def having(self, attribute: str) -> list[Shape]:
         """The things of this colour or shape, in reading order."""
         return [thing for thing in self.things if thing.has(attribute)]
