@@ -42,8 +42,8 @@ if [ "${1:-}" = --from-scratch ]; then
     stage "Base: a random InternVL of a million weights learns to look, and to reason as carelessly as its examples"
     rm -rf ckpt/tiny-base
     "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/look" --look 20000 --pairs 0 --held_out 0
-    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/reason" --seed 3 --look 12000 --reason 400 --slips 0.8 \
-        --reason_repeat 5 --pairs 0 --held_out 0
+    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/reason" --seed 3 --look 12000 --reason 300 --slips 0.7 \
+        --reason_repeat 6 --pairs 0 --held_out 0
     "$PYTHON" tools/make_tiny_checkpoint.py --out "$OUT/base/init" --max_dynamic_patch 1
     "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/init" $tune --max_steps 3000 \
         --meta_path "$OUT/base/look/look.json" --output_dir "$OUT/base/seeing"
