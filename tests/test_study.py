@@ -6,9 +6,17 @@ import pytest
 
 from benchmarks.machine import RESULTS
 from benchmarks.study.arms import ARMS, CORE
-from benchmarks.study.measures import probe
+from benchmarks.study.measures import probe, right_steps
 from benchmarks.study.pairs import SOURCES
-from benchmarks.study.report import CLAIMS, plot_accuracies, plot_curves, tables, verdict_of
+from benchmarks.study.report import (
+    CLAIMS,
+    extended_table,
+    plot_accuracies,
+    plot_curves,
+    read_results,
+    tables,
+    verdict_of,
+)
 from benchmarks.study.settings import Settings, once
 from benchmarks.study.statistics import differences, mean_interval, summarize
 from internvl_chat.train_mpo import parse_arguments
@@ -47,7 +55,8 @@ def test_the_tables_say_plainly_what_does_not_hold():
     for n in range(3):
         runs[str(n)]["mpo"]["against"] = {"base": {"difference": 4.0, "p": 0.04 if n else 0.06}}
         runs[str(n)]["dpo"]["against"] = {"base": {"difference": -11.0, "p": 0.001}}
-    measures, lines = tables({"runs": runs, "summary": summarize(runs)})
+    figures = {"runs": runs, "summary": summarize(runs)}
+    measures, lines, _ = tables(figures, figures)
     assert [line.split(" | ")[0] for line in measures[2:]] == ["| SFT on chosen", "| MPO", "| base", "| DPO"]
     assert "| MPO is above its base | +4.0 [+4.0, +4.0] | holds | 2 of 3 |" in lines
     assert "| MPO is above SFT on the chosen answers | +0.0 [-2.5, +2.5] | not decided |  |" in lines
@@ -57,9 +66,10 @@ def test_the_tables_say_plainly_what_does_not_hold():
 
 def test_extended_arms_are_compared_with_mpo_on_the_seeds_that_have_both():
     runs = {"0": seed(base=50, mpo=70, ipo=60), "1": seed(base=50, mpo=71, ipo=63), "2": seed(base=50, mpo=90)}
-    found = tables({"runs": runs, "summary": summarize(runs)})[2]
+    best, ipo, base = extended_table({"runs": runs, "summary": summarize(runs)})[2:]
     # differences -10 and -8: mean -9, standard error 1, t(0.975, 1) = 12.706
-    assert found[2:] == ["| IPO | 2 | 61.5 | 0.00 | 95.0 | 10.0 | 0.10 | -9.0 [-21.7, +3.7] | +0.0 [+0.0, +0.0] |"]
+    assert ipo == "| IPO | 2 | 61.5 | 0.00 |  | 95.0 | 10.0 | 0.10 | -9.0 [-21.7, +3.7] | +0.0 [+0.0, +0.0] |"
+    assert best.startswith("| MPO | 3 | 77.0 ") and best.endswith("|  |  |") and base.startswith("| base | 3 |")
 
 
 def test_plots_show_every_arm_and_curve():
@@ -74,9 +84,8 @@ def test_plots_show_every_arm_and_curve():
 
 
 def test_the_page_shows_the_committed_figures():
-    figures = json.loads((RESULTS / "study.json").read_text(encoding="utf-8"))
     page = (RESULTS.parents[1] / "docs" / "study.md").read_text(encoding="utf-8")
-    assert all("\n".join(table) in page for table in tables(figures))
+    assert all("\n".join(table) in page for table in tables(*read_results()))
 
 
 def test_every_arm_has_flags_that_the_trainer_takes(tmp_path):
@@ -85,6 +94,12 @@ def test_every_arm_has_flags_that_the_trainer_takes(tmp_path):
         assert parse_arguments(flags.split())[2].loss_mixture()
         assert arm.pairs in SOURCES and arm.start in ("", *ARMS)
     assert set(CORE) <= set(ARMS) and {claim.arm for claim in CLAIMS} <= {*ARMS, "base"}
+
+
+def test_every_arm_has_files_of_its_own(tmp_path):
+    settings = Settings(tmp_path, tmp_path, 1, 1, 1, 1, 1, 1e-4)
+    runs = [settings.run_of(0, name) for name in ARMS]
+    assert len({run.with_suffix(suffix) for run in runs for suffix in (".json", ".train.json")}) == 2 * len(ARMS)
 
 
 def test_a_stage_is_done_once(tmp_path):
@@ -118,6 +133,14 @@ def test_pairs_are_swapped_and_chosen_by_their_kind(tmp_path):
     swapped = json.loads(SOURCES["swapped"](settings, 0).read_text())
     row = json.loads((pairs / swapped["x_pairs_vqa_format_rules"]["annotation"]).read_text())
     assert (row["chosen"], row["rejected"]) == ("wrong", "right format")
+
+
+def test_right_steps_are_right_to_the_word(tmp_path):
+    pairs = [{"image": f"{n}.png", "chosen": f"two: 2.\n\nFinal answer: {n}"} for n in range(4)]
+    (tmp_path / "held_out_pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    said = [pairs[0]["chosen"], "by luck\n\nFinal answer: 1", pairs[2]["chosen"] + "\n", ""]
+    rows = [{"images": [f"/x/{n}.png"], "responses": [response]} for n, response in enumerate(said)]
+    assert right_steps(rows, tmp_path) == 50.0
 
 
 def test_what_is_seen_though_not_there():

@@ -1,6 +1,6 @@
 """The study's figures as tables and plots, beside the ordering of the paper (arXiv 2411.10442).
 
-    python -m benchmarks.study.report      from benchmarks/results/study.json
+    python -m benchmarks.study.report      from benchmarks/results/study.json and study_extended.json
 
 Prints the tables that docs/study.md shows and writes docs/images/study.png (accuracies) and
 docs/images/reading_curves.png (what training logs of arms that win and of arms that lose look like).
@@ -9,7 +9,7 @@ docs/images/reading_curves.png (what training logs of arms that win and of arms 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.machine import RESULTS
-from benchmarks.study.arms import ARMS, CORE
+from benchmarks.study.arms import ARMS
 from benchmarks.study.statistics import LEVEL, differences, mean_interval
 
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
 COLUMNS = {
     "cot": "step by step, %",
     "cot_sampled": "sampled",
+    "right_steps": "every step right, %",
     "direct": "direct, %",
     "hallucinated": "sees what is not there, %",
     "words": "words",
@@ -32,7 +33,7 @@ COLUMNS = {
     "margins": "margin",
     "pairs_per_second": "pairs/s",
 }
-EXTENDED = ("cot", "cot_sampled", "direct", "words", "kl")
+EXTENDED = ("cot", "cot_sampled", "right_steps", "direct", "words", "kl")
 CURVES = {
     "nll_loss": "NLL of chosen (nats per token)",
     "rewards/chosen": "reward of chosen",
@@ -73,30 +74,30 @@ def title_of(arm: str) -> str:
     return ARMS[arm].title if arm in ARMS else arm
 
 
-def tables(figures: Figures) -> list[list[str]]:
-    """All tables, each as lines of Markdown; that of the extended arms where there are any."""
-    found = [measures_table(figures["summary"]), claims_table(figures)]
-    return [*found, extended_table(figures)] if set(figures["summary"]) - {"base", *CORE} else found
+def tables(figures: Figures, extended: Figures) -> list[list[str]]:
+    """All tables, each as lines of Markdown, from the figures of the core and of the extended arms."""
+    return [measures_table(figures["summary"]), claims_table(figures), extended_table(extended)]
 
 
 def measures_table(summary: Summary) -> list[str]:
-    """Means of all measures per core arm, best step-by-step accuracy first, that with its interval."""
-    order = _best_first(summary, {"base", *CORE})
+    """Means of all measures per arm, best step-by-step accuracy first, that with its interval."""
+    order = _best_first(summary)
     rows = [[title_of(arm), *(shown(summary[arm].get(name), name == "cot") for name in COLUMNS)] for arm in order]
     return as_table(["", *COLUMNS.values()], rows)
 
 
 def extended_table(figures: Figures) -> list[str]:
-    """The other arms, each against MPO on the same seeds."""
+    """Means of all arms, each against MPO on the same seeds."""
     summary, rows = figures["summary"], []
-    for arm in _best_first(summary, set(ARMS) - set(CORE)):
+    for arm in _best_first(summary):
         means = [shown(summary[arm].get(name), False) for name in EXTENDED]
-        rows.append([title_of(arm), str(summary[arm]["seeds"]), *means, *_against(figures["runs"], arm, "mpo")])
-    return as_table(["", "seeds", *(COLUMNS[name] for name in EXTENDED), "points above MPO", "sampled"], rows)
+        against = ["", ""] if arm == "mpo" else _against(figures["runs"], arm, "mpo")
+        rows.append([title_of(arm), str(summary[arm]["seeds"]), *means, *against])
+    return as_table(["", "seeds", *(COLUMNS[name] for name in EXTENDED), "points above MPO", "the same, sampled"], rows)
 
 
-def _best_first(summary: Summary, arms: Collection[str]) -> list[str]:
-    return sorted((arm for arm in summary if arm in arms), key=lambda arm: -summary[arm]["cot"]["mean"])
+def _best_first(summary: Summary) -> list[str]:
+    return sorted(summary, key=lambda arm: -summary[arm]["cot"]["mean"])
 
 
 def _against(runs: Mapping[str, Figures], arm: str, other: str) -> list[str]:
@@ -200,10 +201,16 @@ def drawn(size: tuple[float, float], draw: Callable[[Figure], None]) -> Figure:
     return figure
 
 
+def read_results() -> tuple[Figures, Figures]:
+    """The committed figures of the core and of the extended arms."""
+    core, extended = (json.loads((RESULTS / f"{name}.json").read_bytes()) for name in ("study", "study_extended"))
+    return core, extended
+
+
 def main() -> None:
     """Print the tables, write the plots."""
-    figures = json.loads((RESULTS / "study.json").read_text(encoding="utf-8"))
-    print("\n\n".join("\n".join(table) for table in tables(figures)))
+    figures, extended = read_results()
+    print("\n\n".join("\n".join(table) for table in tables(figures, extended)))
     plot_accuracies(figures["summary"]).savefig(PICTURES / "study.png", dpi=110)
     plot_curves(figures["curves"]).savefig(PICTURES / "reading_curves.png", dpi=110)
 

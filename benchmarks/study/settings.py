@@ -28,8 +28,8 @@ class Settings:
         return self.out / f"seed{seed}"
 
     def run_of(self, seed: int, arm: str) -> Path:
-        """Checkpoint of an arm; its figures stand beside."""
-        return self.folder(seed) / "runs" / arm.replace(" ", "_")
+        """Checkpoint of an arm; its figures stand beside, under names that end otherwise."""
+        return self.folder(seed) / "runs" / arm.replace(" ", "_").replace(".", "_")
 
 
 def once(path: Path, stage: Callable[[], Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ MEASURES = (
     "cot_sampled",
     "direct",
     "cot_minus_direct",
+    "right_steps",
     "probe",
     "hallucinated",
     "words",

@@ -180,7 +180,7 @@ def test_chromium_takes_an_image_and_shows_two_answers(browser_page, golden, tmp
 @pytest.mark.skipif("DEMO_CHECKPOINT" not in os.environ, reason="DEMO_CHECKPOINT=FOLDER renews docs/images/demo.png")
 def test_screenshot(browser_page, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    rng = random.Random(2)  # a question that the two answer differently
+    rng = random.Random(5)  # a question that the two answer differently
     question = ask_anything(rng)
     render(question.scene, rng).save(tmp_path / "image.png")
     flags = ["--checkpoints", "ckpt/tiny-base", os.environ["DEMO_CHECKPOINT"], "--port", "0", "--max-new-tokens", "120"]
