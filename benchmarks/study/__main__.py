@@ -66,7 +66,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def collect(settings: Settings, seed: int) -> dict[str, Any]:
-    """All finished arms of a seed, whichever call of the study ran them, each tested against those before it."""
+    """All finished arms of a seed, whichever call ran them, each tested against the base and core arms before it."""
     folder = settings.folder(seed)
     found = {"base": json.loads((folder / "base.json").read_text(encoding="utf-8"))}
     evaluations = {"base": evaluation_of(settings.base, folder)}
@@ -76,7 +76,8 @@ def collect(settings: Settings, seed: int) -> dict[str, Any]:
             parts = (run.with_suffix(suffix) for suffix in (".json", ".train.json"))
             measured, trained = (json.loads(part.read_text(encoding="utf-8")) for part in parts)
             evaluations[name] = evaluation_of(run, folder)
-            tests = {other: compare_answers(evaluations[name], evaluations[other]) for other in found}
+            others = [other for other in found if other in ("base", *CORE)]
+            tests = {other: compare_answers(evaluations[name], evaluations[other]) for other in others}
             found[name] = {**trained, **measured, "against": tests}
     return found
 
