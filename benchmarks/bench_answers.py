@@ -24,7 +24,7 @@ from typing import Any
 
 from machine import write_results
 
-from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, Question, modes_for_dataset
+from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Question, modes_for_dataset
 
 ANSWERS_PER_QUESTION = 32
 WORDS = ("river", "bridge", "garden", "window", "engine", "market", "island", "planet", "bottle", "signal", "ladder")

@@ -25,8 +25,8 @@ import numpy as np
 from machine import write_results
 from PIL import Image
 
-from internvl_chat.dataset import MixtureDataset
-from internvl_chat.mixture import Mixture
+from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.data.mixture import Mixture
 from internvl_chat.model import load_tokenizer
 
 CHECKPOINT = Path(__file__).parents[1] / "tests/golden/ckpt/tiny-qwen2"
@@ -80,7 +80,7 @@ def read_batches(meta: str, cache_dir: str) -> None:
     """What the measured process does; prints its times as JSON."""
     from torch.utils.data import DataLoader, RandomSampler
 
-    from internvl_chat.collator import dpo_concat_pad_data_collator
+    from internvl_chat.data.collator import dpo_concat_pad_data_collator
 
     tokenizer = load_tokenizer(CHECKPOINT)
     start = time.perf_counter()

@@ -30,9 +30,9 @@ from PIL import Image
 
 from internvl_chat.model import load_model, load_tokenizer
 from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments
-from tools.reasoning_data_pipeline.engine_inputs import PromptEncoder, read_tiles
-from tools.reasoning_data_pipeline.engines import EngineOptions, Request, SamplingSettings
-from tools.reasoning_data_pipeline.transformers_engine import TransformersEngine
+from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, read_tiles
+from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Request, SamplingSettings
+from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 MODEL = (

@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from internvl_chat.images import Tiling, dynamic_preprocess, load_image
+from internvl_chat.data.images import Tiling, dynamic_preprocess, load_image
 from internvl_chat.model.constants import IMAGENET_MEAN, IMAGENET_STD
 from internvl_chat.model.normalization import normalize_tiles
 

@@ -23,9 +23,9 @@ import numpy as np
 from machine import write_results
 from PIL import Image
 
-from internvl_chat.images import Tiling
+from internvl_chat.data.images import Tiling
+from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import load_tokenizer
-from internvl_chat.tokenization import RowTokenizer
 from tools import validate
 from tools.validation.chunks import ChunkChecker, cut_chunks
 from tools.validation.mixtures import open_mixture

@@ -27,7 +27,7 @@ from typing import Any
 from fuzz_targets import MODES, TARGETS
 from machine import write_results
 
-from tools.reasoning_data_pipeline.prompts import VERSIONS
+from tools.reasoning_data_pipeline.prompts.wording import VERSIONS
 
 ROOT = Path(__file__).parents[1]
 ANSWERS = ROOT / "tests" / "answers"

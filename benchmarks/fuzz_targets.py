@@ -16,16 +16,23 @@ from typing import Any
 
 import orjson
 
-from internvl_chat.jsonl import JsonlFile
-from internvl_chat.meta import DatasetSpec, read_meta
-from internvl_chat.records import PreferencePair, Prompt, RecordError, SampledResponse, Source, parse_row
-from tools.reasoning_data_pipeline.answer_checks.parsing import parse_answer
-from tools.reasoning_data_pipeline.answer_checks.reading import read
-from tools.reasoning_data_pipeline.answer_checks.rules import Scope, compare
-from tools.reasoning_data_pipeline.answers import KNOWN_MODES, AnswerChecker, Outcome, Question, accepted_texts, anls
-from tools.reasoning_data_pipeline.judging import JudgedAnswer, tidy_answer
-from tools.reasoning_data_pipeline.prompts import VERSIONS
-from tools.reasoning_data_pipeline.steps import ScoredStep, answer_prefix, split_steps
+from internvl_chat.records.jsonl import JsonlFile
+from internvl_chat.records.meta import DatasetSpec, read_meta
+from internvl_chat.records.rows import PreferencePair, Prompt, RecordError, SampledResponse, Source, parse_row
+from tools.reasoning_data_pipeline.answers.checker import (
+    KNOWN_MODES,
+    AnswerChecker,
+    Outcome,
+    Question,
+    accepted_texts,
+    anls,
+)
+from tools.reasoning_data_pipeline.answers.judging import JudgedAnswer, tidy_answer
+from tools.reasoning_data_pipeline.answers.parsing import parse_answer
+from tools.reasoning_data_pipeline.answers.reading import read
+from tools.reasoning_data_pipeline.answers.rules import Scope, compare
+from tools.reasoning_data_pipeline.answers.steps import ScoredStep, answer_prefix, split_steps
+from tools.reasoning_data_pipeline.prompts.wording import VERSIONS
 
 MEMORY = Path("/dev/shm")
 MAX_REASON_CHARS = 2000

@@ -22,14 +22,14 @@ from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
 from internvl_chat.arguments import MPOConfig
-from internvl_chat.logps_cache import LogpsCache
-from internvl_chat.losses import PreferenceLogps, RunningMean, mixed_preference_loss, nll_loss
+from internvl_chat.losses.mixture import PreferenceLogps, RunningMean, mixed_preference_loss, nll_loss
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.model.normalization import normalize_tiles
-from internvl_chat.packing import pack_batch
-from internvl_chat.reference import CachedReference, fill_cache
-from internvl_chat.trainer import MultimodalDPOTrainer
+from internvl_chat.packed.packing import pack_batch
+from internvl_chat.reference.cache import LogpsCache
+from internvl_chat.reference.frozen import CachedReference, fill_cache
+from internvl_chat.run.trainer import MultimodalDPOTrainer
 
 SIDES = ("chosen", "rejected")
 SCRATCH = Path(tempfile.gettempdir()) / "bench_training"

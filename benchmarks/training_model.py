@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig
 
-from internvl_chat.collator import dpo_concat_pad_data_collator
+from internvl_chat.data.collator import dpo_concat_pad_data_collator
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from internvl_chat.meta import DatasetSpec
+from internvl_chat.records.meta import DatasetSpec
 from tools.visual_reasoning.questions import DESCRIBE, IN_A_WORD, Question, ask_anything, describe, look
 from tools.visual_reasoning.scenes import render
 

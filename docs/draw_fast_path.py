@@ -16,8 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from internvl_chat.attention import SharedPrefixLayout
-from internvl_chat.packing import PairRow, pack_rows
+from internvl_chat.packed.attention import SharedPrefixLayout
+from internvl_chat.packed.packing import PairRow, pack_rows
 
 OUT = Path(__file__).parent / "images" / "fast_path.svg"
 PROMPT, CHOSEN, REJECTED = 8, 4, 6  # tokens in the right picture

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from internvl_chat.images import Tiling
-from internvl_chat.losses import LossMixture, parse_loss_type
+from internvl_chat.data.images import Tiling
+from internvl_chat.data.video import FrameLimits
+from internvl_chat.losses.mixture import LossMixture, parse_loss_type
 from internvl_chat.model import InternVLChatConfig
 from internvl_chat.model.constants import NORMALIZATIONS
 from internvl_chat.model.conversation import THINKING_SYSTEM_MESSAGE
-from internvl_chat.video import FrameLimits
 
 logger = logging.getLogger(__name__)
 

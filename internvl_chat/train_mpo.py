@@ -26,12 +26,13 @@ import xxhash
 import yaml
 from transformers import HfArgumentParser, PreTrainedTokenizerBase, set_seed
 
-from internvl_chat import distributed
+from internvl_chat.adapters.lora import AdapterReference, add_adapters, lora_config
+from internvl_chat.adapters.quantization import check_four_bits, load_four_bits
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, check_sharding, settle_reference
-from internvl_chat.checkpoint import local_checkpoint
-from internvl_chat.dataset import MixtureDataset
-from internvl_chat.logps_cache import LogpsCache
-from internvl_chat.lora import AdapterReference, add_adapters, lora_config
+from internvl_chat.checkpoint.export import local_checkpoint
+from internvl_chat.checkpoint.resume import CHECKSUMS, damage, last_whole_checkpoint
+from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.data.preflight import preflight
 from internvl_chat.model import (
     InternVLChatConfig,
     InternVLChatModel,
@@ -39,13 +40,12 @@ from internvl_chat.model import (
     load_model,
     load_tokenizer,
 )
-from internvl_chat.output import check_writable, writing
-from internvl_chat.preflight import preflight
-from internvl_chat.quantization import check_four_bits, load_four_bits
-from internvl_chat.reference import CachedReference, Reference, cache_folder
-from internvl_chat.resume import CHECKSUMS, damage, last_whole_checkpoint
-from internvl_chat.signals import StopOnSignal
-from internvl_chat.trainer import MultimodalDPOTrainer
+from internvl_chat.reference.cache import LogpsCache
+from internvl_chat.reference.frozen import CachedReference, Reference, cache_folder
+from internvl_chat.run import process as distributed
+from internvl_chat.run.output import check_writable, writing
+from internvl_chat.run.signals import StopOnSignal
+from internvl_chat.run.trainer import MultimodalDPOTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from internvl_chat.checkpoint import export_checkpoint
+from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model
 from internvl_chat.train_mpo import main
 

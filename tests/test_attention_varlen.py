@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import varlen
 
-from internvl_chat import attention_sinks
-from internvl_chat.attention import build_layout, shared_prefix_attention
-from internvl_chat.attention_groups import group_attention
-from internvl_chat.attention_varlen import build_varlen, trial_error, varlen_attention, varlen_refusal
-from internvl_chat.segments import Segment, Weighting, map_tensors
+from internvl_chat.packed import sinks as attention_sinks
+from internvl_chat.packed.attention import build_layout, shared_prefix_attention
+from internvl_chat.packed.groups import group_attention
+from internvl_chat.packed.segments import Segment, Weighting, map_tensors
+from internvl_chat.packed.varlen import build_varlen, trial_error, varlen_attention, varlen_refusal
 
 CPU = torch.device("cpu")
 SEGMENTS = [Segment(0, 5), Segment(5, 3, 0, 5), Segment(8, 7, 0, 5), Segment(15, 4), Segment(19, 2, 15, 4)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from internvl_chat.checkpoint import export_checkpoint, local_checkpoint
+from internvl_chat.checkpoint.export import export_checkpoint, local_checkpoint
 from internvl_chat.model import load_config, load_model, load_tokenizer
 from tools.convert import convert_to_hf
 

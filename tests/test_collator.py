@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from internvl_chat.collator import dpo_concat_pad_data_collator
-from internvl_chat.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.collator import dpo_concat_pad_data_collator
+from internvl_chat.data.dataset import MixtureDataset, SkippedRow
 
 KEYS = ("input_ids", "labels", "attention_mask")
 

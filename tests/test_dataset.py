@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from internvl_chat.collator import dpo_concat_pad_data_collator
-from internvl_chat.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.collator import dpo_concat_pad_data_collator
+from internvl_chat.data.dataset import MixtureDataset, SkippedRow
 from internvl_chat.model import load_tokenizer
 from internvl_chat.model.normalization import normalize_tiles
 

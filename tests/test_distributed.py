@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from internvl_chat import distributed
-from internvl_chat.distributed import ProcessPlace, device_index, export_place, find_place, slurm_port
+from internvl_chat.run import process as distributed
+from internvl_chat.run.process import ProcessPlace, device_index, export_place, find_place, slurm_port
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
 SLURM = {

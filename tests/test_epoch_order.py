@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from internvl_chat.epoch_order import EpochSampler, train_sampler
+from internvl_chat.data.order import EpochSampler, train_sampler
 
 
 class Places:

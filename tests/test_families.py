@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from internvl_chat import forward
-from internvl_chat.dataset import MixtureDataset
-from internvl_chat.forward import kernel_refusals, use_shared_prefix
+from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_model, load_tokenizer
 from internvl_chat.model.conversation import THINKING_SYSTEM_MESSAGE, get_template
+from internvl_chat.packed import forward
+from internvl_chat.packed.forward import kernel_refusals, use_shared_prefix
 from internvl_chat.train_mpo import main, parse_arguments
 from tests.tools.test_convert import FAMILIES, SIZES, build
 from tools import convert

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from internvl_chat.collator import dpo_concat_pad_data_collator
-from internvl_chat.forward import PairLogps, answer_logps, pair_logps, use_shared_prefix
-from internvl_chat.losses import mixed_preference_loss, nll_loss
+from internvl_chat.data.collator import dpo_concat_pad_data_collator
+from internvl_chat.losses.mixture import mixed_preference_loss, nll_loss
 from internvl_chat.model import load_config, load_model
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.packing import pack_batch
-from internvl_chat.trainer import preference_logps
+from internvl_chat.packed.forward import PairLogps, answer_logps, pair_logps, use_shared_prefix
+from internvl_chat.packed.packing import pack_batch
+from internvl_chat.run.trainer import preference_logps
 from tests.tools.test_convert import build
 
 FAMILIES = ("tiny-qwen2", "tiny-internlm2")

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from internvl_chat import guards
-from internvl_chat.guards import CurveWatch, StepGuard, likelihood_displacement, loss_spike, reward_collapse
-from internvl_chat.losses import PreferenceLoss
-from internvl_chat.output import OutputError, check_writable, writing
-from internvl_chat.watchdog import Watchdog
+from internvl_chat.losses.mixture import PreferenceLoss
+from internvl_chat.run import guards
+from internvl_chat.run.guards import CurveWatch, StepGuard, likelihood_displacement, loss_spike, reward_collapse
+from internvl_chat.run.output import OutputError, check_writable, writing
+from internvl_chat.run.watchdog import Watchdog
 
 
 def loss(total, part=0.5):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_chat.images import (
+from internvl_chat.data.images import (
     MAX_PIXELS,
     ImageError,
     Tiling,

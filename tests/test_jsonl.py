@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from internvl_chat import jsonl
-from internvl_chat.jsonl import JsonlFile, default_cache_dir
+from internvl_chat.records import jsonl
+from internvl_chat.records.jsonl import JsonlFile, default_cache_dir
 
 
 def opened(tmp_path, data, name="a.jsonl"):

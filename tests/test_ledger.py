@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from internvl_chat.dataset import SkippedRow
-from internvl_chat.ledger import Ledger, TooManySkips, counts_of, promised, runs_of
+from internvl_chat.data.dataset import SkippedRow
+from internvl_chat.run.ledger import Ledger, TooManySkips, counts_of, promised, runs_of
 
 
 def data_set(name, rows, copies=1, blank_lines=0):

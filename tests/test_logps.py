@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.functional import linear, log_softmax
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from internvl_chat.logps import LogpsHead, install_logps_head, sequence_logps, token_logps
 from internvl_chat.model.constants import IGNORE_INDEX
+from internvl_chat.packed.logps import LogpsHead, install_logps_head, sequence_logps, token_logps
 
 SIZES = [(1, 5, 3, 1), (7, 16, 11, 3), (13, 8, 101, 4), (12, 8, 50, 12), (5, 8, 50, 1000)]
 
@@ -259,7 +259,7 @@ import torch.distributed as dist
 
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 from test_logps import tiny_model
-from internvl_chat.logps import install_logps_head, sequence_logps
+from internvl_chat.packed.logps import install_logps_head, sequence_logps
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled
 deepspeed.init_distributed("gloo")

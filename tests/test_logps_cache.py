@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from internvl_chat.logps_cache import RECORD, LogpsCache
+from internvl_chat.reference.cache import RECORD, LogpsCache
 
 KEYS = [bytes([n]) * 15 + b"\0" for n in range(1, 6)]
 

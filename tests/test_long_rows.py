@@ -7,9 +7,9 @@ import torch
 import transformers.modeling_utils
 
 from internvl_chat.arguments import MPOConfig
-from internvl_chat.forward import answer_logps, use_shared_prefix
 from internvl_chat.model import load_model
-from internvl_chat.packing import pack_batch
+from internvl_chat.packed.forward import answer_logps, use_shared_prefix
+from internvl_chat.packed.packing import pack_batch
 from internvl_chat.train_mpo import main
 
 

@@ -7,9 +7,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from internvl_chat.arguments import ModelArguments
-from internvl_chat.forward import answer_logps, pair_logps
-from internvl_chat.lora import (
+from internvl_chat.adapters.lora import (
     AdapterReference,
     adapted_layers,
     add_adapters,
@@ -18,6 +16,8 @@ from internvl_chat.lora import (
     merged_weights,
     save_adapter,
 )
+from internvl_chat.arguments import ModelArguments
+from internvl_chat.packed.forward import answer_logps, pair_logps
 from internvl_chat.train_mpo import main, parse_arguments
 from tests.lora_runs import history, load, losses, pair_with_an_image, run_flags
 from tools.merge_lora import main as merge

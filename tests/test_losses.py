@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from internvl_chat.losses import MPO, LossMixture, RunningMean, mixed_preference_loss, nll_loss, parse_loss_type
-from internvl_chat.pair_losses import LOSS_TYPES, PreferenceLogps
+from internvl_chat.losses.mixture import MPO, LossMixture, RunningMean, mixed_preference_loss, nll_loss, parse_loss_type
+from internvl_chat.losses.pair import LOSS_TYPES, PreferenceLogps
 
 GOLDEN = Path(__file__).parent / "golden" / "out"
 TABLE = json.loads((GOLDEN / "dpo_loss_table.json").read_text())
@@ -320,7 +320,7 @@ def test_running_mean_refuses_a_bad_state(state):
 
 TWO_RANKS = """
 import json, sys, torch, torch.distributed as dist
-from internvl_chat.losses import RunningMean
+from internvl_chat.losses.mixture import RunningMean
 rank, store, golden = int(sys.argv[1]), sys.argv[2], json.load(open(sys.argv[3]))
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 running = RunningMean()

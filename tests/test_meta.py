@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_chat.meta import DatasetSpec, read_meta
+from internvl_chat.records.meta import DatasetSpec, read_meta
 
 GOLDEN = Path(__file__).parent / "golden/data/meta.json"
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from internvl_chat.distributed import gather_objects
-from internvl_chat.forward import PairLogps
-from internvl_chat.losses import PreferenceLoss
-from internvl_chat.metrics import MetricSums, pair_metrics
+from internvl_chat.losses.mixture import PreferenceLoss
+from internvl_chat.packed.forward import PairLogps
+from internvl_chat.run.metrics import MetricSums, pair_metrics
+from internvl_chat.run.process import gather_objects
 
 
 @pytest.fixture

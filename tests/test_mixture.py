@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from internvl_chat.mixture import Mixture, repeated_count, repeated_order
+from internvl_chat.data.mixture import Mixture, repeated_count, repeated_order
 
 
 def write(folder, datasets, rows=10):

@@ -5,11 +5,11 @@ import json
 import pytest
 from torch.utils.data import DataLoader
 
-from internvl_chat import objects
-from internvl_chat.dataset import MixtureDataset
-from internvl_chat.images import ImageError, resolve_image
-from internvl_chat.mixture import Mixture
-from internvl_chat.objects import ObjectError, fetch, is_object, join_object, objects_cache
+from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.data.images import ImageError, resolve_image
+from internvl_chat.data.mixture import Mixture
+from internvl_chat.records import objects
+from internvl_chat.records.objects import ObjectError, fetch, is_object, join_object, objects_cache
 from tools.validate import main as validate
 
 

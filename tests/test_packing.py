@@ -15,9 +15,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from internvl_chat.attention import ATTENTION_NAME, register_attention
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.packing import pack_batch
+from internvl_chat.packed.attention import ATTENTION_NAME, register_attention
+from internvl_chat.packed.packing import pack_batch
 
 SIZES = {
     "vocab_size": 50,

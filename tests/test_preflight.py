@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
-from internvl_chat import preflight as preflight_module
-from internvl_chat.dataset import MixtureDataset
-from internvl_chat.preflight import preflight
+from internvl_chat.data import preflight as preflight_module
+from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.data.preflight import preflight
 
 GOOD = {"question": "Why?", "chosen": "Yes", "rejected": "No"}
 LOST = {**GOOD, "image": "gone.png"}

@@ -10,11 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from internvl_chat import quantization
-from internvl_chat.forward import answer_logps, pair_logps
-from internvl_chat.lora import AdapterReference, adapted_layers, add_adapters, load_adapter, lora_config
+from internvl_chat.adapters import quantization
+from internvl_chat.adapters.lora import AdapterReference, adapted_layers, add_adapters, load_adapter, lora_config
+from internvl_chat.adapters.quantization import (
+    BLOCK,
+    BYTES_PER_WEIGHT,
+    check_four_bits,
+    four_bit_weights,
+    load_four_bits,
+)
 from internvl_chat.model import InternVLChatModel, load_config, load_model
-from internvl_chat.quantization import BLOCK, BYTES_PER_WEIGHT, check_four_bits, four_bit_weights, load_four_bits
+from internvl_chat.packed.forward import answer_logps, pair_logps
 from internvl_chat.train_mpo import main, parse_arguments
 from tests.lora_runs import history, load, losses, pair_with_an_image, run_flags
 from tools.merge_lora import main as merge

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_chat.records import PreferencePair, Prompt, RecordError, SampledResponse, Source, parse_row, shown
+from internvl_chat.records.rows import PreferencePair, Prompt, RecordError, SampledResponse, Source, parse_row, shown
 
 HERE = Path(__file__).parent
 AT = Source("pairs.jsonl", 7)

@@ -5,8 +5,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
-from internvl_chat.forward import answer_logps, packed, use_shared_prefix
-from internvl_chat.reference import FrozenReference
+from internvl_chat.packed.forward import answer_logps, packed, use_shared_prefix
+from internvl_chat.reference.frozen import FrozenReference
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from internvl_chat.model import load_model
-from internvl_chat.output import OutputError
-from internvl_chat.resume import (
+from internvl_chat.checkpoint.resume import (
     checksums,
     damage,
     last_whole_checkpoint,
@@ -17,6 +15,8 @@ from internvl_chat.resume import (
     publish,
     save_exact_weights,
 )
+from internvl_chat.model import load_model
+from internvl_chat.run.output import OutputError
 from internvl_chat.train_mpo import main
 from tests.flags import as_flags
 
@@ -182,7 +182,7 @@ def test_rotation_waits_until_the_new_checkpoint_is_whole(flags, tmp_path, monke
             raise OSError(28, "No space left on device")
         publish(fresh, final, files)
 
-    monkeypatch.setattr("internvl_chat.resumable.publish", failing)
+    monkeypatch.setattr("internvl_chat.run.resumable.publish", failing)
     with pytest.raises(OutputError, match="checkpoint-6: not written.*The last whole checkpoint is .*checkpoint-3"):
         main(flags("run", save_total_limit=1))
     assert seen == [[], ["checkpoint-3"]]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_chat import row_costs
 from internvl_chat.arguments import MPOConfig
-from internvl_chat.dataset import MixtureDataset
-from internvl_chat.epoch_order import train_sampler
-from internvl_chat.row_costs import place_costs
-from internvl_chat.sampler import StepSampler
+from internvl_chat.data import costs as row_costs
+from internvl_chat.data.costs import place_costs
+from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.data.order import train_sampler
+from internvl_chat.data.sampler import StepSampler
 
 
 @pytest.fixture

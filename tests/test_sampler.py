@@ -6,8 +6,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from internvl_chat.mixture import Mixture
-from internvl_chat.sampler import StepSampler, deal, prompt_groups
+from internvl_chat.data.mixture import Mixture
+from internvl_chat.data.sampler import StepSampler, deal, prompt_groups
 
 
 def test_the_costliest_goes_where_least_is():

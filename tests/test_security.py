@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internvl_chat.jsonl import JsonlFile
 from internvl_chat.model import load_config, load_tokenizer
-from tools.reasoning_data_pipeline.answers import AnswerChecker, parse_answer
-from tools.reasoning_data_pipeline.engine_inputs import PromptEncoder
-from tools.reasoning_data_pipeline.engines import Request
+from internvl_chat.records.jsonl import JsonlFile
+from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, parse_answer
+from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder
+from tools.reasoning_data_pipeline.engines.protocol import Request
 
 ROOT = Path(__file__).parents[1]
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8"))

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from internvl_chat.attention import build_layout, shared_prefix_attention
-from internvl_chat.segments import Segment
-from internvl_chat.sequence_parallel import SequenceGroup
+from internvl_chat.packed.attention import build_layout, shared_prefix_attention
+from internvl_chat.packed.segments import Segment
+from internvl_chat.packed.sequence_parallel import SequenceGroup
 
 
 class Whole:

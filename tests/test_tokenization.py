@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from internvl_chat.data.tokenization import RowTokenizer, place_images
 from internvl_chat.model import load_tokenizer
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.model.conversation import get_template
 from internvl_chat.model.text_encoding import Part
-from internvl_chat.records import RecordError, Source, Turn
-from internvl_chat.tokenization import RowTokenizer, place_images
+from internvl_chat.records.rows import RecordError, Source, Turn
 from tests.tools.test_convert import GPT_OSS_TOKENS
 
 AT = Source("f.jsonl", 3)

@@ -7,13 +7,13 @@ import shutil
 import av
 import pytest
 
-from internvl_chat.dataset import MixtureDataset, SkippedRow
-from internvl_chat.images import ImageError
+from internvl_chat.data.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.images import ImageError
+from internvl_chat.data.tokenization import place_frames
+from internvl_chat.data.video import frame_places, open_video, read_frames
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
-from internvl_chat.records import RecordError, Source
-from internvl_chat.tokenization import place_frames
+from internvl_chat.records.rows import RecordError, Source
 from internvl_chat.train_mpo import main
-from internvl_chat.video import frame_places, open_video, read_frames
 from tests.flags import as_flags
 from tests.videos import SIDE, number_of, write_gif, write_mp4
 
@@ -118,7 +118,7 @@ def test_a_clip_without_frames(film):
 
 
 def test_bounds(film, monkeypatch):
-    monkeypatch.setattr("internvl_chat.video.MAX_SECONDS", 2)
+    monkeypatch.setattr("internvl_chat.data.video.MAX_SECONDS", 2)
     with pytest.raises(ImageError, match="videos of up to .* and 2 s are read, cut it") as raised:
         open_video(film)
     assert raised.value.fault == "video_too_large"

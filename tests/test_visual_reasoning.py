@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from data.make_visual_reasoning import make_visual_reasoning, parse_arguments
-from internvl_chat.images import plan_grid
-from internvl_chat.meta import read_meta
-from internvl_chat.records import PreferencePair, Prompt, Source
-from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, parse_answer
+from internvl_chat.data.images import plan_grid
+from internvl_chat.records.meta import read_meta
+from internvl_chat.records.rows import PreferencePair, Prompt, Source
+from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, parse_answer
 from tools.visual_reasoning.questions import IN_A_WORD, LOOKS, Question, ask, ask_anything, describe, look
 from tools.visual_reasoning.scenes import CELL, COLOURS, HELD_OUT_SHARE, Scene, Shape, draw_scene, render
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor, PreTrainedTokenizerBase
 
-from internvl_chat.checkpoint import stored_dtypes
+from internvl_chat.checkpoint.export import stored_dtypes
 from internvl_chat.model import (
     InternVLChatConfig,
     InternVLChatModel,

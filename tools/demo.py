@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from internvl_chat.images import ImageError, Tiling, load_image
+from internvl_chat.data.images import ImageError, Tiling, load_image
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
 
 TEMPLATE = Path(__file__).with_suffix(".html")

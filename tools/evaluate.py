@@ -41,11 +41,11 @@ from tools.evaluation.preference import measure_pairs
 from tools.evaluation.probes import judge_probes, measure_probes
 from tools.evaluation.questions import Question, Words, as_vlmevalkit, direct, read_questions, reasoned
 from tools.evaluation.table import table
-from tools.reasoning_data_pipeline.durable import json_text, write_atomically
-from tools.reasoning_data_pipeline.engines import ENGINES, EngineOptions, SamplingSettings
-from tools.reasoning_data_pipeline.gpu_groups import engine_worker
-from tools.reasoning_data_pipeline.prompts import VERSIONS
-from tools.reasoning_data_pipeline.worker import Worker
+from tools.reasoning_data_pipeline.engines.gpus import engine_worker
+from tools.reasoning_data_pipeline.engines.protocol import ENGINES, EngineOptions, SamplingSettings
+from tools.reasoning_data_pipeline.files.durable import json_text, write_atomically
+from tools.reasoning_data_pipeline.prompts.wording import VERSIONS
+from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 
 @dataclass(frozen=True)

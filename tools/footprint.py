@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from internvl_chat.adapters.quantization import BYTES_PER_WEIGHT, four_bit_weights
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
-from internvl_chat.logps import CHUNK_SIZE
-from internvl_chat.meta import read_meta
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
-from internvl_chat.quantization import BYTES_PER_WEIGHT, four_bit_weights
+from internvl_chat.packed.logps import CHUNK_SIZE
+from internvl_chat.records.meta import read_meta
 from internvl_chat.train_mpo import adapt, freeze, parse_arguments
 from tools.model_sizes import Parameters, count_parameters, find_config, meta_model
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 
-from internvl_chat.checkpoint import export_checkpoint
-from internvl_chat.lora import ADAPTER_FOLDER, add_adapters, load_adapter, merged_weights
+from internvl_chat.adapters.lora import ADAPTER_FOLDER, add_adapters, load_adapter, merged_weights
+from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model
 
 

@@ -24,8 +24,8 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from internvl_chat.jsonl import JsonlFile
-from internvl_chat.records import parse_row
+from internvl_chat.records.jsonl import JsonlFile
+from internvl_chat.records.rows import parse_row
 from tools.evaluation.answering import read_answers
 from tools.evaluation.plots import plot_accuracies
 from tools.evaluation.run_figures import read_ranges, take_notes

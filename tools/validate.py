@@ -30,11 +30,11 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from internvl_chat.arguments import DataArguments, described
-from internvl_chat.checkpoint import local_checkpoint
-from internvl_chat.mixture import MixedDataset
+from internvl_chat.checkpoint.export import local_checkpoint
+from internvl_chat.data.mixture import MixedDataset
+from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import load_config, load_tokenizer
-from internvl_chat.tokenization import RowTokenizer
-from tools.reasoning_data_pipeline.durable import json_text, write_atomically
+from tools.reasoning_data_pipeline.files.durable import json_text, write_atomically
 from tools.validation.chunks import ChunkChecker, check_all, read_in_order
 from tools.validation.faults import FAULTS, Finding
 from tools.validation.mixtures import open_mixture

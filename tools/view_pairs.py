@@ -24,12 +24,12 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
-from internvl_chat.images import ImageError, load_image, resolve_image
-from internvl_chat.jsonl import JsonlFile
-from internvl_chat.meta import DatasetSpec, read_meta
-from internvl_chat.mixture import resolve_path
-from internvl_chat.records import PreferencePair, RecordError, Source, VideoClip, parse_row
-from internvl_chat.video import open_video, read_frames
+from internvl_chat.data.images import ImageError, load_image, resolve_image
+from internvl_chat.data.mixture import resolve_path
+from internvl_chat.data.video import open_video, read_frames
+from internvl_chat.records.jsonl import JsonlFile
+from internvl_chat.records.meta import DatasetSpec, read_meta
+from internvl_chat.records.rows import PreferencePair, RecordError, Source, VideoClip, parse_row
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 TOKEN = re.compile(r"\s+|[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]|\w+|[^\w\s]")

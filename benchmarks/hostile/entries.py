@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from internvl_chat import train_mpo
-from internvl_chat.dataset import MixtureDataset, SkippedRow
-from internvl_chat.images import Tiling, load_image
+from internvl_chat.data.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.images import Tiling, load_image
 from internvl_chat.model import load_model, load_tokenizer
 from internvl_chat.model.normalization import normalize_tiles
 from tools import evaluate, validate, view_pairs

@@ -221,7 +221,7 @@ class Largest:
 
     def __call__(self, folder: Path) -> None:
         """Write it in place of the victim's image."""
-        from internvl_chat.images import MAX_PIXELS
+        from internvl_chat.data.images import MAX_PIXELS
 
         side = int(MAX_PIXELS**0.5)
         (folder / FILE).write_bytes(encoded(Image.new(self.mode, (side, side)), self.form))

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from internvl_chat.checkpoint import export_checkpoint
+from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model, load_tokenizer
 from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments
 

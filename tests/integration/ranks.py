@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 
-from internvl_chat.distributed import free_port
+from internvl_chat.run.process import free_port
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["tests.integration.preload"])

@@ -5,7 +5,7 @@ import signal
 import time
 
 from internvl_chat import train_mpo
-from internvl_chat.signals import StopOnSignal
+from internvl_chat.run.signals import StopOnSignal
 
 
 class SlowSteps(StopOnSignal):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline.answers import (
+from tools.reasoning_data_pipeline.answers.checker import (
     TYPED_CHECKS,
     AnswerChecker,
     Outcome,
@@ -221,7 +221,7 @@ def test_a_checker_may_be_used_from_several_threads(checker):
 
 def test_checking_needs_no_torch_and_no_sympy_in_the_callers_process():
     code = (
-        "import sys; from tools.reasoning_data_pipeline.answers import AnswerChecker\n"
+        "import sys; from tools.reasoning_data_pipeline.answers.checker import AnswerChecker\n"
         "with AnswerChecker() as c: assert c.check('1/2', '0.5').outcome == 'correct'\n"
         "print([name for name in ('torch', 'sympy', 'math_verify') if name in sys.modules])"
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline.answer_checks import algebra, algebra_worker
-from tools.reasoning_data_pipeline.answer_checks.algebra import AlgebraPool, to_latex
-from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome
+from tools.reasoning_data_pipeline.answers import algebra, algebra_worker
+from tools.reasoning_data_pipeline.answers.algebra import AlgebraPool, to_latex
+from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 0.5
@@ -153,7 +153,7 @@ def test_closing_ends_every_process_and_the_pool_starts_anew():
 def test_workers_end_when_the_asking_process_is_killed():
     code = f"""
         import time
-        from tools.reasoning_data_pipeline.answer_checks.algebra import AlgebraPool
+        from tools.reasoning_data_pipeline.answers.algebra import AlgebraPool
         pool = AlgebraPool(deadline_s=300)
         pool.equal("1", "1")
         print(pool._nursery.pid, flush=True)

@@ -7,17 +7,17 @@ from fractions import Fraction
 
 import pytest
 
-from tools.reasoning_data_pipeline.answer_checks.expression_values import (
+from tools.reasoning_data_pipeline.answers.expression_values import (
     evaluate,
     formulas_agree,
     proportional,
     value_at,
 )
-from tools.reasoning_data_pipeline.answer_checks.expressions import UnreadableFormula, read_formula, sample_points
-from tools.reasoning_data_pipeline.answer_checks.formulas import equal_formulas, needs_algebra
-from tools.reasoning_data_pipeline.answer_checks.items import Equation, Items
-from tools.reasoning_data_pipeline.answer_checks.text import is_wordy, normalise, word_key
-from tools.reasoning_data_pipeline.answer_checks.values import Choice, Choices, Date, Ratio, Time, read_value
+from tools.reasoning_data_pipeline.answers.expressions import UnreadableFormula, read_formula, sample_points
+from tools.reasoning_data_pipeline.answers.formulas import equal_formulas, needs_algebra
+from tools.reasoning_data_pipeline.answers.items import Equation, Items
+from tools.reasoning_data_pipeline.answers.text import is_wordy, normalise, word_key
+from tools.reasoning_data_pipeline.answers.values import Choice, Choices, Date, Ratio, Time, read_value
 
 
 def formula(text):

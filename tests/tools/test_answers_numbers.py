@@ -4,14 +4,14 @@ from fractions import Fraction
 
 import pytest
 
-from tools.reasoning_data_pipeline.answer_checks.quantities import (
+from tools.reasoning_data_pipeline.answers.quantities import (
     Quantity,
     numbers_agree,
     quantities_agree,
     read_quantity,
 )
-from tools.reasoning_data_pipeline.answer_checks.text import normalise
-from tools.reasoning_data_pipeline.answer_checks.units import NO_UNIT, Unit, read_unit
+from tools.reasoning_data_pipeline.answers.text import normalise
+from tools.reasoning_data_pipeline.answers.units import NO_UNIT, Unit, read_unit
 
 
 def read(text):

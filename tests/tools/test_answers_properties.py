@@ -6,11 +6,11 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.reasoning_data_pipeline.answer_checks.parsing import parse_answer
-from tools.reasoning_data_pipeline.answer_checks.quantities import read_quantity
-from tools.reasoning_data_pipeline.answer_checks.reading import read
-from tools.reasoning_data_pipeline.answer_checks.rules import compare
-from tools.reasoning_data_pipeline.answer_checks.text import normalise
+from tools.reasoning_data_pipeline.answers.parsing import parse_answer
+from tools.reasoning_data_pipeline.answers.quantities import read_quantity
+from tools.reasoning_data_pipeline.answers.reading import read
+from tools.reasoning_data_pipeline.answers.rules import compare
+from tools.reasoning_data_pipeline.answers.text import normalise
 
 MARKS = r"0123456789.,-+*/^=<>()[]{}\$%°π√∞≤∪|!?:;'_&# abxyAB是的和一二百"
 anything = st.text(max_size=60) | st.text(alphabet=MARKS, max_size=40)

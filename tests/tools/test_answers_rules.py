@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline.answer_checks.reading import read
-from tools.reasoning_data_pipeline.answer_checks.rules import Finding, Scope, compare
+from tools.reasoning_data_pipeline.answers.reading import read
+from tools.reasoning_data_pipeline.answers.rules import Finding, Scope, compare
 
 FOLDER = Path(__file__).parent / "answer_cases"
 

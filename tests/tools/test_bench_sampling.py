@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline.engines import Request, SamplingSettings
+from tools.reasoning_data_pipeline.engines.protocol import Request, SamplingSettings
 
 ROOT = Path(__file__).parents[2]
 

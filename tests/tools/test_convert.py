@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
 from internvl_chat.model.conversation import get_template
-from internvl_chat.records import Source
-from internvl_chat.tokenization import RowTokenizer
+from internvl_chat.records.rows import Source
 from tools import convert
 from tools.make_tiny_checkpoint import save_tokenizer
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline import sampling
-from tools.reasoning_data_pipeline.engines import EngineError, Failure, ScriptedEngine
+from tools.reasoning_data_pipeline.engines.protocol import EngineError, Failure, ScriptedEngine
+from tools.reasoning_data_pipeline.files.store import StoreMismatchError, read_origin
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main
-from tools.reasoning_data_pipeline.prompts import ask
-from tools.reasoning_data_pipeline.sampling_arguments import sampling_parser, tile_limits
-from tools.reasoning_data_pipeline.store import StoreMismatchError, read_origin
+from tools.reasoning_data_pipeline.prompts.wording import ask
+from tools.reasoning_data_pipeline.sampling import pipeline as sampling
+from tools.reasoning_data_pipeline.sampling.arguments import sampling_parser, tile_limits
 
 PROMPTS = [
     {"image": "square_small.png", "question": "<image>\nCount them", "answer": 3, "id": "x-1", "source": {"a": 1}},

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from internvl_chat.meta import read_meta
-from internvl_chat.records import PreferencePair, Source
-from tools.reasoning_data_pipeline.answers import parse_answer
+from internvl_chat.records.meta import read_meta
+from internvl_chat.records.rows import PreferencePair, Source
+from tools.reasoning_data_pipeline.answers.checker import parse_answer
+from tools.reasoning_data_pipeline.files.store import SampleStore
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import VerdictCache, main
-from tools.reasoning_data_pipeline.store import SampleStore
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "answers" / "pairs"
@@ -156,7 +156,7 @@ def test_any_number_of_ranks_gives_the_same_pairs_and_one_meta(tmp_path, mixed, 
 
 @pytest.mark.integration
 def test_worker_processes_change_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("tools.reasoning_data_pipeline.pairs.PARTITION_BYTES", 4000)
+    monkeypatch.setattr("tools.reasoning_data_pipeline.pairs.drawing.PARTITION_BYTES", 4000)
     expected = contents(run(SAMPLED, tmp_path / "one"))
     assert contents(run(SAMPLED, tmp_path / "two", "--num-workers", "2")) == expected
 

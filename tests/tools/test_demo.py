@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from internvl_chat.images import MAX_PIXELS, Tiling
+from internvl_chat.data.images import MAX_PIXELS, Tiling
 from tools import demo
 from tools.demo import Contender, DemoServer
 from tools.visual_reasoning.questions import ask_anything
@@ -90,7 +90,7 @@ def test_a_file_that_is_no_image_is_refused_with_its_reason(server):
 
 
 def test_an_image_of_too_many_pixels_is_refused(server, monkeypatch):
-    monkeypatch.setattr("internvl_chat.images.MAX_PIXELS", 5000)
+    monkeypatch.setattr("internvl_chat.data.images.MAX_PIXELS", 5000)
     status, reply = post(server, png(100, 56))
     assert status == 400 and "100 x 56 pixels; from 1 to 5000 are read" in reply["problem"]
     assert MAX_PIXELS > 5000

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline import sampling
-from tools.reasoning_data_pipeline.engines import Completion, Failure
+from tools.reasoning_data_pipeline.engines.protocol import Completion, Failure
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_dropout_ntp import main
+from tools.reasoning_data_pipeline.sampling import pipeline as sampling
 
 CASES = Path(__file__).parents[1] / "answers" / "pairs" / "dropout_ntp_prefix.jsonl"
 CHOSEN = "Let me look at the picture. It shows a circle.\n\nFinal answer: a circle"

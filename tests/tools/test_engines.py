@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from internvl_chat.images import Tiling
+from internvl_chat.data.images import Tiling
 from internvl_chat.model import load_model, load_tokenizer
 from tests.tools.test_convert import build
-from tools.reasoning_data_pipeline import engines
-from tools.reasoning_data_pipeline.decoding import candidate_probabilities, draw_tokens, prefill
-from tools.reasoning_data_pipeline.engine_inputs import PromptEncoder
-from tools.reasoning_data_pipeline.engines import (
+from tools.reasoning_data_pipeline.engines import protocol as engines
+from tools.reasoning_data_pipeline.engines.decoding import candidate_probabilities, draw_tokens, prefill
+from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder
+from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,
     EngineError,
     EngineOptions,
@@ -24,7 +24,7 @@ from tools.reasoning_data_pipeline.engines import (
     ScriptedEngine,
     open_engine,
 )
-from tools.reasoning_data_pipeline.transformers_engine import TransformersEngine
+from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine
 
 
 def texts(engine, requests):

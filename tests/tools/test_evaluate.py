@@ -15,8 +15,8 @@ from tools.evaluation.answering import answer_questions, judge, read_answers
 from tools.evaluation.preference import log_probs, measure_pairs, pair_batches
 from tools.evaluation.questions import direct, read_questions, reasoned
 from tools.evaluation.table import table
-from tools.reasoning_data_pipeline.answers import Outcome
-from tools.reasoning_data_pipeline.engines import EngineOptions, SamplingSettings
+from tools.reasoning_data_pipeline.answers.checker import Outcome
+from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, SamplingSettings
 
 PROMPTS = [
     {"image": "a.png", "question": "<image>\nHow many?", "answer": "3", "task": "count"},

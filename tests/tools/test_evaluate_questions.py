@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from internvl_chat.records import RecordError
+from internvl_chat.records.rows import RecordError
 from tools.evaluation.questions import as_vlmevalkit, direct, read_questions, reasoned
 from tools.evaluation.vlmevalkit import COT, DIRECT
 

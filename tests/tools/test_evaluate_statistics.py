@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from internvl_chat.records import Prompt
+from internvl_chat.records.rows import Prompt
 from tools.evaluation.accuracy import accuracy, field_of
 from tools.evaluation.answering import Answered, Vote, answer_rows, vote
 from tools.evaluation.comparison import compare, paired, verdict
 from tools.evaluation.probes import f1, judge_probes, measure_probes, polarity, score
 from tools.evaluation.questions import Question
 from tools.evaluation.statistics import bootstrap, mcnemar, mean_interval, share_interval, sign_flip, wilson
-from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, Verdict, modes_for_dataset
+from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Verdict, modes_for_dataset
 
 RIGHT, WRONG, OPEN, NONE = Outcome.CORRECT, Outcome.WRONG, Outcome.UNDECIDED, Outcome.FORMAT_ERROR
 

@@ -5,9 +5,9 @@ import os
 import pytest
 import torch
 
-from tools.reasoning_data_pipeline import sampling
-from tools.reasoning_data_pipeline.gpu_groups import engine_worker, group_devices, local_rank, visible_devices
-from tools.reasoning_data_pipeline.worker import Worker
+from tools.reasoning_data_pipeline.engines.gpus import engine_worker, group_devices, local_rank, visible_devices
+from tools.reasoning_data_pipeline.sampling import pipeline as sampling
+from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 
 def test_the_first_task_of_each_group_leads():

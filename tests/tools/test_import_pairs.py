@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from internvl_chat.dataset import MixtureDataset
+from internvl_chat.data.dataset import MixtureDataset
 from tools.import_pairs import main
 
 

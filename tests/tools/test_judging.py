@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from tools.reasoning_data_pipeline.answers import Outcome, Verdict
-from tools.reasoning_data_pipeline.judging import Judge, JudgedAnswer, tidy_answer
-from tools.reasoning_data_pipeline.pairs import Group
+from tools.reasoning_data_pipeline.answers.checker import Outcome, Verdict
+from tools.reasoning_data_pipeline.answers.judging import Judge, JudgedAnswer, tidy_answer
+from tools.reasoning_data_pipeline.pairs.drawing import Group
 
 
 class ScriptedChecker:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
-from internvl_chat.records import RecordError, Source
-from tools.reasoning_data_pipeline import prompts
-from tools.reasoning_data_pipeline.answer_checks.parsing import parse_answer
-from tools.reasoning_data_pipeline.prompt_files import ImageRoots, PromptFile, select_rows
-from tools.reasoning_data_pipeline.prompts import (
+from internvl_chat.records.rows import RecordError, Source
+from tools.reasoning_data_pipeline.answers.parsing import parse_answer
+from tools.reasoning_data_pipeline.prompts import wording as prompts
+from tools.reasoning_data_pipeline.prompts.files import ImageRoots, PromptFile, select_rows
+from tools.reasoning_data_pipeline.prompts.wording import (
     REASONING,
     STYLES,
     VERSIONS,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from internvl_chat.mixture import Mixture
+from internvl_chat.data.mixture import Mixture
 from tools.reasoning_data_pipeline.reward_pairs import main, pairs_by_margin
 
 QUESTION = {"image": "a.png", "question": "What is 2 + 2?", "answer": "4"}

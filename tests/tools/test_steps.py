@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from internvl_chat.records import RecordError, Source
-from tools.reasoning_data_pipeline.steps import (
+from internvl_chat.records.rows import RecordError, Source
+from tools.reasoning_data_pipeline.answers.steps import (
     ScoredStep,
     StepPair,
     answer_prefix,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline.durable import open_for_append, whole_lines, write_atomically
-from tools.reasoning_data_pipeline.store import SampleStore, StoreMismatchError, read_origin, sample_seed
-from tools.reasoning_data_pipeline.worker import Worker
+from tools.reasoning_data_pipeline.files.durable import open_for_append, whole_lines, write_atomically
+from tools.reasoning_data_pipeline.files.store import SampleStore, StoreMismatchError, read_origin, sample_seed
+from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 KEYS = [f"prompt {i}" for i in range(20)]
@@ -309,8 +309,8 @@ def test_a_single_process_is_rank_0_of_1_with_an_id_of_its_own():
 
 CHILD = """
 import sys, time
-from tools.reasoning_data_pipeline.store import SampleStore, sample_seed
-from tools.reasoning_data_pipeline.worker import Worker
+from tools.reasoning_data_pipeline.files.store import SampleStore, sample_seed
+from tools.reasoning_data_pipeline.sampling.worker import Worker
 keys = [f"prompt {i}" for i in range(20)]
 worker = Worker(int(sys.argv[2]), int(sys.argv[3]), "launch 1")
 parameters = {"temperature": 1.0, "checkpoint": "tiny"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_chat.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.dataset import MixtureDataset, SkippedRow
 from tools import validate
 from tools.validation.faults import FAULTS
 

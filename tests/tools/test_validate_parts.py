@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from internvl_chat.images import Tiling
-from internvl_chat.meta import DatasetSpec
-from internvl_chat.mixture import open_dataset
+from internvl_chat.data.images import Tiling
+from internvl_chat.data.mixture import open_dataset
+from internvl_chat.data.tokenization import RowTokenizer
+from internvl_chat.data.video import FrameLimits
 from internvl_chat.model import load_tokenizer
-from internvl_chat.records import PreferencePair, Source
-from internvl_chat.tokenization import RowTokenizer
-from internvl_chat.video import FrameLimits
+from internvl_chat.records.meta import DatasetSpec
+from internvl_chat.records.rows import PreferencePair, Source
 from tools.validation.chunks import Chunk, ChunkChecker, ChunkFacts, check_all, read_in_order
 from tools.validation.faults import FAULTS, Finding
 from tools.validation.page import render
@@ -210,7 +210,7 @@ def test_chromium_shows_the_page_without_a_request(tmp_path, browser_page):
 def test_every_fault_that_the_library_names_is_known():
     """Else the report of a row that has it would end in a KeyError."""
     named = set()
-    for path in (Path(__file__).parents[2] / "internvl_chat").glob("*.py"):
+    for path in (Path(__file__).parents[2] / "internvl_chat").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("ImageError", "RecordError"):
                 last = call.args[-1]

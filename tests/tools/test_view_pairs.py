@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from internvl_chat.records import VideoClip
+from internvl_chat.records.rows import VideoClip
 from tests.videos import number_of, write_mp4
 from tools import view_pairs
 from tools.view_pairs import embed, embed_frames, mark_differences, sample_rows

@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from tools.reasoning_data_pipeline import sampling
-from tools.reasoning_data_pipeline.engines import Completion, Failure
+from tools.reasoning_data_pipeline.answers.steps import ScoredStep
+from tools.reasoning_data_pipeline.engines.protocol import Completion, Failure
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample_answers
-from tools.reasoning_data_pipeline.steps import ScoredStep
+from tools.reasoning_data_pipeline.sampling import pipeline as sampling
 from tools.reasoning_data_pipeline.visualprm_data_pipeline import main
 
 QUESTION = {"image": "square_small.png", "question": "How many?", "answer": "3", "id": "q"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from internvl_chat.meta import read_meta
-from internvl_chat.records import PreferencePair, Source
+from internvl_chat.records.meta import read_meta
+from internvl_chat.records.rows import PreferencePair, Source
 from tools.reasoning_data_pipeline.visualprm_data_pipeline_postprocess import main
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.evaluation.answering import Answered
 from tools.evaluation.statistics import Interval, share_interval, wilson
-from tools.reasoning_data_pipeline.answers import Outcome
+from tools.reasoning_data_pipeline.answers.checker import Outcome
 
 
 def percent(share: float) -> float:

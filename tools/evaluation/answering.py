@@ -9,13 +9,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from internvl_chat.jsonl import JsonlFile
-from internvl_chat.records import parse_row, shown
+from internvl_chat.records.jsonl import JsonlFile
+from internvl_chat.records.rows import parse_row, shown
 from tools.evaluation.questions import Question
-from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, Verdict, parse_answer
-from tools.reasoning_data_pipeline.durable import json_line, write_atomically
-from tools.reasoning_data_pipeline.engines import EngineOptions, Failure, Request, open_engine
-from tools.reasoning_data_pipeline.store import sample_seed
+from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Verdict, parse_answer
+from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Failure, Request, open_engine
+from tools.reasoning_data_pipeline.files.durable import json_line, write_atomically
+from tools.reasoning_data_pipeline.files.store import sample_seed
 
 AnswerRows = dict[str, dict[str, dict[str, Any]]]
 """Way of asking -> key of the question -> its row, see `answer_rows`."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from tools.evaluation.accuracy import percent, percents
 from tools.evaluation.statistics import mcnemar, mean_interval, sign_flip
-from tools.reasoning_data_pipeline.answers import Outcome
+from tools.reasoning_data_pipeline.answers.checker import Outcome
 
 LEVEL = 0.05  # of the tests
 Rows = Mapping[str, Mapping[str, Any]]

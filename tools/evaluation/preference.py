@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from internvl_chat.dataset import MixtureDataset
-from internvl_chat.forward import PairLogps, answer_logps, pair_logps, use_shared_prefix
+from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.model import load_config, load_model, load_tokenizer
-from internvl_chat.packing import collate_packed
+from internvl_chat.packed.forward import PairLogps, answer_logps, pair_logps, use_shared_prefix
+from internvl_chat.packed.packing import collate_packed
 from tools.evaluation.accuracy import percent, percents
 from tools.evaluation.statistics import mean_interval, wilson
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from internvl_chat.records import shown
+from internvl_chat.records.rows import shown
 from tools.evaluation.accuracy import field_of, percent, percents
 from tools.evaluation.answering import Answered, Vote
 from tools.evaluation.questions import Question
 from tools.evaluation.statistics import Interval, bootstrap, wilson
-from tools.reasoning_data_pipeline.answers import Outcome, accepted_texts
+from tools.reasoning_data_pipeline.answers.checker import Outcome, accepted_texts
 
 _YES, _NO = frozenset({"yes", "是", "是的", "有"}), frozenset({"no", "不是", "否", "没有", "不"})
 _WORD = re.compile(r"[a-z]+|不是|没有|是的|[是有否不]")

@@ -17,12 +17,12 @@ from typing import Any
 
 import xxhash
 
-from internvl_chat.jsonl import JsonlFile
-from internvl_chat.records import Prompt, RecordError, Source, parse_row, shown
+from internvl_chat.records.jsonl import JsonlFile
+from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
 from tools.evaluation.vlmevalkit import wording
-from tools.reasoning_data_pipeline.answers import accepted_texts, modes_for_dataset
-from tools.reasoning_data_pipeline.prompt_files import ImageRoots
-from tools.reasoning_data_pipeline.prompts import ask, split_placeholders, version_for
+from tools.reasoning_data_pipeline.answers.checker import accepted_texts, modes_for_dataset
+from tools.reasoning_data_pipeline.prompts.files import ImageRoots
+from tools.reasoning_data_pipeline.prompts.wording import ask, split_placeholders, version_for
 
 OPTIONS_MARK = "Choices:"  # a question with this line, such as MathVista's `query`, has its options in its text
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import xxhash
 
-from internvl_chat.records import Prompt
+from internvl_chat.records.rows import Prompt
 from tools.evaluation.questions import read_rows, right_answers
-from tools.reasoning_data_pipeline.durable import json_line, write_atomically
-from tools.reasoning_data_pipeline.prompt_files import ImageRoots
+from tools.reasoning_data_pipeline.files.durable import json_line, write_atomically
+from tools.reasoning_data_pipeline.prompts.files import ImageRoots
 
 OPTION_FIELDS = frozenset({"choices", "options", *ascii_uppercase})
 BUCKETS = 1 << 32

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tools.reasoning_data_pipeline.engines import Request
-from tools.reasoning_data_pipeline.prompt_files import Task
-from tools.reasoning_data_pipeline.sampling import Pipeline, run_pipeline
-from tools.reasoning_data_pipeline.sampling_arguments import sampling_parser
-from tools.reasoning_data_pipeline.sampling_run import SamplingRun
+from tools.reasoning_data_pipeline.engines.protocol import Request
+from tools.reasoning_data_pipeline.prompts.files import Task
+from tools.reasoning_data_pipeline.sampling.arguments import sampling_parser
+from tools.reasoning_data_pipeline.sampling.pipeline import Pipeline, run_pipeline
+from tools.reasoning_data_pipeline.sampling.run import SamplingRun
 
 
 def sample(run: SamplingRun) -> None:

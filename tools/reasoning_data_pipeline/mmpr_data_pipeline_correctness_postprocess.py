@@ -31,10 +31,16 @@ from typing import Any
 
 import xxhash
 
-from tools.reasoning_data_pipeline.answers import AnswerChecker, modes_for_dataset
-from tools.reasoning_data_pipeline.durable import json_line, open_for_append, whole_lines
-from tools.reasoning_data_pipeline.judging import Verdicts
-from tools.reasoning_data_pipeline.pair_index import (
+from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, modes_for_dataset
+from tools.reasoning_data_pipeline.answers.judging import Verdicts
+from tools.reasoning_data_pipeline.files.durable import json_line, open_for_append, whole_lines
+from tools.reasoning_data_pipeline.pairs.correctness import (
+    OUTPUTS,
+    PAIR_KINDS,
+    DatasetRun,
+    PairOptions,
+)
+from tools.reasoning_data_pipeline.pairs.index import (
     forget_finished,
     input_record,
     is_finished,
@@ -42,17 +48,11 @@ from tools.reasoning_data_pipeline.pair_index import (
     publish,
     write_finished,
 )
-from tools.reasoning_data_pipeline.pair_runs import (
-    OUTPUTS,
-    PAIR_KINDS,
-    DatasetRun,
-    PairOptions,
-)
-from tools.reasoning_data_pipeline.pair_summary import format_summary
-from tools.reasoning_data_pipeline.sampled_files import SampledDataset, find_datasets
-from tools.reasoning_data_pipeline.worker import Worker
+from tools.reasoning_data_pipeline.pairs.sampled import SampledDataset, find_datasets
+from tools.reasoning_data_pipeline.pairs.summary import format_summary
+from tools.reasoning_data_pipeline.sampling.worker import Worker
 
-CHECK_SOURCES = ("answer*.py", "algebra*.py", "expression*.py", "formulas.py", "number_words.py")
+CHECK_SOURCES = ("answers/*.py",)
 
 
 class VerdictCache:

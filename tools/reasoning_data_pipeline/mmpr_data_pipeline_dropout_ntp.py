@@ -16,14 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from internvl_chat.records import PreferencePair, Prompt, RecordError
-from tools.reasoning_data_pipeline.engines import Request
-from tools.reasoning_data_pipeline.prompt_files import Task
-from tools.reasoning_data_pipeline.prompts import split_placeholders, without_images
-from tools.reasoning_data_pipeline.sampling import Pipeline, run_pipeline
-from tools.reasoning_data_pipeline.sampling_arguments import sampling_parser
-from tools.reasoning_data_pipeline.sampling_run import KEY_SEPARATOR, SamplingRun
-from tools.reasoning_data_pipeline.steps import answer_prefix
+from internvl_chat.records.rows import PreferencePair, Prompt, RecordError
+from tools.reasoning_data_pipeline.answers.steps import answer_prefix
+from tools.reasoning_data_pipeline.engines.protocol import Request
+from tools.reasoning_data_pipeline.prompts.files import Task
+from tools.reasoning_data_pipeline.prompts.wording import split_placeholders, without_images
+from tools.reasoning_data_pipeline.sampling.arguments import sampling_parser
+from tools.reasoning_data_pipeline.sampling.pipeline import Pipeline, run_pipeline
+from tools.reasoning_data_pipeline.sampling.run import KEY_SEPARATOR, SamplingRun
 
 WINDOW = 4096  # prompts whose chosen answers are generated before their continuations; the engine runs dry after each
 

@@ -28,10 +28,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from internvl_chat.records import Prompt, RecordError, Source, parse_row, shown
-from tools.reasoning_data_pipeline.durable import json_line
-from tools.reasoning_data_pipeline.group_runs import GroupConversion, add_conversion_flags, run_conversion
-from tools.reasoning_data_pipeline.pairs import Group, draw, question_key
+from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
+from tools.reasoning_data_pipeline.files.durable import json_line
+from tools.reasoning_data_pipeline.pairs.drawing import Group, draw, question_key
+from tools.reasoning_data_pipeline.pairs.groups import GroupConversion, add_conversion_flags, run_conversion
 
 OUTPUTS = {"pairs": "raw/{}_pairs_rewards.jsonl"}
 METAS = {"meta.json": "pairs"}

@@ -18,14 +18,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from internvl_chat.records import RecordError, SampledResponse
-from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, Question, modes_for_dataset, parse_answer
-from tools.reasoning_data_pipeline.engines import Request
-from tools.reasoning_data_pipeline.prompt_files import Task
-from tools.reasoning_data_pipeline.sampling import Pipeline, run_pipeline
-from tools.reasoning_data_pipeline.sampling_arguments import sampling_parser
-from tools.reasoning_data_pipeline.sampling_run import KEY_SEPARATOR, SamplingRun
-from tools.reasoning_data_pipeline.steps import STEP_BREAK, ScoredStep, StepPrefix, score_steps, split_steps
+from internvl_chat.records.rows import RecordError, SampledResponse
+from tools.reasoning_data_pipeline.answers.checker import (
+    AnswerChecker,
+    Outcome,
+    Question,
+    modes_for_dataset,
+    parse_answer,
+)
+from tools.reasoning_data_pipeline.answers.steps import STEP_BREAK, ScoredStep, StepPrefix, score_steps, split_steps
+from tools.reasoning_data_pipeline.engines.protocol import Request
+from tools.reasoning_data_pipeline.prompts.files import Task
+from tools.reasoning_data_pipeline.sampling.arguments import sampling_parser
+from tools.reasoning_data_pipeline.sampling.pipeline import Pipeline, run_pipeline
+from tools.reasoning_data_pipeline.sampling.run import KEY_SEPARATOR, SamplingRun
 
 WINDOW = 32  # prompts whose answers are scored together, level by level
 

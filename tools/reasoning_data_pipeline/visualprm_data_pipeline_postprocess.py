@@ -23,11 +23,17 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from internvl_chat.records import Prompt, RecordError, Source, parse_row, shown
-from tools.reasoning_data_pipeline.durable import json_line
-from tools.reasoning_data_pipeline.group_runs import GroupConversion, add_conversion_flags, run_conversion
-from tools.reasoning_data_pipeline.pairs import Group, draw, question_key
-from tools.reasoning_data_pipeline.steps import STEP_BREAK, ScoredStep, orm_conversation, prm_conversation, step_pairs
+from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
+from tools.reasoning_data_pipeline.answers.steps import (
+    STEP_BREAK,
+    ScoredStep,
+    orm_conversation,
+    prm_conversation,
+    step_pairs,
+)
+from tools.reasoning_data_pipeline.files.durable import json_line
+from tools.reasoning_data_pipeline.pairs.drawing import Group, draw, question_key
+from tools.reasoning_data_pipeline.pairs.groups import GroupConversion, add_conversion_flags, run_conversion
 
 OUTPUTS = {"conversations": "raw/{}_prm.jsonl", "pairs": "raw/{}_pairs_step_scores.jsonl"}
 METAS = {"meta.json": "pairs", "prm_meta.json": "conversations"}

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from internvl_chat.mixture import MixedDataset
-from internvl_chat.records import Source
-from tools.reasoning_data_pipeline.durable import json_line, open_for_append, whole_lines
+from internvl_chat.data.mixture import MixedDataset
+from internvl_chat.records.rows import Source
+from tools.reasoning_data_pipeline.files.durable import json_line, open_for_append, whole_lines
 from tools.validation.rows import RowChecker
 
 CHUNK_ROWS = 500

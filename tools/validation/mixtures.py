@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from internvl_chat.meta import DatasetSpec, read_entries
-from internvl_chat.mixture import MixedDataset, open_dataset
-from internvl_chat.objects import ObjectError
-from internvl_chat.records import shown
+from internvl_chat.data.mixture import MixedDataset, open_dataset
+from internvl_chat.records.meta import DatasetSpec, read_entries
+from internvl_chat.records.objects import ObjectError
+from internvl_chat.records.rows import shown
 from tools.validation.faults import Finding
 
 LEAST_PAIRS, MOST_LONGER = 100, 0.9

@@ -9,8 +9,8 @@ from functools import lru_cache
 import xxhash
 from PIL import Image
 
-from internvl_chat.images import DECODE_ERRORS, decode_rgb, open_image, resolve_image
-from internvl_chat.video import Clip, open_video, read_frames
+from internvl_chat.data.images import DECODE_ERRORS, decode_rgb, open_image, resolve_image
+from internvl_chat.data.video import Clip, open_video, read_frames
 
 REMEMBERED = 65_536  # image files
 SMALLEST_SIDE = 10  # pixels

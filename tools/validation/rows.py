@@ -13,13 +13,13 @@ from functools import partial
 
 import xxhash
 
-from internvl_chat.dataset import plan_frames, plan_tiles
-from internvl_chat.images import Grid, ImageError, Tiling, count_tiles
-from internvl_chat.mixture import MixedDataset
+from internvl_chat.data.dataset import plan_frames, plan_tiles
+from internvl_chat.data.images import Grid, ImageError, Tiling, count_tiles
+from internvl_chat.data.mixture import MixedDataset
+from internvl_chat.data.tokenization import RowTokenizer, check_answers, place_frames, place_images
+from internvl_chat.data.video import FrameLimits
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
-from internvl_chat.records import PreferencePair, RecordError, Source, parse_row
-from internvl_chat.tokenization import RowTokenizer, check_answers, place_frames, place_images
-from internvl_chat.video import FrameLimits
+from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
 from tools.validation.pictures import Picture, PictureReader
 from tools.validation.texts import squeezed, suspicious_texts
 

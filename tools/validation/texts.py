@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
-from internvl_chat.records import PreferencePair, shown
-from tools.reasoning_data_pipeline.answer_checks.parsing import parse_answer
+from internvl_chat.records.rows import PreferencePair, shown
+from tools.reasoning_data_pipeline.answers.parsing import parse_answer
 
 # What a question contains that asks for the answer in the form of a prompt version.
 _FORMS = (("<think>", "en_r1"), (r"\boxed", "en_v2"), ("Final answer:", "en"), ("答案:", "zh"), ("答案：", "zh"))

@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tools.reasoning_data_pipeline.prompts import INSTRUCTIONS, REASONING
+from tools.reasoning_data_pipeline.prompts.wording import INSTRUCTIONS, REASONING
 from tools.visual_reasoning.scenes import COLOURS, PLACES, SHAPES, Scene, Shape, draw_scene
 
 DESCRIBE = "What is in the picture?"

@@ -1,0 +1,96 @@
+"""Samples to a batch: chosen and rejected padded apart, tiles of all rows one after the other.
+
+The names and shapes are those that MMPR training code expects; what is added are `row_ids`, `prompt_lengths` and
+`num_tiles`, which packing needs, and `skipped`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from internvl_chat.data.dataset import SkippedRow
+from internvl_chat.model.constants import IGNORE_INDEX
+
+SIDES = ("chosen", "rejected")
+
+
+def dpo_concat_pad_data_collator(features: Sequence[Mapping[str, Any] | SkippedRow], pad_id: int = 0) -> dict[str, Any]:
+    """Collate preference samples.
+
+    In, two samples (pixels left out: the first has 2 tiles, the second, a text row, its blank one) and a skipped row:
+
+        [{"chosen_input_ids": [5, 6, 7], "chosen_labels": [-100, 6, 7], "rejected_input_ids": [5, 8],
+          "rejected_labels": [-100, 8], "image_flags": [1, 1], "row_id": "a:1", "prompt_length": 1},
+         {"chosen_input_ids": [0, 9], "chosen_labels": [-100, 9], "rejected_input_ids": [0, 3, 4],
+          "rejected_labels": [-100, 3, 4], "image_flags": [0], "row_id": "b:7", "prompt_length": 1},
+         SkippedRow("b.jsonl", 8, "b:8", "field 'rejected' is missing")]
+
+    Out, with pad_id 0:
+
+        {"chosen_input_ids": [[5, 6, 7], [0, 9, 0]], "chosen_labels": [[-100, 6, 7], [-100, 9, -100]],
+         "chosen_attention_mask": [[1, 1, 1], [1, 1, 0]],
+         "rejected_input_ids": [[5, 8, 0], [0, 3, 4]], "rejected_labels": [[-100, 8, -100], [-100, 3, 4]],
+         "rejected_attention_mask": [[1, 1, 0], [1, 1, 1]],
+         "pixel_values": (3, 3, H, W), "image_flags": [1, 1, 0],
+         "row_ids": ["a:1", "b:7"], "prompt_lengths": [1, 1], "num_tiles": [2, 1],
+         "skipped": [SkippedRow("b.jsonl", 8, "b:8", ...)]}
+
+    Masks come from lengths, so a real token with id pad_id is seen. Samples without `row_id` or `prompt_length`, as
+    other code makes them, or without a rejected side give a batch without these keys; `skipped` is there when there is
+    one, and alone where all rows were skipped. The samples are left as they are; their dtypes are kept.
+
+    Args:
+        features: samples of `MixtureDataset`, 1-D tensors and (T, 3, H, W) pixels, or `SkippedRow`s.
+        pad_id: fills input ids behind their end.
+
+    Raises:
+        ValueError: some samples of a batch have a rejected side and others have none.
+    """
+    skipped = [feature for feature in features if isinstance(feature, SkippedRow)]
+    rows = [feature for feature in features if not isinstance(feature, SkippedRow)]
+    batch: dict[str, Any] = {}
+    if rows:
+        for side in SIDES:
+            batch |= _pad_side(rows, side, pad_id)
+        batch |= _join_tiles(rows) | _row_facts(rows)
+    return batch | ({"skipped": skipped} if skipped else {})
+
+
+def _join_tiles(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """All tiles and flags (T, ...), and how many tiles each row has (B,)."""
+    return {
+        "pixel_values": torch.cat([row["pixel_values"] for row in rows]),
+        "image_flags": torch.cat([torch.as_tensor(row["image_flags"]) for row in rows]),
+        "num_tiles": torch.tensor([len(row["pixel_values"]) for row in rows]),
+    }
+
+
+def _row_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Row ids (B strings) and prompt lengths (B,), where the samples have them."""
+    facts: dict[str, Any] = {}
+    if all("row_id" in row for row in rows):
+        facts["row_ids"] = [row["row_id"] for row in rows]
+    if all("prompt_length" in row for row in rows):
+        facts["prompt_lengths"] = torch.tensor([row["prompt_length"] for row in rows])
+    return facts
+
+
+def _pad_side(rows: Sequence[Mapping[str, Any]], side: str, pad_id: int) -> dict[str, torch.Tensor]:
+    """Ids, labels and mask (B, S) of one side, S its longest row; {} where no row has that side."""
+    having = [row for row in rows if f"{side}_input_ids" in row]
+    if len(having) not in (0, len(rows)):
+        raise ValueError(f"{len(having)} of {len(rows)} samples have a {side} answer; a batch takes all or none")
+    if not having:
+        return {}
+    ids = [torch.as_tensor(row[f"{side}_input_ids"]) for row in rows]
+    labels = [torch.as_tensor(row[f"{side}_labels"]) for row in rows]
+    lengths = torch.tensor([len(row) for row in ids])
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {
+        f"{side}_input_ids": pad(ids, batch_first=True, padding_value=pad_id),
+        f"{side}_labels": pad(labels, batch_first=True, padding_value=IGNORE_INDEX),
+        f"{side}_attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+    }

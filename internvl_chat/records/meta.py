@@ -1,0 +1,136 @@
+"""meta.json: the data sets of a training mixture, checked at the door.
+
+    {"chartqa": {"root": "images/", "annotation": "chartqa.jsonl", "data_augment": false, "repeat_time": 0.5}}
+
+Loads without torch: the data pipelines write the file that training reads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from internvl_chat.records.rows import shown
+
+MAX_TILES = 256  # of a row: more is a slip of the pen, and planning them takes long
+MAX_REPEATS = 1_000_000
+_MAX_DIGITS = 18  # of a `length` in quotes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One entry of meta.json: a data set of a mixture.
+
+    `repeat_time` r >= 0 over n rows gives round-half-up(r n) rows; `max_dynamic_patch` >= 1 overrides the flag, None
+    leaves it; `length` is advisory (rows that the author of meta.json counted); paths are as written.
+    """
+
+    name: str
+    root: str
+    annotation: str
+    data_augment: bool = False
+    max_dynamic_patch: int | None = None
+    repeat_time: float = 1
+    length: int | None = None
+
+    FIELDS: ClassVar[frozenset[str]] = frozenset(
+        {"root", "annotation", "data_augment", "max_dynamic_patch", "repeat_time", "length"}
+    )
+
+    @classmethod
+    def from_entry(cls, name: str, entry: object, meta_file: str) -> DatasetSpec:
+        """Check one entry of `meta_file`; ValueError names file, data set, field and value. Logs unknown fields."""
+        at = f"{meta_file}: data set {shown(name)}"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{at}: must be an object with 'root' and 'annotation', not {shown(entry)}")
+        if unknown := sorted(set(entry) - cls.FIELDS):
+            logger.warning("%s: ignored fields %s; known ones: %s", at, shown(unknown), sorted(cls.FIELDS))
+        return cls(
+            name=name,
+            root=_meta_text(entry, "root", at, may_be_empty=True),
+            annotation=_meta_text(entry, "annotation", at),
+            data_augment=_meta_bool(entry, "data_augment", at),
+            max_dynamic_patch=_meta_count(entry, "max_dynamic_patch", at, least=1, most=MAX_TILES),
+            repeat_time=_meta_repeat(entry, at),
+            length=_meta_length(entry, at),
+        )
+
+    def to_entry(self) -> dict[str, Any]:
+        """The value to write under `name` in a meta.json; fields that are None are left out."""
+        return {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
+
+
+def _meta_text(entry: Mapping[str, Any], key: str, at: str, *, may_be_empty: bool = False) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not (value or may_be_empty):
+        raise ValueError(f"{at}: {key!r} must be a path, not {shown(value)}")
+    return value
+
+
+def _meta_bool(entry: Mapping[str, Any], key: str, at: str) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{at}: {key!r} must be true or false, not {shown(value)}")
+    return value
+
+
+def _meta_count(entry: Mapping[str, Any], key: str, at: str, *, least: int, most: int = 10**_MAX_DIGITS) -> int | None:
+    value = entry.get(key)
+    if value is None or (type(value) is int and least <= value <= most):
+        return value
+    limit = f" and <= {most}" if most == MAX_TILES else ""
+    raise ValueError(f"{at}: {key!r} must be a whole number >= {least}{limit}, not {shown(value)}")
+
+
+def _meta_repeat(entry: Mapping[str, Any], at: str) -> float:
+    value = entry.get("repeat_time", 1)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"{at}: 'repeat_time' must be a finite number >= 0, not {shown(value)}")
+    if value > MAX_REPEATS:
+        raise ValueError(f"{at}: 'repeat_time' must be at most {MAX_REPEATS}, not {shown(value)}")
+    return value
+
+
+def _meta_length(entry: Mapping[str, Any], at: str) -> int | None:
+    value = entry.get("length")
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _MAX_DIGITS:
+        value = int(value)
+    return _meta_count({"length": value}, "length", at, least=0)
+
+
+def read_meta(path: str | Path) -> list[DatasetSpec]:
+    """The data sets of a meta.json in file order; FileNotFoundError, or ValueError naming what is wrong where."""
+    return [DatasetSpec.from_entry(name, entry, str(path)) for name, entry in read_entries(path).items()]
+
+
+def read_entries(path: str | Path) -> dict[str, object]:
+    """The entries of a meta.json by name, not checked yet; errors as `read_meta`."""
+    if not Path(path).is_file():
+        kind = "not a regular file" if Path(path).exists() else "no such file"
+        raise FileNotFoundError(f"{path}: {kind}; name the meta.json of a mixture, see data/README.md")
+    try:
+        meta = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: not a usable meta.json: nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a usable meta.json: {error}") from error
+    if not isinstance(meta, dict) or not meta:
+        raise ValueError(f"{path}: must be an object of data sets by name, not {shown(meta)}")
+    return meta
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name given twice would silently lose its first data set."""
+    if doubled := sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1):
+        raise ValueError(f"names given twice: {shown(doubled)}")
+    return dict(pairs)

@@ -1,0 +1,151 @@
+"""Log-probs of the frozen reference: what the preference losses measure the policy against.
+
+Two sources give the same numbers. `FrozenReference` holds a second model: no gradients, evaluation mode (so no drop
+path), and under DeepSpeed an engine of its own, partitioned like the policy. `CachedReference` reads what such a model
+said before: the second model is gone after one pass over the data, and never needed again for the same answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import xxhash
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from trl.models.utils import prepare_deepspeed
+
+from internvl_chat.model import InternVLChatModel
+from internvl_chat.packed.forward import PairLogps, answer_logps, idle_batch, pair_logps
+from internvl_chat.reference.cache import LogpsCache
+
+logger = logging.getLogger(__name__)
+
+LAYOUT_VERSION = 2  # of the packed forward; raise it when a change moves log-probs by more than rounding
+
+
+class Reference(Protocol):
+    """Gives log-probs to batches."""
+
+    def logps(self, batch: dict[str, Any]) -> PairLogps:
+        """Sequence log-probs of both answers of each pair of a packed batch, (B,) each, without a graph."""
+
+
+class FrozenReference:
+    """A frozen model and the log-probs that it gives to a batch."""
+
+    def __init__(self, model: InternVLChatModel, accelerator: Accelerator) -> None:
+        """Freeze the model and place it as the policy is placed.
+
+        Args:
+            model: loaded like the policy; its weights are not copied.
+            accelerator: the Trainer's, which knows the device and DeepSpeed's stage.
+        """
+        model.requires_grad_(False)
+        model.eval()
+        self.unwrapped = model
+        self.autocast = accelerator.autocast
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            self.model: Any = prepare_deepspeed(model, accelerator)
+        else:
+            self.model = model.to(accelerator.device)
+
+    @torch.no_grad()
+    def answer_logps(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Log-probs (A,) of the distinct answers of a packed batch, in the number format of the policy."""
+        with self.autocast():
+            return answer_logps(self.model, batch)
+
+    def logps(self, batch: dict[str, Any]) -> PairLogps:
+        """Sequence log-probs of both answers of each pair of a packed batch, (B,) each, without a graph."""
+        return pair_logps(self.answer_logps(batch), batch["packed"])
+
+
+class CachedReference:
+    """Log-probs that a reference gave before, read from disk."""
+
+    def __init__(self, cache: LogpsCache) -> None:
+        """Read from `cache`, which `fill_cache` has filled."""
+        self.cache = cache
+
+    def logps(self, batch: dict[str, Any]) -> PairLogps:
+        """Sequence log-probs of both answers of each pair of a packed batch, (B,) each.
+
+        Raises:
+            LookupError: an answer is not in the cache; names the rows.
+        """
+        row = batch["packed"]
+        found = self.cache.lookup(row.answer_keys)
+        if np.isnan(found).any():
+            self.cache.forget_filled()
+            raise LookupError(
+                f"{self.cache.folder}: {int(np.isnan(found).sum())} of {len(found)} reference log-probs of rows "
+                f"{batch.get('row_ids')} are missing: an image, answer or setting changed after the cache was filled; "
+                "start the run again to compute them, or use --reference model"
+            )
+        return pair_logps(torch.from_numpy(found).to(row.labels.device), row)
+
+
+def cache_folder(root: str | Path, source: Path, settings: str) -> Path:
+    """Folder of the cache of one reference: told apart by its weights, what configures its forward, and the layout.
+
+    Args:
+        root: of all caches.
+        source: local folder of the checkpoint; its safetensors are read whole.
+        settings: whatever else changes log-probs, such as number format and configuration.
+    """
+    digest = xxhash.xxh3_128(f"{LAYOUT_VERSION} {settings}".encode())
+    for path in sorted(source.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    return Path(root) / digest.hexdigest()
+
+
+def fill_cache(
+    cache: LogpsCache, reference: FrozenReference, batches: Iterable[dict[str, Any]], accelerator: Accelerator
+) -> int:
+    """Compute what the cache lacks of these batches; resumable, since each batch is on disk before the next begins.
+
+    Args:
+        cache: of this reference; ranks append to shards of their own.
+        reference: the model.
+        batches: packed, this rank's share; every rank has the same number of them.
+        accelerator: knows the ranks and the device.
+
+    Returns:
+        The number of answers that this rank computed.
+    """
+    computed = 0
+    for batch in batches:
+        keys = batch["packed"].answer_keys if "packed" in batch else ()
+        missing = np.isnan(cache.lookup(keys))
+        # A partitioned model runs on all ranks or on none.
+        if not any_rank(bool(missing.any()), accelerator):
+            continue
+        runnable = batch if "packed" in batch else idle_batch(reference.unwrapped, accelerator.device)
+        moved = {
+            name: value.to(accelerator.device) if hasattr(value, "to") else value for name, value in runnable.items()
+        }
+        logps = reference.answer_logps(moved).tolist()
+        fresh = [(key, logp) for key, logp, lacks in zip(keys, logps, missing, strict=False) if lacks]
+        if fresh:
+            cache.append(*zip(*fresh, strict=True))
+        computed += len(fresh)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        cache.merge()
+    accelerator.wait_for_everyone()
+    cache.reload()
+    return computed
+
+
+def any_rank(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether the flag is set on any rank; a collective."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum"))

@@ -1,0 +1,359 @@
+"""MultimodalDPOTrainer: transformers' Trainer for preference pairs. It has no maths of its own.
+
+A step is: packed batch -> log-probs by policy and reference (`forward`, `reference`) -> loss (`losses`) -> metrics.
+Losses divide by the pairs of the whole optimizer step over all ranks, so a pair weighs the same wherever it lands.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import DistributedType, PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin, release_memory
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers.trainer_pt_utils import get_parameter_names
+from trl.trainer.callbacks import SyncRefModelCallback
+
+from internvl_chat.arguments import MPOConfig
+from internvl_chat.checkpoint.resume import REFERENCE_WEIGHTS, RESUME_FOLDER, load_weights, save_weights
+from internvl_chat.losses.mixture import PreferenceLogps, PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
+from internvl_chat.model import InternVLChatModel
+from internvl_chat.packed.forward import (
+    PairLogps,
+    answer_logps,
+    idle_batch,
+    kernel_refusals,
+    packed,
+    pair_logps,
+    use_shared_prefix,
+)
+from internvl_chat.packed.packing import collate_packed
+from internvl_chat.packed.sequence_parallel import SequenceGroup, split_rows
+from internvl_chat.reference.cache import LogpsCache
+from internvl_chat.reference.frozen import CachedReference, FrozenReference, Reference, fill_cache
+from internvl_chat.run.guards import CurveWatch, StepGuard
+from internvl_chat.run.ledger import SkippedRows
+from internvl_chat.run.metrics import pair_metrics
+from internvl_chat.run.resumable import ResumableTrainer
+from internvl_chat.run.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
+
+
+class MultimodalDPOTrainer(ResumableTrainer):
+    """Preference optimization of an InternVL policy against a frozen reference (arXiv 2411.10442).
+
+    Attributes:
+        running_mean: BCO's delta; saved with every checkpoint, still during evaluation.
+        mixture: the losses with their weights.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole step
+
+    def __init__(
+        self,
+        model: InternVLChatModel,
+        ref_model: InternVLChatModel | None,
+        args: MPOConfig,
+        *,
+        processing_class: PreTrainedTokenizerBase,
+        source: str | Path,
+        reference: Reference | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prepare policy and reference for packed rows.
+
+        Args:
+            model: the policy.
+            ref_model: the frozen reference, None where no loss compares with one or `reference` takes its place.
+            args: how to train.
+            processing_class: tokenizer of the checkpoint.
+            source: local folder of the checkpoint, which every saved one takes after.
+            reference: gives reference log-probs without a model, see `CachedReference`.
+            callbacks: as in transformers.
+            kwargs: `train_dataset`, `eval_dataset`, `data_collator` and so on, as in transformers.
+
+        Raises:
+            ValueError: a loss needs a reference and there is none.
+        """
+        self.mixture = args.loss_mixture()
+        if self.mixture.needs_reference and ref_model is None and reference is None:
+            raise ValueError(f"loss_type {args.loss_type!r} compares with a reference: pass ref_model")
+        kwargs.setdefault("data_collator", partial(collate_packed, pad_id=processing_class.pad_token_id))
+        use_shared_prefix(model)
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
+        for refusal in kernel_refusals(model.language_model, args.device, dtype):
+            logger.info("packed rows are attended to in groups, not by the varlen kernel, %s", refusal)
+        super().__init__(model, args, processing_class=processing_class, callbacks=callbacks, **kwargs)
+        self.model_accepts_loss_kwargs = True
+        if not self.is_world_process_zero():
+            self.remove_callback(PrinterCallback)  # it would print on the first rank of every node
+        self.source = Path(source)
+        self.running_mean = RunningMean()
+        self.eval_skipped = SkippedRows(Path(args.output_dir) / "eval_skipped.jsonl")
+        self.guard = StepGuard(args.device)
+        self.skipped_steps = 0
+        self.add_callback(CurveWatch())
+        self.add_callback(Watchdog(Path(args.output_dir), args.process_index, args.watchdog_seconds))
+        if ref_model is not None:
+            use_shared_prefix(ref_model)
+        if args.sequence_parallel_size > 1:
+            group = SequenceGroup.of_neighbours(args.sequence_parallel_size)
+            for split in filter(None, (model, ref_model)):
+                split_rows(split, group)
+        self.reference = reference
+        if ref_model is not None:
+            self.reference = FrozenReference(ref_model, self.accelerator)
+            if args.sync_ref_model:
+                self.add_callback(SyncRefModelCallback(ref_model, self.accelerator))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in transformers; FSDP on CPUs too, which accelerate would train with DDP without a word."""
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if self.args.fsdp and state.distributed_type == DistributedType.MULTI_CPU:
+            state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
+
+    def cache_reference(self, cache: LogpsCache, data_name: str) -> int:
+        """Let the reference model say all it has to say about the data, write that down, and let the model go.
+
+        Args:
+            cache: of this reference.
+            data_name: tells the data sets of this run from others; the cache remembers that it holds them all.
+
+        Returns:
+            The number of log-probs that this rank computed; those that the cache had already are not.
+
+        Raises:
+            ValueError: the reference is no model.
+        """
+        if not isinstance(self.reference, FrozenReference):
+            raise ValueError(f"only a model can fill a cache, the reference is {self.reference!r}")
+        computed = 0
+        for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
+            batches = tqdm(
+                self._share_of_rank(dataset),
+                desc="reference log-probs",
+                disable=self.args.disable_tqdm or not self.accelerator.is_main_process,
+            )
+            computed += fill_cache(cache, self.reference, batches, self.accelerator)
+        cache.mark_filled(data_name)
+        self.reference = CachedReference(cache)
+        gc.collect()
+        release_memory()
+        return computed
+
+    def _share_of_rank(self, dataset: Any) -> DataLoader:
+        """Every sample of the dataset on one of the ranks, in as many batches on each; the last ones may be empty."""
+        size, world = self.args.per_device_train_batch_size, self.data_world_size
+        mine = range(self.data_rank, len(dataset), world)
+        num_batches = -(-len(dataset) // (world * size))
+        return self._loader(dataset, [list(mine[k * size : (k + 1) * size]) for k in range(num_batches)])
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """Loss of one micro-batch.
+
+        Args:
+            model: the policy as wrapped for training.
+            inputs: a batch of the collator.
+            return_outputs: also return the PreferenceLoss, None where every row of the batch was skipped.
+            num_items_in_batch: pairs of the optimizer step over all ranks; None for the mean over this batch.
+
+        A loss that is not finite is found at the end of the step, see `StepGuard`.
+        """
+        if self.counts_rows:
+            self._count_rows(inputs, is_training=model.training)
+        is_idle = "pixel_values" not in inputs
+        if is_idle:  # all ranks have to run the same modules
+            inputs = idle_batch(self.accelerator.unwrap_model(model), self.args.device)
+        inputs = packed(inputs)
+        row = inputs["packed"]
+        policy = pair_logps(answer_logps(model, inputs), row)
+        reference = self.reference.logps(inputs) if self.reference is not None else None
+        if is_idle:
+            if self.mixture.needs_delta and model.training:
+                self.running_mean.update(policy.chosen[:0])
+            return (policy.chosen.sum() * 0.0, None) if return_outputs else policy.chosen.sum() * 0.0
+        result = self._preference_loss(policy, reference, is_training=model.training)
+        num_pairs = len(policy.chosen)
+        metrics = pair_metrics(policy, result, reference)
+        if model.training:
+            self.guard.add(result, inputs.get("row_ids", []))
+        else:
+            metrics["loss"] = result.total.detach().double() * num_pairs
+        if self.counts_rows:
+            self.sums["train" if model.training else "eval"].add(metrics, num_pairs, row.input_ids.numel())
+        loss = result.total
+        if num_items_in_batch is not None:  # the mean over ranks that follows takes num_processes out again
+            loss = loss * (num_pairs * self.accelerator.num_processes / num_items_in_batch)
+        return (loss, result) if return_outputs else loss
+
+    def _count_rows(self, inputs: dict[str, Any], *, is_training: bool) -> None:
+        """Enter the rows of a batch into the books."""
+        if is_training:
+            self.ledger.see(inputs.get("row_ids", []), inputs.get("skipped", []))
+        else:
+            self.eval_skipped.add(inputs.get("skipped", []))
+
+    def _preference_loss(self, policy: PairLogps, reference: PairLogps | None, *, is_training: bool) -> PreferenceLoss:
+        """Mixed loss of the pairs of a micro-batch; in training the delta takes their rewards in first."""
+        pairs = preference_logps(policy, reference)
+        delta = None
+        if self.mixture.needs_delta:
+            delta = self.running_mean.update(pairs.rewards(self.args.beta)) if is_training else self.running_mean.mean
+        return mixed_preference_loss(
+            pairs,
+            nll_loss(policy.chosen, policy.chosen_lengths, self.args.nll_mode),
+            self.mixture,
+            beta=self.args.beta,
+            label_smoothing=self.args.label_smoothing,
+            delta=delta,
+        )
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As in transformers, which refuses the batch of a rank for which no rows were left."""
+        return super()._prepare_inputs(inputs) if inputs else inputs
+
+    def get_batch_samples(self, *args: Any) -> tuple[list, Any]:
+        """The micro-batches of a step; what it will change in the books can be undone from here on."""
+        self._before = (self._tr_loss.clone(), copy.copy(self.sums["train"]), copy.copy(self.running_mean))
+        return super().get_batch_samples(*args)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """As in transformers; a step whose losses or gradient are not finite ends the run, or is not taken.
+
+        Raises:
+            FloatingPointError: on all ranks; names rows and parts of the loss.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP
+        # In float16 the scaler looks for overflows, which are part of its work.
+        problem = self.guard.check(None if self.args.fp16 else norm, self.model)
+        if problem is None:
+            return norm
+        if self.args.on_non_finite == "stop":
+            raise FloatingPointError(f"step {self.state.global_step + 1}: {problem}")
+        logger.warning("step %d is not taken: %s", self.state.global_step + 1, problem)
+        self._undo_step(model, problem)
+        return 0.0
+
+    def _undo_step(self, model: torch.nn.Module, problem: str) -> None:
+        """Leave weights, delta and metrics as they were before this step, and its rows as skipped."""
+        model.zero_grad(set_to_none=True)  # AdamW leaves alone what has no gradient; DeepSpeed saw for itself
+        before, self.sums["train"], self.running_mean = self._before
+        self._tr_loss.copy_(before)
+        self._globalstep_last_logged += 1  # its loss is in no mean
+        self.skipped_steps += 1
+        self.ledger.settle(problem)
+        self.ledger.flush(is_writer=self.args.should_save)
+
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[torch.Tensor | None, None, None]:
+        """Loss of an evaluation batch; its metrics are summed for the log."""
+        with torch.no_grad():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
+        """Pairs of an optimizer step over all ranks, at least 1."""
+        pairs = sum(len(batch.get("row_ids", [])) for batch in batch_samples)
+        count = torch.tensor(pairs, device=device)
+        if self.accelerator.num_processes > 1:
+            count = self.accelerator.reduce(count, reduction="sum")
+        return count.clamp(min=1)
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Names of the parameters with weight decay: all but biases and LayerNorms, as the original trained.
+
+        Today's transformers also spares RMS norms, by their names.
+        """
+        names = get_parameter_names(model, [torch.nn.LayerNorm])
+        return [name for name in names if not name.endswith("bias")]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the pair metrics over all ranks, the delta and the skips to an entry of the log.
+
+        Raises:
+            TooManySkips: more rows were skipped than `--max_skipped_share` allows.
+        """
+        if "loss" in logs or "eval_loss" in logs:
+            kind, prefix = ("train", "") if "loss" in logs else ("eval", "eval_")
+            metrics = self.sums[kind].read(self.accelerator)
+            if self.mixture.needs_delta:
+                metrics["delta"] = self.running_mean.mean.item()
+            metrics["skipped_rows"] = self._flush_skipped(kind)
+            if self.skipped_steps:
+                metrics["skipped_steps"] = self.skipped_steps
+            logs |= {f"{prefix}{name}": value for name, value in metrics.items()}
+        super().log(logs, start_time)
+
+    def _flush_skipped(self, kind: str) -> int:
+        """Rows skipped so far in training, or in this evaluation, over all ranks."""
+        if kind == "train":
+            return self.ledger.flush(is_writer=self.args.should_save)
+        return len(self.eval_skipped.flush(is_writer=self.args.should_save, anew=True))
+
+    @property
+    def is_zero3(self) -> bool:
+        """Whether every rank holds only shards of the weights."""
+        plugin = self.accelerator.state.deepspeed_plugin
+        return plugin is not None and plugin.zero_stage == 3
+
+    def save_state_into(self, fresh: Path, final: Path) -> None:
+        """As in `ResumableTrainer`, and a reference that moves."""
+        super().save_state_into(fresh, final)
+        if isinstance(self.reference, FrozenReference) and self.args.sync_ref_model and not self.is_zero3:
+            path = fresh / RESUME_FOLDER / REFERENCE_WEIGHTS
+            save_weights(self.reference.unwrapped.state_dict() if self.args.should_save else {}, path)
+
+    def load_state_from(self, folder: Path) -> None:
+        """As in `ResumableTrainer`, and a reference that moves."""
+        super().load_state_from(folder)
+        if self.args.sync_ref_model and isinstance(self.reference, FrozenReference):
+            path = folder / RESUME_FOLDER / REFERENCE_WEIGHTS
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path}: TR-DPO cannot go on without the reference as it was (ZeRO-3 saves none)"
+                )
+            load_weights(self.reference.unwrapped, path)
+
+    def run_state(self) -> dict[str, Any]:
+        """BCO's delta, and how many steps were not taken."""
+        return {"running_mean": self.running_mean.state_dict(), "skipped_steps": self.skipped_steps}
+
+    def load_run_state(self, state: dict[str, Any]) -> None:
+        """Take back what `run_state` gave."""
+        self.running_mean.load_state_dict(state["running_mean"])
+        self.skipped_steps = state["skipped_steps"]
+
+
+def preference_logps(policy: PairLogps, reference: PairLogps | None) -> PreferenceLogps:
+    """What the losses see. In fine-tuning the chosen answers stand in for the rejected ones, which no loss reads."""
+    rejected = policy.chosen.detach() if policy.rejected is None else policy.rejected
+    return PreferenceLogps(
+        policy_chosen=policy.chosen,
+        policy_rejected=rejected,
+        chosen_lengths=policy.chosen_lengths,
+        rejected_lengths=policy.chosen_lengths if policy.rejected_lengths is None else policy.rejected_lengths,
+        reference_chosen=None if reference is None else reference.chosen,
+        reference_rejected=None if reference is None else reference.rejected,
+    )

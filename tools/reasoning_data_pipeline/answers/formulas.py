@@ -1,0 +1,93 @@
+"""Formulas as answers: equal by value, proportional as equations; and which ones only algebra can compare."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from tools.reasoning_data_pipeline.answers.expression_values import formulas_agree, proportional
+from tools.reasoning_data_pipeline.answers.expressions import CONSTANTS, Formula, UnreadableFormula, read_formula
+from tools.reasoning_data_pipeline.answers.units import read_measure
+
+_MATHEMATICAL = re.compile(r"[\d+*/^\\π√!|°]")
+_WORDS = re.compile(r"(?<![A-Za-z\d\\{])(?!arc|sin|cos|tan|cot|sec|csc|log|exp|abs|sqrt)[A-Za-z]{3,}|[A-Za-z]{9}")
+
+
+def equal_formulas(predicted: str, gold: str) -> bool | None:
+    """Whether two normalised texts are equal formulas, by their values at sample points; None if they are none."""
+    pair = _both(predicted, gold)
+    if pair is None or not (_MATHEMATICAL.search(predicted) or _MATHEMATICAL.search(gold)):
+        return None
+    agree = formulas_agree(*pair)
+    plain = None if agree else _without_degrees(predicted, gold) or _without_units(predicted, gold)
+    return agree if plain is None else formulas_agree(*plain)
+
+
+def same_equation_terms(predicted: tuple[str, str], gold: tuple[str, str]) -> bool | None:
+    """Whether two equations, each given by its sides, have proportional terms; None where a side is no formula."""
+    pair = _both(*(f"({left})-({right})" for left, right in (predicted, gold)))
+    return None if pair is None else proportional(*pair)
+
+
+def _without_degrees(predicted: str, gold: str) -> tuple[Formula, Formula] | None:
+    """The formulas of an angle in degrees and of a plain number of degrees: 60° + 30° and 90."""
+    if ("°" in predicted) == ("°" in gold) or "π" in predicted + gold:
+        return None
+    return _both(predicted.replace("°", ""), gold.replace("°", ""))
+
+
+_FORMULA_WITH_UNIT = re.compile(
+    r"(.*[\d)}π])( ?(?:(?:square|sq\.?|cubic) )?[A-Za-zμΩ°]{2}[A-Za-z/*^{}\d -]*| [A-Za-z](?:\^\{?\d\}?)?)"
+)
+
+
+def _without_units(predicted: str, gold: str) -> tuple[Formula, Formula] | None:
+    """The formulas without their units, where at most one has a unit or both have the same: 25π cm^2 and 25π."""
+    formulas, units = [], []
+    for text in (predicted, gold):
+        match = _FORMULA_WITH_UNIT.fullmatch(text)
+        unit = read_measure(match[2].strip()) if match else None
+        formulas.append(match[1] if match and unit else text)
+        units.append(unit)
+    if units == [None, None] or (units[0] and units[1] and units[0] != units[1]):
+        return None
+    return _both(*formulas)
+
+
+def _both(predicted: str, gold: str) -> tuple[Formula, Formula] | None:
+    first, second = _formula(predicted), _formula(gold)
+    return None if first is None or second is None else (first, second)
+
+
+@lru_cache(maxsize=1024)
+def _formula(text: str) -> Formula | None:
+    if _WORDS.search(text):
+        return None
+    try:
+        return read_formula(text)
+    except UnreadableFormula:
+        return None
+
+
+_CALCULUS = re.compile(
+    r"\\(?:int|iint|oint|sum|prod|lim|partial|nabla|det|gcd|max|min|mod|bmod)(?![A-Za-z])|\\frac\s*\{\s*d\b"
+)
+_RELATION = re.compile("[<>≤≥∪∩]")
+_ALGEBRAIC = re.compile(r"[\d\\=+*/^<>≤≥∪∩∞π]")
+MAX_ALGEBRA_CHARS = 300
+
+
+def needs_algebra(predicted: str, gold: str) -> bool:
+    """Whether computer algebra could find two texts equal that no rule can: calculus, or two relations."""
+    for text in (predicted, gold):
+        if (
+            len(text) > MAX_ALGEBRA_CHARS
+            or text.count("{") != text.count("}")
+            or _WORDS.search(re.sub(r"\\[A-Za-z]+", " ", text))
+        ):
+            return False
+        if not _ALGEBRAIC.search(text) and text not in CONSTANTS and len(text) > 1:
+            return False
+    if _RELATION.search(predicted) and _RELATION.search(gold):
+        return True
+    return bool(_CALCULUS.search(predicted) or _CALCULUS.search(gold))

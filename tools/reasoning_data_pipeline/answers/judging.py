@@ -1,0 +1,148 @@
+"""The answers to one question, told apart: right, wrong, undecided, or out of format.
+
+Each distinct text is judged once, each distinct final answer is checked once. `--answer-fix` tidies the last line of a
+right answer, and of right answers only: a rejected text stays as the model wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from internvl_chat.records.rows import SampledResponse, Source
+from tools.reasoning_data_pipeline.answers.checker import Verdict, parse_answer
+from tools.reasoning_data_pipeline.pairs.drawing import Group
+
+SLOW_SECONDS = 1e-3  # checks that took longer are worth keeping for the next run
+DECIDED = ("correct", "wrong")  # outcomes that do not depend on how long a check may take
+FIXED_VERSIONS = {"en": "Final answer", "zh": "答案"}
+_ANSWER_LINE = re.compile(r"[*_#> \t]*(?:(final\s+answer)|(?:最终)?答案)\s*\**\s*[:：]", re.IGNORECASE)
+_EMPHASIS = "*` \t"
+_DETAIL = re.compile(r"\d+|'[^']*'")  # what makes a rule of its own of every response
+SAME_MEANING = frozenset({"same text", "spelling", "choice"})  # rules by which another wording says the same
+
+
+Verdicts = dict[str, tuple[str, str]]  # cache key -> (outcome, rule)
+
+
+class Checker(Protocol):
+    """Compares final answers: `AnswerChecker`, or a scripted one."""
+
+    def check(self, predicted: str, gold: Any, modes: Sequence[str]) -> Verdict:
+        """Whether `predicted` is the right answer `gold`, by the checks named in `modes`."""
+        ...
+
+    def close(self) -> None:
+        """End what helper processes there are."""
+        ...
+
+
+class JudgedAnswer(NamedTuple):
+    """One distinct answer; `final` is its final answer, "" where the format was not kept."""
+
+    text: str
+    final: str
+    outcome: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class JudgedQuestion:
+    """One question and its distinct answers in an order that does not depend on the input's.
+
+    Attributes:
+        prompt: one of its rows; all share image, question and answer.
+        answers: the distinct answers.
+        repeats: how often each text of `answers` was sampled.
+    """
+
+    prompt: SampledResponse
+    answers: list[JudgedAnswer]
+    repeats: Mapping[str, int]
+
+    def having(self, outcome: str) -> list[JudgedAnswer]:
+        """The distinct answers with this outcome."""
+        return [answer for answer in self.answers if answer.outcome == outcome]
+
+    def count(self, outcome: str) -> int:
+        """Sampled answers with this outcome, repeats included."""
+        return sum(self.repeats[answer.text] for answer in self.having(outcome))
+
+
+@dataclass
+class Judge:
+    """Judges the answers of one data set.
+
+    Attributes:
+        checker: compares final answers.
+        modes: how this data set wants them compared.
+        known: verdicts of an earlier run by `cache_key`.
+        learned: new ones that were slow to find; undecided ones are none, another run may have more time or memory.
+    """
+
+    checker: Checker
+    modes: Sequence[str]
+    known: Verdicts = field(default_factory=dict)
+    learned: Verdicts = field(default_factory=dict)
+
+    def judge(self, group: Group) -> JudgedQuestion:
+        """Judge all answers to one question."""
+        rows = [orjson.loads(line) for line in group.lines]
+        repeats = Counter(row["response"] for row in rows)
+        versions = {row["response"]: row["prompt_version"] for row in reversed(rows)}
+        prompt = SampledResponse.from_row(rows[0], Source("partition", 1))
+        finals: dict[str, tuple[str, str]] = {}
+        answers = [self._judge_text(text, versions[text], prompt.answer, finals) for text in repeats]
+        return JudgedQuestion(prompt, answers, repeats)
+
+    def _judge_text(self, text: str, version: str, gold: Any, finals: dict[str, tuple[str, str]]) -> JudgedAnswer:
+        parsed = parse_answer(text, version)
+        if parsed.text is None:
+            return JudgedAnswer(text, "", "format_error", _DETAIL.sub("..", parsed.error))
+        if parsed.text not in finals:
+            finals[parsed.text] = self._check(parsed.text, gold)
+        return JudgedAnswer(text, parsed.text, *finals[parsed.text])
+
+    def _check(self, final: str, gold: Any) -> tuple[str, str]:
+        """(outcome, rule) of a final answer, from an earlier run if it was slow to find."""
+        key = cache_key(final, gold, self.modes) if self.known else ""
+        if key in self.known and self.known[key][0] in DECIDED:
+            return self.known[key]
+        begin = time.perf_counter()
+        verdict = self.checker.check(final, gold, self.modes)
+        found = (verdict.outcome.value, verdict.rule)
+        if time.perf_counter() - begin > SLOW_SECONDS and found[0] in DECIDED:
+            self.learned[key or cache_key(final, gold, self.modes)] = found
+        return found
+
+
+def cache_key(final: str, gold: Any, modes: Sequence[str]) -> str:
+    """What a verdict depends on."""
+    return orjson.dumps((final, gold, sorted(modes))).decode()
+
+
+def tidy_answer(answer: JudgedAnswer, version: str, gold: Any) -> str:
+    """The text of a right answer with its last line in the form that the prompt asked for (en and zh prompts only).
+
+    "**Final Answer**: (A) cat" becomes "Final answer: A" where the ground truth is "A". The reasoning stays as it is,
+    and so does an answer that differs from the ground truth in more than form, such as 10.4 for 10 in a tolerance.
+    """
+    marks = list(_ANSWER_LINE.finditer(answer.text)) if version in FIXED_VERSIONS else []
+    if answer.outcome != "correct" or not marks:
+        return answer.text
+    head = answer.text[: marks[-1].start()]
+    space = " " if head and not head[-1].isspace() else ""
+    trigger = FIXED_VERSIONS["en" if marks[-1][1] else "zh"]
+    return f"{head}{space}{trigger}: {_tidy_final(answer, gold)}"
+
+
+def _tidy_final(answer: JudgedAnswer, gold: Any) -> str:
+    """The final answer without emphasis and full stop; the ground truth's own wording where it says the same."""
+    bare = answer.final.strip(_EMPHASIS).rstrip(".。 ").strip() or answer.final
+    return gold.strip() if isinstance(gold, str) and answer.rule in SAME_MEANING else bare

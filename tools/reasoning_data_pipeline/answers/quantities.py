@@ -1,0 +1,205 @@
+"""Numbers as people write them, exactly: separators, fractions, scientific notation, words, percent, units.
+
+    read_quantity("$1,234.50") == Quantity(Fraction(2469, 2), decimals=2, unit=USD)
+
+Values are fractions, so 0.1 + 0.2 is 0.3 and 10^20 + 1 is not 10^20. When two numbers agree is decided in
+`numbers_agree`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tools.reasoning_data_pipeline.answers.number_words import (
+    HAN_NUMERALS,
+    NOT_COUNTED,
+    PARTS,
+    english_number,
+    han_number,
+)
+from tools.reasoning_data_pipeline.answers.units import NO_UNIT, Unit, read_unit
+
+MAX_DIGITS = 400
+"""Longer numbers and larger powers of ten are compared as text."""
+RELATIVE_TOLERANCE = Fraction(1, 1000)
+"""How far a rounded number may be from the one it rounds: 3.14 from 3.1416, 28.27 from 9 pi."""
+WHOLE_TOLERANCE = Fraction(1, 10_000)
+"""How far a decimal may be from a whole number (4.9999 from 5); whole numbers agree with each other only exactly."""
+
+_APPROXIMATELY = r"(?:approximately|approx\.?|about|around|roughly|nearly|almost|circa|[~≈]|大约|约为?)\s*"
+_CURRENCY = r"US\$|[$€£¥₹]|RM|MYR|USD|EUR|GBP|CNY|JPY|INR|RMB|Rs\.?"
+_DIGITS = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?!\d)|\d+"
+_NUMBER = rf"(?:(?:{_DIGITS})(?:\.\d*)?|\.\d+)"
+_QUANTITY = re.compile(
+    rf"(?:{_APPROXIMATELY}|#)?(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<minus>-?)"
+    rf"(?:(?P<whole>\d+)?\s*(?:\\frac\s*(?P<fraction>\{{\s*\d+\s*\}}\s*\{{\s*\d+\s*\}}|\d\s*\d)|(?P<slash>(?<!\d)\d+\s*/\s*\d+)(?!\d))"
+    rf"|(?P<number>{_NUMBER})(?:[eE](?P<exponent>[+-]?\d+)|\s*(?:\*|x)\s*10\s*(?:\^|\*\*)\s*\{{?\s*(?P<power>[+-]?\d+)\s*\}}?)?)"
+    r"(?P<ordinal>st|nd|rd|th)?(?![.\d])\s*(?P<scale>hundred|thousand|million|billion|trillion|万|亿)?\s*"
+    r"(?P<percent>%|percent\b|per cent\b)?"
+    r"(?P<unit>.*)",
+    re.IGNORECASE,
+)
+_POWER_OF_TEN = re.compile(r"(?P<sign>-?)10\s*(?:\^|\*\*)\s*\{?\s*(?P<power>[+-]?\d+)\s*\}?")
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "万": 4, "亿": 8}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number with its unit.
+
+    Attributes:
+        value: exact; of a percentage the number before the sign.
+        decimals: digits after the decimal point, 0 for a whole number or a fraction.
+        exact: whether it is no rounded number: written without a decimal point.
+        unit: factor and dimensions; `NO_UNIT` for a bare number.
+        percent: written with a percent sign.
+    """
+
+    value: Fraction
+    decimals: int = 0
+    exact: bool = True
+    unit: Unit = NO_UNIT
+    percent: bool = False
+
+    def as_share(self) -> Fraction:
+        """The value with the percent sign worked in: 50 % is 1/2."""
+        return self.value / 100 if self.percent else self.value
+
+
+def read_quantity(text: str) -> Quantity | None:
+    """The number that all of `text` spells, or None. `text` is normalised."""
+    if len(text) > MAX_DIGITS:
+        return None
+    power = _POWER_OF_TEN.fullmatch(text)
+    if power:
+        value = _power_of_ten(power["power"])
+        return None if value is None else Quantity(-value if power["sign"] else value)
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        return _read_worded(text)
+    unit, value = _unit(match), _value(match)
+    if unit is None or value is None:
+        return None
+    number = match["number"] or ""
+    return Quantity(value, len(number.partition(".")[2]), "." not in number, unit, bool(match["percent"]))
+
+
+def _unit(match: re.Match[str]) -> Unit | None:
+    """The unit after the number or the currency before it; None where it is neither, or one too many."""
+    unit = read_unit(match["unit"].strip())
+    if unit is NO_UNIT:
+        return read_unit(match["currency"] or "")
+    return None if match["ordinal"] or match["currency"] else unit
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    """Sign, digits and powers of ten together; None where the denominator is 0 or the power of ten too large."""
+    number, shift = _unsigned(match), _power_of_ten(match["exponent"] or match["power"] or "0")
+    if number is None or shift is None:
+        return None
+    value = number * shift * 10 ** _SCALES.get((match["scale"] or "").lower(), 0)
+    return -value if (match["sign"] == "-") != (match["minus"] == "-") else value
+
+
+def _unsigned(match: re.Match[str]) -> Fraction | None:
+    if match["number"]:
+        return Fraction(re.sub("[, ]", "", match["number"]).rstrip(".") or "0")
+    above, below = re.findall(r"\d+", match["slash"] or _spread(match["fraction"]))
+    return Fraction(int(above), int(below)) + int(match["whole"] or 0) if int(below) else None
+
+
+def _spread(fraction: str) -> str:
+    r"""The two arguments of `\frac` apart: TeX reads `\frac12` as `\frac{1}{2}`."""
+    return fraction if "{" in fraction else " ".join(fraction.replace(" ", ""))
+
+
+def _power_of_ten(exponent: str) -> Fraction | None:
+    return Fraction(10) ** int(exponent) if len(exponent) <= 5 and abs(int(exponent)) <= MAX_DIGITS else None
+
+
+_HAN = re.compile(rf"(负?)([{HAN_NUMERALS}]+)(.*)")
+_HAN_FRACTION = re.compile(rf"([{HAN_NUMERALS}]+)分之([{HAN_NUMERALS}]+|\d+(?:\.\d+)?)")
+
+
+def _read_worded(text: str) -> Quantity | None:
+    """A number in English or Chinese words, perhaps with what it counts."""
+    text = re.sub(f"^{_APPROXIMATELY}", "", text)
+    if not text or text[0].isdigit():
+        return None
+    return _read_english(text.lower()) if text.isascii() else _read_han_fraction(text) or _read_han(text)
+
+
+def _read_english(text: str) -> Quantity | None:
+    words = text.replace("-", " ").split()
+    whole = " ".join(words)
+    if whole in PARTS:
+        return Quantity(PARTS[whole])
+    value, used = english_number(words)
+    rest = " ".join(words[used:])
+    if not used or (rest and words[used - 1] in NOT_COUNTED):
+        return None
+    if rest in ("percent", "per cent", "%"):
+        return Quantity(Fraction(value), percent=True)
+    unit = read_unit(rest)
+    return None if unit is None else Quantity(Fraction(value), unit=unit)
+
+
+def _read_han_fraction(text: str) -> Quantity | None:
+    """三分之一 is 1/3, 百分之五十 is 50 %."""
+    match = _HAN_FRACTION.fullmatch(text)
+    if match is None:
+        return None
+    below, above = han_number(match[1]), Fraction(match[2]) if match[2].isascii() else han_number(match[2])
+    if not below or above is None:
+        return None
+    return Quantity(above, percent=True) if match[1] == "百" else Quantity(above / below)
+
+
+def _read_han(text: str) -> Quantity | None:
+    match = _HAN.fullmatch(text)
+    if match is None:
+        return None
+    value, unit = han_number(match[2]), read_unit(match[3])
+    if value is None or unit is None:
+        return None
+    return Quantity(-value if match[1] else value, exact="点" not in match[2], unit=unit)
+
+
+def quantities_agree(predicted: Quantity, gold: Quantity) -> bool:
+    """Whether two quantities are the same amount: units convert, and one side may leave out unit or percent sign."""
+    first, second = predicted.unit, gold.unit
+    if first.powers and second.powers:
+        if first.powers != second.powers:
+            return False
+        if first.factor != second.factor:
+            return _close(predicted.value * first.factor, gold.value * second.factor, RELATIVE_TOLERANCE)
+    return numbers_agree(predicted, gold) or (predicted.percent != gold.percent and _shares_agree(predicted, gold))
+
+
+def _shares_agree(predicted: Quantity, gold: Quantity) -> bool:
+    tolerance = Fraction(0) if predicted.exact and gold.exact else RELATIVE_TOLERANCE
+    return _close(predicted.as_share(), gold.as_share(), tolerance)
+
+
+def numbers_agree(predicted: Quantity, gold: Quantity) -> bool:
+    """Whether two numbers are equal, or one is the other rounded.
+
+    Whole numbers and fractions agree only exactly (2019 is not 2020). A number with decimals may be a rounding, or a
+    truncation, of one that is written more finely and within 1e-3 of it (3.14 of 3.1416); two of the same fineness
+    must be equal (12.34 is not 12.35).
+    """
+    if predicted.exact and gold.exact or predicted.value == gold.value:
+        return predicted.value == gold.value
+    difference = abs(predicted.value - gold.value)
+    if predicted.value.denominator == 1 or gold.value.denominator == 1:
+        return difference < Fraction(1, 100) and _close(predicted.value, gold.value, WHOLE_TOLERANCE)
+    if not _close(predicted.value, gold.value, RELATIVE_TOLERANCE):
+        return False
+    coarse, fine = sorted((predicted.decimals, gold.decimals))
+    return predicted.exact or gold.exact or (coarse < fine and difference < Fraction(1, 10**coarse))
+
+
+def _close(first: Fraction, second: Fraction, tolerance: Fraction) -> bool:
+    return abs(first - second) <= tolerance * max(abs(first), abs(second))

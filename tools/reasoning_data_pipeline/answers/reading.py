@@ -1,0 +1,63 @@
+"""An answer as the comparison rules see it: its text in one spelling, and what kind of thing it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tools.reasoning_data_pipeline.answers.quantities import Quantity, read_quantity
+from tools.reasoning_data_pipeline.answers.text import normalise, word_key
+from tools.reasoning_data_pipeline.answers.values import Value, read_value
+
+MAX_CACHED_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An answer as the rules see it.
+
+    Attributes:
+        text: normalised.
+        compact: without the spaces, case and subscript marks that change nothing.
+        words: key of plain words, None for what looks like mathematics.
+        quantity: the number it spells, if any.
+        value: the other kind of thing it is, if any.
+    """
+
+    text: str
+    compact: str
+    words: str | None
+    quantity: Quantity | None
+    value: Value | None
+
+
+def read(answer: str) -> Reading:
+    """How the rules see `answer`; short ones are remembered."""
+    return _read_cached(answer) if len(answer) <= MAX_CACHED_CHARS else _read(answer)
+
+
+def _read(answer: str) -> Reading:
+    text = normalise(answer)
+    quantity = read_quantity(text)
+    return Reading(text, _compact(text), word_key(text), quantity, None if quantity else read_value(text))
+
+
+_read_cached = lru_cache(maxsize=4096)(_read)
+
+_FREE_SPACE = re.compile(r"(?<!\w) | (?!\w)|(?<=[^\W\d]) (?=\d)|(?<=\d) (?=[^\W\d])")
+_SCRIPT_BRACES = re.compile(r"([_^])\{(\w+|\d*[-+])\}(?!\w)")
+_CHARGE = re.compile(r"\^(?=\d*[-+](?!\w))")
+_NAMED = {
+    **dict.fromkeys(("inf", "+inf", "infinity", "+∞", "positive infinity"), "∞"),
+    **dict.fromkeys(("-inf", "-infinity", "negative infinity"), "-∞"),
+    **dict.fromkeys(("⦃⦄", "{}", "empty set", "no solution", "no solutions", "no real solution", "空集", "无解"), "∅"),
+    **dict.fromkeys(("all real numbers", "all reals", "全体实数"), "(-∞,∞)"),
+}
+
+
+def _compact(text: str) -> str:
+    folded = _FREE_SPACE.sub("", text.casefold())
+    if "^" in folded or "_" in folded:
+        folded = _CHARGE.sub("", _SCRIPT_BRACES.sub(r"\1\2", folded)).replace("_", "")
+    return _NAMED.get(folded, folded)

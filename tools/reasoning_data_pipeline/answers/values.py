@@ -1,0 +1,145 @@
+"""What kind of thing an answer is: an option letter, a date, a time, a ratio, or one of `items`.
+
+`read_value` looks at the form only. Parts (an option's text, list items, sides of an equation) stay text: whoever
+compares two values compares their parts as answers of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tools.reasoning_data_pipeline.answers.items import Equation, Items, read_items, read_relation
+
+MAX_VALUE_CHARS = 1000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option: its upper-case letter and, where given, its text ("" without)."""
+
+    letter: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Several options chosen together: their letters, sorted."""
+
+    letters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Date:
+    """A date as the (year, month, day) it may mean: one for 25/12/2018, two for 05/06/2018. 0 is a missing part."""
+
+    readings: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Time:
+    """A time of day: hour as written, minute, second, and "a", "p" or "" for the half of the day."""
+
+    hour: int
+    minute: int
+    second: int
+    half: str
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Two or more numbers in proportion, scaled so that the first non-zero one is 1."""
+
+    terms: tuple[Fraction, ...]
+
+
+Value = Choice | Choices | Date | Time | Ratio | Equation | Items
+
+
+def read_value(text: str) -> Value | None:
+    """The value that all of `text`, normalised, spells; None for numbers, plain words and formulas."""
+    if len(text) > MAX_VALUE_CHARS:
+        return None
+    return (
+        _read_choice(text)
+        or (_read_time(text) or _read_date(text) or _read_ratio(text) if _HAS_DIGIT.search(text) else None)
+        or read_items(text)
+        or read_relation(text)
+    )
+
+
+_HAS_DIGIT = re.compile(r"\d")
+_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?")
+_LETTER_AND_TEXT = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])\s?(?:[.:)、]| - ))\s*(\S.*)", re.DOTALL)
+_LETTER_AND_GLOSS = re.compile(r"([A-Z])\s*\(([^()]*(?:[^\W\d_]{2}|[^\x00-\x7f])[^()]*)\)")
+_LETTERS = re.compile(
+    r"(?:[Bb]oth )?\(?[A-H]\)?(?:\s*(?:,|、|;|&|和|\band\b)\s*(?:and\s)?\s*\(?[A-H]\)?)+|[A-H]{2,8}|[A-H](?: [A-H])+"
+)
+
+
+def _read_choice(text: str) -> Choice | Choices | None:
+    letter = _LETTER.fullmatch(text)
+    if letter:
+        return Choice(letter[1].upper())
+    if _LETTERS.fullmatch(text):
+        letters = re.findall("[A-H]", re.sub("^[Bb]oth ", "", text))
+        return Choices(tuple(sorted(letters))) if len(set(letters)) == len(letters) else None
+    with_text = _LETTER_AND_TEXT.fullmatch(text)
+    if with_text:
+        return Choice((with_text[1] or with_text[2] or with_text[3]).upper(), with_text[4].strip())
+    gloss = _LETTER_AND_GLOSS.fullmatch(text)
+    if gloss:
+        return Choice(gloss[1], gloss[2].strip())
+    return None
+
+
+_TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:([ap])\.?m\.?)?|(\d{1,2})\s*([ap])\.?m\.?", re.IGNORECASE)
+_MONTHS = "janfebmaraprmayjunjulaugsepoctnovdec"
+_MONTH = (
+    r"(?P<month>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
+    r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
+)
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+_YEAR = r"(?:,? ?-?(?P<year>\d{4}))?"
+_DATE_FORMS = (
+    re.compile(r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})"),
+    re.compile(r"(?P<year>\d{4})年(?P<month>\d{1,2})月(?:(?P<day>\d{1,2})[日号])?"),
+    re.compile(rf"(?:the )?{_DAY}(?: of)?[ -]{_MONTH}{_YEAR}", re.IGNORECASE),
+    re.compile(rf"(?=.*\d){_MONTH}(?: {_DAY}(?!\d))?{_YEAR}", re.IGNORECASE),
+)
+_DAY_AND_MONTH = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|(?<!\.)\d{2})")
+_RATIO = re.compile(r"(\d+(?:\.\d+)?)(?:\s*(?::|to|比)\s*(\d+(?:\.\d+)?))(?:\s*:\s*(\d+(?:\.\d+)?))?")
+
+
+def _read_time(text: str) -> Time | None:
+    match = _TIME.fullmatch(text)
+    if match is None or int(match[1] or match[5]) > 24:
+        return None
+    half = (match[4] or match[6] or "").lower()
+    return Time(int(match[1] or match[5]), int(match[2] or 0), int(match[3] or 0), half)
+
+
+def _read_date(text: str) -> Date | None:
+    for form in _DATE_FORMS:
+        match = form.fullmatch(text)
+        if match:
+            return Date(((int(match["year"] or 0), _month_number(match["month"]), int(match["day"] or 0)),))
+    match = _DAY_AND_MONTH.fullmatch(text)
+    if match is None:
+        return None
+    first, second, year = int(match[1]), int(match[3]), int(match[4])
+    return Date(tuple((year, month, day) for month, day in ((second, first), (first, second)) if month <= 12))
+
+
+def _month_number(month: str) -> int:
+    return int(month) if month.isdigit() else _MONTHS.index(month[:3].lower()) // 3 + 1
+
+
+def _read_ratio(text: str) -> Ratio | None:
+    match = _RATIO.fullmatch(text)
+    if match is None:
+        return None
+    terms = [Fraction(term) for term in match.groups() if term]
+    scale = next((term for term in terms if term), Fraction(1))
+    return Ratio(tuple(term / scale for term in terms))

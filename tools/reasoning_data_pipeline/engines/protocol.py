@@ -1,0 +1,209 @@
+"""What answers prompts: one protocol, three engines.
+
+    transformers  our own model code, CPU or one GPU: prompt and image are computed once for all samples of a prompt
+    lmdeploy      a GPU server in this process: TurboMind or PyTorch backend, tensor parallel, prefix caching
+    scripted      text made of the seed alone, for tests of everything around an engine
+
+    engine = open_engine("auto", options)
+    for result in engine.generate(requests):   # answers come as they finish, from many requests in flight
+        ...
+
+The engines are imported only when they are opened, so the scripted one needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("auto", "lmdeploy", "transformers", "scripted")
+LMDEPLOY_BACKENDS = ("auto", "turbomind", "pytorch")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and the samples wanted of it.
+
+    Attributes:
+        key: names the request in its results and in errors; distinct among the requests of one `generate` call.
+        question: the user turn, with one `<image>` per image.
+        seeds: sample index -> seed, 0 <= seed < 2**63. The seed decides the sample, whatever else is in flight.
+        images: paths of the images, in the order of the placeholders.
+        max_tiles: tile limit of each image, without its thumbnail, >= 1.
+        prefix: start of the assistant's turn, which the samples continue.
+    """
+
+    key: str
+    question: str
+    seeds: Mapping[int, int]
+    images: tuple[str, ...] = ()
+    max_tiles: int = 12
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sample: `text` is what follows the prompt and its prefix; `finish` is "length" where it was cut."""
+
+    key: str
+    sample: int
+    text: str
+    finish: Literal["stop", "length"] = "stop"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that this engine cannot answer (broken image, prompt too long): none of its other samples will come."""
+
+    key: str
+    reason: str
+
+
+Result = Completion | Failure
+
+
+class EngineError(RuntimeError):
+    """The engine broke down; the text names the requests that it was working on."""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: >= 0; 0 takes the most likely token.
+        top_k: keep so many of the most likely tokens; 0 keeps all.
+        top_p: of these, keep the fewest whose probabilities reach this share, in (0, 1].
+        max_new_tokens: cut an answer here, >= 1.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    max_new_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
+            raise ValueError(
+                f"sampling needs temperature >= 0, top_k >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, not {self}"
+            )
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine is opened with.
+
+    Attributes:
+        checkpoint: folder or hub name.
+        sampling: how tokens are drawn.
+        max_rows: answers that the embedded engine decodes at once, >= 1.
+        tp: GPUs of one lmdeploy engine.
+        session_len: tokens of prompt and answer together, at most.
+        vit_batch_size: tiles that go through the vision tower at once.
+        num_workers: threads that read images ahead.
+        cache_max_entry_count: share of the free GPU memory that lmdeploy takes for keys and values.
+        lmdeploy_backend: "turbomind", "pytorch", or "auto", TurboMind where it knows the model.
+        scripted_delay: seconds per answer of the scripted engine.
+    """
+
+    checkpoint: str = ""
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    max_rows: int = 32
+    tp: int = 1
+    session_len: int = 16384
+    vit_batch_size: int = 8
+    num_workers: int = 8
+    cache_max_entry_count: float = 0.8
+    lmdeploy_backend: str = "auto"
+    scripted_delay: float = 0.0
+
+
+class Engine(Protocol):
+    """Answers requests."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
+        """Answer requests; results come as they finish, in any order.
+
+        `requests` is read a little ahead, in the thread that reads the results.
+
+        Raises:
+            EngineError: the engine broke down.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...
+
+
+def open_engine(name: str, options: EngineOptions) -> Engine:
+    """Open an engine by name; "auto" is lmdeploy where it is installed and a GPU is seen, else transformers.
+
+    Raises:
+        ValueError: no such engine, or lmdeploy is asked for where it is not installed.
+    """
+    name = choose_engine() if name == "auto" else name
+    if name == "scripted":
+        return ScriptedEngine(delay=options.scripted_delay)
+    if name == "transformers":
+        from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine.open(options)
+    if name != "lmdeploy":
+        raise ValueError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
+    if importlib.util.find_spec("lmdeploy") is None:
+        raise ValueError("--engine lmdeploy: lmdeploy is not installed; pip install -r requirements-gpu.txt")
+    from tools.reasoning_data_pipeline.engines.lmdeploy_engine import LmdeployEngine
+
+    return LmdeployEngine.open(options)
+
+
+def choose_engine() -> str:
+    """What "auto" stands for on this machine."""
+    if importlib.util.find_spec("lmdeploy") is None:
+        return "transformers"
+    import torch
+
+    return "lmdeploy" if torch.cuda.is_available() else "transformers"
+
+
+class ScriptedEngine:
+    """Writes short reasoned answers in the form that the question asks for; the seed alone decides each.
+
+    Used to test stores, kills and ranks: equal runs give equal texts, two steps and then one of four answers.
+    """
+
+    ANSWERS = ("A", "B", "3", "4")
+
+    def __init__(self, delay: float = 0.0) -> None:
+        """Take the seconds that an answer takes."""
+        self.delay = delay
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
+        """Answer requests one by one."""
+        for request in requests:
+            for sample, seed in request.seeds.items():
+                if self.delay:
+                    time.sleep(self.delay)
+                yield Completion(request.key, sample, self.text(request, seed))
+
+    def text(self, request: Request, seed: int) -> str:
+        """The answer for a seed; nothing is left to write behind a prefix that has its final answer."""
+        if any(mark in request.prefix for mark in ("Final answer", "答案", "boxed")):
+            return ""
+        steps = f"Look at part {seed // 4 % 7}.\n\nStep {seed // 28 % 5}: put it together.\n\n"
+        answer = self.ANSWERS[seed % 4]
+        if "<think>" in request.question:
+            return f"<think>{steps}</think>\n\\boxed{{{answer}}}"
+        if "boxed" in request.question:
+            return f"{steps}Answer: \\boxed{{{answer}}}"
+        return steps + (f"答案: {answer}" if "答案" in request.question else f"Final answer: {answer}")
+
+    def close(self) -> None:
+        """Nothing to free."""

@@ -1,0 +1,185 @@
+"""The embedded engine: our own model code on a CPU or one GPU.
+
+Of a prompt, vision tower and language model compute image and question once; its samples start from a copy of the keys
+and values. Prompts of similar length are computed together; rows that finish make room for waiting ones. The same seed
+gives the same sample in any company, up to the rounding of float arithmetic in batches of other shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from internvl_chat.data.images import ImageError
+from internvl_chat.model import InternVLChatModel, load_model, load_tokenizer
+from internvl_chat.model.normalization import normalize_tiles
+from internvl_chat.records.rows import RecordError
+from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, Prefilled, Row, prefill
+from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, map_ahead, read_tiles
+from tools.reasoning_data_pipeline.engines.protocol import (
+    Completion,
+    EngineError,
+    EngineOptions,
+    Failure,
+    Request,
+    Result,
+)
+
+REFILL_SHARE = 4  # rows join when a quarter of the places is free: each joining copies all keys and values
+WINDOW = 4  # batches of prompts among which those of similar length are put together
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request ready for the model: ids (S,) of prompt and prefix, tiles (T, 3, H, W) uint8 or None."""
+
+    request: Request
+    ids: list[int]
+    tiles: torch.Tensor | None
+
+
+class TransformersEngine:
+    """Samples from an `InternVLChatModel`; see `engines.Engine`."""
+
+    def __init__(self, model: InternVLChatModel, encoder: PromptEncoder, options: EngineOptions) -> None:
+        """Take a model on its device, in evaluation mode, and the encoder of its checkpoint."""
+        self.model, self.encoder, self.options = model, encoder, options
+        eos = model.generation_config.eos_token_id
+        self.stop_ids = encoder.stop_ids | frozenset([eos] if isinstance(eos, int) else eos or [])
+        self._pool = ThreadPoolExecutor(max(1, options.num_workers))
+
+    @classmethod
+    def open(cls, options: EngineOptions) -> TransformersEngine:
+        """Load the checkpoint: bfloat16 on a GPU where it has one, else the type of the files on the CPU.
+
+        Raises:
+            ValueError: several GPUs are asked for.
+        """
+        on_gpu = torch.cuda.is_available()
+        if on_gpu and options.tp > 1:
+            raise ValueError(
+                f"--tp {options.tp}: the transformers engine uses one GPU; install lmdeploy, or use --tp 1"
+            )
+        model = load_model(options.checkpoint, dtype=torch.bfloat16 if on_gpu else None, attn_implementation="sdpa")
+        encoder = PromptEncoder(load_tokenizer(options.checkpoint), model.config)
+        return cls(model.to("cuda" if on_gpu else "cpu"), encoder, options)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
+        """Answer requests; see `engines.Engine.generate`."""
+        groups = self._groups(requests)
+        batch = DecodingBatch(self.model.language_model, self.options.sampling, self.stop_ids)
+        yield from self._fill(batch, groups)
+        while batch.rows:
+            with _naming(row.key for row in batch.rows):
+                finished = batch.step()
+            for row, stopped in finished:
+                text = self.encoder.decode(row.tokens)
+                yield Completion(row.key, row.sample, text, "stop" if stopped else "length")
+            room = self.options.max_rows - len(batch.rows)
+            if room * REFILL_SHARE >= self.options.max_rows:
+                yield from self._fill(batch, groups)
+
+    def _fill(self, batch: DecodingBatch, groups: Iterator[Failure | list[Prompt]]) -> Iterator[Failure]:
+        """Let waiting rows join until the batch is full or nothing waits."""
+        while len(batch.rows) < self.options.max_rows:
+            if batch.waiting:
+                batch.admit(self.options.max_rows - len(batch.rows))
+                continue
+            group = next(groups, None)
+            if group is None:
+                return
+            if isinstance(group, Failure):
+                yield group
+            else:
+                batch.queue(self._prefill(group))
+
+    def _groups(self, requests: Iterable[Request]) -> Iterator[Failure | list[Prompt]]:
+        """Prompts of similar length that fill a batch; failures as they are met."""
+        window, rows = [], 0
+        for item in self._prompts(requests):
+            if isinstance(item, Failure):
+                yield item
+                continue
+            window.append(item)
+            rows += len(item.request.seeds)
+            if rows >= WINDOW * self.options.max_rows:
+                yield from self._by_length(window)
+                window, rows = [], 0
+        yield from self._by_length(window)
+
+    def _by_length(self, window: list[Prompt]) -> Iterator[list[Prompt]]:
+        """Groups of up to `max_rows` rows, longest prompts first: memory that suffices for them suffices for all."""
+        group: list[Prompt] = []
+        rows = 0
+        for prompt in sorted(window, key=lambda prompt: -len(prompt.ids)):
+            if group and rows + len(prompt.request.seeds) > self.options.max_rows:
+                yield group
+                group, rows = [], 0
+            group.append(prompt)
+            rows += len(prompt.request.seeds)
+        if group:
+            yield group
+
+    def _prompts(self, requests: Iterable[Request]) -> Iterator[Prompt | Failure]:
+        """Requests as ids and tiles; images are read ahead in threads."""
+        read = partial(read_tiles, config=self.model.config)
+        for request, tiles in map_ahead(read, requests, self._pool, self.options.num_workers):
+            try:
+                yield self._prompt(request, tiles())
+            except (ImageError, RecordError) as error:
+                yield Failure(request.key, getattr(error, "reason", str(error)))
+
+    def _prompt(self, request: Request, tiles: list[torch.Tensor]) -> Prompt | Failure:
+        self.encoder.check_length(request, self.options.session_len)
+        row, prefix = self.encoder.tokenize(request)
+        ids = row.prompt_ids([len(image) for image in tiles]) + prefix
+        if len(ids) >= self.options.session_len:
+            reason = f"a prompt of {len(ids)} tokens leaves no room for an answer in --session-len"
+            return Failure(request.key, f"{reason} {self.options.session_len}; allow more, or fewer tiles")
+        return Prompt(request, ids, torch.cat(tiles) if tiles else None)
+
+    @torch.inference_mode()
+    def _prefill(self, group: list[Prompt]) -> Prefilled:
+        """Compute the prompts of a group, each once."""
+        with _naming(prompt.request.key for prompt in group):
+            embeds = [self._embed(prompt) for prompt in group]
+            state = prefill(self.model.language_model, embeds)
+        return Prefilled(state, [self._rows(prompt) for prompt in group])
+
+    def _rows(self, prompt: Prompt) -> list[Row]:
+        """The rows of a prompt, which end where the session does."""
+        limit = min(self.options.sampling.max_new_tokens, self.options.session_len - len(prompt.ids))
+        return [Row.of(prompt.request.key, *sample, limit) for sample in prompt.request.seeds.items()]
+
+    def _embed(self, prompt: Prompt) -> torch.Tensor:
+        """(S, D), the image features in their places."""
+        ids = torch.tensor([prompt.ids], device=self.model.device)
+        features = None
+        if prompt.tiles is not None:
+            chunks = prompt.tiles.split(self.options.vit_batch_size)
+            features = torch.cat([self._features(chunk.to(self.model.device)) for chunk in chunks])
+        return self.model.insert_features(ids, features)[0]
+
+    def _features(self, tiles: torch.Tensor) -> torch.Tensor:
+        """uint8 tiles (T, 3, H, W) to image tokens (T, P, D)."""
+        return self.model.extract_feature(normalize_tiles(tiles).to(self.model.dtype))
+
+    def close(self) -> None:
+        """End the reading threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _naming(keys: Iterable[str]) -> Iterator[None]:
+    """Turn an error of the model (out of memory, say) into one that names the requests in flight."""
+    names = list(dict.fromkeys(keys))
+    try:
+        yield
+    except RuntimeError as error:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise EngineError(f"the engine failed on {shown}: {error}; where memory ran out, lower --batch-size") from error
