@@ -209,7 +209,7 @@ class MPOConfig(TrainingArguments):
         if not torch.cuda.is_available():
             self.use_cpu = True
             self.dataloader_pin_memory = False
-            if "RANK" in os.environ and self.ddp_backend is None:  # of torchrun, or of distributed.initialize
+            if "RANK" in os.environ and self.ddp_backend is None:  # of torchrun, or of process.initialize
                 self.ddp_backend = "gloo"
         if isinstance(self.deepspeed, str):
             self.deepspeed = resolve_deepspeed_config(self.deepspeed)

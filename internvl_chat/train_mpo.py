@@ -42,7 +42,7 @@ from internvl_chat.model import (
 )
 from internvl_chat.reference.cache import LogpsCache
 from internvl_chat.reference.frozen import CachedReference, Reference, cache_folder
-from internvl_chat.run import process as distributed
+from internvl_chat.run import process
 from internvl_chat.run.output import check_writable, writing
 from internvl_chat.run.signals import StopOnSignal
 from internvl_chat.run.trainer import MultimodalDPOTrainer
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str], stop: StopOnSignal) -> None:
     """`main`, with the signals taken over."""
-    distributed.initialize(use_deepspeed=wants_deepspeed(argv))
+    process.initialize(use_deepspeed=wants_deepspeed(argv))
     model_args, data_args, mpo_args = parse_arguments(argv)
     set_up_logging(mpo_args)
     check_writable(mpo_args.output_dir)

@@ -3,9 +3,10 @@
 import subprocess
 
 import pytest
+import torch
 
-from internvl_chat.run import process as distributed
-from internvl_chat.run.process import ProcessPlace, device_index, export_place, find_place, slurm_port
+from internvl_chat.run import process
+from internvl_chat.run.process import device_index, find_process, rendezvous, slurm_port
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
 SLURM = {
@@ -19,17 +20,24 @@ SLURM = {
 }
 
 
+def place(environment):
+    found = find_process(environment)
+    return found.rank, found.local_rank, found.world_size
+
+
 def test_nothing_is_a_single_process():
-    assert find_place({}) == ProcessPlace(rank=0, local_rank=0, world_size=1)
+    assert place({}) == (0, 0, 1)
 
 
 def test_torchrun_wins_over_slurm():
-    assert find_place({**SLURM, **TORCHRUN}) == ProcessPlace(3, 1, 4, "host", 29500)
+    assert place({**SLURM, **TORCHRUN}) == (3, 1, 4)
+    assert rendezvous({**SLURM, **TORCHRUN}) == ("host", 29500)
 
 
-def test_half_a_torchrun_environment_is_refused():
-    with pytest.raises(ValueError, match=r"RANK=3 is set but not \['MASTER_PORT'\]"):
-        find_place({name: value for name, value in TORCHRUN.items() if name != "MASTER_PORT"})
+@pytest.mark.parametrize(("lost", "find"), [("WORLD_SIZE", find_process), ("MASTER_PORT", rendezvous)])
+def test_half_a_torchrun_environment_is_refused(lost, find):
+    with pytest.raises(ValueError, match=rf"RANK=3 is set but not \['{lost}'\]"):
+        find({name: value for name, value in TORCHRUN.items() if name != lost})
 
 
 def test_slurm_tasks_meet_at_the_first_host(monkeypatch):
@@ -37,18 +45,25 @@ def test_slurm_tasks_meet_at_the_first_host(monkeypatch):
         assert command == ["scontrol", "show", "hostnames", "n[0-1]"]
         return subprocess.CompletedProcess(command, 0, stdout="n0\nn1\n")
 
-    monkeypatch.setattr(distributed.subprocess, "run", hostnames)
-    assert find_place(SLURM) == ProcessPlace(2, 0, 4, "n0", slurm_port(123456, 0))
+    monkeypatch.setattr(process.subprocess, "run", hostnames)
+    assert place(SLURM) == (2, 0, 4)
+    assert rendezvous(SLURM) == ("n0", slurm_port(123456, 0))
 
 
 def test_an_allocation_of_one_task_is_a_single_process():
-    assert find_place({**SLURM, "SLURM_NTASKS": "1"}).world_size == 1
+    assert place({**SLURM, "SLURM_NTASKS": "1"}) == (0, 0, 1)
 
 
 def test_a_batch_script_is_no_task():
     """Slurm sets SLURM_PROCID=0 and SLURM_NTASKS there too."""
     batch = {name: value for name, value in SLURM.items() if "STEP" not in name}
-    assert find_place(batch) == ProcessPlace()
+    assert place({**batch, "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == (0, 0, 1)
+
+
+def test_the_shell_of_salloc_is_no_task():
+    """It runs in a step of its own, of one task, with the variables of its allocation of many."""
+    shell = {**SLURM, "SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_ID": "4294967290"}
+    assert place({**shell, "SLURM_STEP_NUM_TASKS": "1"}) == (0, 0, 1)
 
 
 def test_ports_stay_in_range_and_differ_between_neighbouring_steps():
@@ -72,16 +87,16 @@ def test_local_rank_is_exported_as_the_gpu_that_is_there(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     chosen = []
-    monkeypatch.setattr(distributed.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(distributed.torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(distributed.torch.cuda, "set_device", chosen.append)
-    place = distributed.initialize()
-    assert (place.rank, place.local_rank, chosen) == (3, 0, [0])
-    assert distributed.os.environ["LOCAL_RANK"] == "0"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    found = process.initialize()
+    assert (found.rank, found.local_rank, chosen) == (3, 0, [0])
+    assert process.os.environ["LOCAL_RANK"] == "0"
 
 
 def test_export_writes_what_torchrun_would(monkeypatch):
     for name in TORCHRUN:
         monkeypatch.setenv(name, "of an earlier test")  # so that it is taken back
-    export_place(find_place(TORCHRUN))
-    assert {name: distributed.os.environ[name] for name in TORCHRUN} == TORCHRUN
+    process.export_process(find_process(TORCHRUN), *rendezvous(TORCHRUN))
+    assert {name: process.os.environ[name] for name in TORCHRUN} == TORCHRUN

@@ -3,24 +3,50 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "internvl_chat"
-# A module imports only from rows above its own, or from a module listed before it in the same row.
-LAYERS = [
-    ["distributed", "signals", "objects", "output", "watchdog", "records", "meta", "jsonl", "model"],
-    ["pair_losses", "losses", "logps", "logps_cache", "images", "video", "tokenization", "quantization"],
-    ["segments", "sequence_parallel", "attention_groups", "attention_sinks", "attention_varlen", "attention"],
-    ["mixture", "sampler", "dataset", "preflight", "row_costs", "collator", "packing", "forward"],
-    ["metrics", "ledger", "guards", "reference", "checkpoint", "resume", "lora", "arguments", "epoch_order"],
-    ["resumable", "trainer"],
-    ["train_mpo"],
+PIPELINES = ROOT / "tools/reasoning_data_pipeline"
+# Room -> rooms that its modules may import. `internvl_chat.run.process` is for all; entries are for nobody.
+LIBRARY = {
+    "records": set(),
+    "model": set(),
+    "losses": set(),
+    "data": {"records", "model", "arguments"},
+    "packed": {"data", "model"},
+    "adapters": {"model", "packed"},
+    "checkpoint": {"model"},
+    "reference": {"records", "model", "packed"},
+    "run": {"arguments", "data", "losses", "model", "packed", "adapters", "checkpoint", "reference"},
+    "arguments": {"data", "losses", "model"},
+    "trainer": {"run"},
+    "collator": {"data"},
+    "images": {"data"},
+}
+PIPELINE = {
+    "files": set(),
+    "prompts": set(),
+    "engines": set(),
+    "answers": {"pairs"},
+    "sampling": {"files", "prompts", "engines"},
+    "pairs": {"files", "answers"},
+}
+LIBRARY_OF_PIPELINE = {"records", "data", "model"}
+WITHOUT_TORCH = [
+    "internvl_chat.records.rows",
+    "internvl_chat.records.meta",
+    "internvl_chat.data.images",
+    "internvl_chat.run.process",
+    "tools.reasoning_data_pipeline.answers",
+    "tools.reasoning_data_pipeline.files.store",
+    "tools.view_pairs",
+    "tools.import_pairs",
+    "tools.report",
 ]
-ORDER = {name: (row, column) for row, names in enumerate(LAYERS) for column, name in enumerate(names)}
-WITHOUT_TORCH = ["internvl_chat.records.rows", "internvl_chat.records.meta"]
 
 
 def modules(folder):
@@ -35,24 +61,48 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def layer(name):
-    """Name as in LAYERS of an imported module of the package, None for what is none."""
-    short = name.removeprefix("internvl_chat.")
-    if short in ORDER:
-        return short
-    return "model" if short.startswith("model") and name != short else None
+def rooms_of(path, package):
+    """Rooms below `package` that a file imports from; what is for all is left out."""
+    names = [name.removeprefix(f"{package}.") for name in imported(path) if name.startswith(f"{package}.")]
+    return {name.split(".")[0] for name in names if not name.startswith("run.process")}
 
 
-@pytest.mark.parametrize("path", [p for p in modules(PACKAGE) if p.parent == PACKAGE], ids=lambda p: p.stem)
-def test_imports_follow_the_data_flow(path):
-    for name in imported(path):
-        target = layer(name)
-        if target is not None and name.startswith("internvl_chat") and target != path.stem:
-            assert ORDER[target] < ORDER[path.stem], f"{path.stem} imports {target}"
+def room(path, package):
+    """The folder below `package` that holds a file, or the module itself beside the folders."""
+    return path.relative_to(package).parts[0].removesuffix(".py")
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+LIBRARY_FILES = [path for path in modules(PACKAGE) if path.name != "train_mpo.py"]
+PIPELINE_FILES = [path for path in modules(PIPELINES) if room(path, PIPELINES) in PIPELINE]
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=module_name)
+def test_rooms_of_the_library_import_what_the_table_says(path):
+    home = room(path, PACKAGE)
+    assert rooms_of(path, "internvl_chat") - {home} <= LIBRARY[home]
+
+
+@pytest.mark.parametrize("path", PIPELINE_FILES, ids=module_name)
+def test_rooms_of_the_pipelines_import_what_the_table_says(path):
+    home = room(path, PIPELINES)
+    assert rooms_of(path, "tools.reasoning_data_pipeline") - {home} <= PIPELINE[home]
+    assert rooms_of(path, "internvl_chat") <= LIBRARY_OF_PIPELINE
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    names = {module_name(path): path for folder in ("internvl_chat", "tools") for path in modules(ROOT / folder)}
+    graph = {}
+    for name, path in names.items():
+        found = set(imported(path))
+        graph[name] = (found | {whole.rpartition(".")[0] for whole in found}) & names.keys() - {name}
+    TopologicalSorter(graph).prepare()  # CycleError names the modules
 
 
 @pytest.mark.parametrize("path", modules(PACKAGE / "model"), ids=lambda p: p.stem)

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internvl_chat.records.durable import json_text, write_atomically
+from internvl_chat.run.process import find_process
 from tools.evaluation.accuracy import summarize
 from tools.evaluation.answering import (
     AnswerRows,
@@ -42,10 +44,9 @@ from tools.evaluation.probes import judge_probes, measure_probes
 from tools.evaluation.questions import Question, Words, as_vlmevalkit, direct, read_questions, reasoned
 from tools.evaluation.table import table
 from tools.reasoning_data_pipeline.engines.gpus import engine_worker
-from tools.reasoning_data_pipeline.engines.protocol import ENGINES, EngineOptions, SamplingSettings
-from tools.reasoning_data_pipeline.files.durable import json_text, write_atomically
+from tools.reasoning_data_pipeline.engines.opening import ENGINES
+from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, SamplingSettings
 from tools.reasoning_data_pipeline.prompts.wording import VERSIONS
-from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def lift(report: Mapping[str, Any]) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status says whether --least-lift was reached."""
     args = parse_arguments(argv)
-    worker = engine_worker(Worker.from_environment(), args.tp)
+    worker = engine_worker(find_process(), args.tp)
     if worker is None or worker.rank:
         return 0  # one engine answers all, on the GPUs of the first --tp tasks
     report = evaluate(args)

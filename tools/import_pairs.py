@@ -24,9 +24,9 @@ import xxhash
 from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError, open_image
+from internvl_chat.records.durable import json_line, json_text, write_atomically
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, shown
-from tools.reasoning_data_pipeline.files.durable import json_line, json_text, write_atomically
 
 COLUMNS = ("image", "question", "chosen", "rejected")
 ROWS_AT_ONCE = 64  # with their pictures in memory

@@ -34,7 +34,7 @@ from internvl_chat.checkpoint.export import local_checkpoint
 from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import load_config, load_tokenizer
-from tools.reasoning_data_pipeline.files.durable import json_text, write_atomically
+from internvl_chat.records.durable import json_text, write_atomically
 from tools.validation.chunks import ChunkChecker, check_all, read_in_order
 from tools.validation.faults import FAULTS, Finding
 from tools.validation.mixtures import open_mixture

@@ -2,7 +2,7 @@
 
     L = sum_k w_k mean_B(L_k) + w_g L_g        MPO: 0.8 sigmoid (DPO) + 0.2 bco_pair + 1.0 NLL, beta 0.1
 
-The single losses are in `pair_losses`. A mixture is data, names and weights, so that any of them can be mixed:
+The single losses are in `pair`. A mixture is data, names and weights, so that any of them can be mixed:
 
     pairs = PreferenceLogps(chosen, rejected, chosen_lengths, rejected_lengths, ref_chosen, ref_rejected)
     loss = mixed_preference_loss(pairs, delta=running.update(pairs.rewards(beta=0.1)))

@@ -13,11 +13,12 @@ import hashlib
 import logging
 import mmap
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from internvl_chat.records.durable import replacing
 
 SCAN_BYTES = 1 << 24  # of the file, scanned at once
 BLANK_CANDIDATE = 32  # bytes; only lines shorter than this are looked at for being blank
@@ -144,10 +145,5 @@ def _read_index(path: Path) -> np.ndarray | None:
 
 def _write_index(path: Path, index: np.ndarray) -> None:
     """Keep an index; whole or not at all, whatever other processes do."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy.part", delete=False) as file:
-        try:
-            np.save(file, index)
-            os.replace(file.name, path)
-        finally:
-            Path(file.name).unlink(missing_ok=True)  # there only if something failed
+    with replacing(path) as fresh, fresh.open("wb") as file:
+        np.save(file, index)

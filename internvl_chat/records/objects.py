@@ -11,7 +11,6 @@ import logging
 import os
 import posixpath
 import time
-import uuid
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,8 @@ from urllib.parse import quote
 
 import fsspec
 import xxhash
+
+from internvl_chat.records.durable import replacing
 
 SCHEMES = ("s3", "gs", "hf")
 ATTEMPTS = 4
@@ -79,13 +80,8 @@ def fetch(url: str, *, version: bool = False) -> str:
     suffix = quote(posixpath.splitext(key)[1][:MOST_SUFFIX], safe="")
     target = objects_cache() / scheme / digest[:2] / f"{digest}{suffix}"
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f"{uuid.uuid4().hex}.part")
-        try:
+        with replacing(target) as fresh:
             _attempt(url, _store(url).get_file, key, str(fresh))
-            fresh.replace(target)
-        finally:
-            fresh.unlink(missing_ok=True)
     return str(target)
 
 

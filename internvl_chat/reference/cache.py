@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from internvl_chat.records.durable import replacing
+
 KEY_BYTES = 16
 RECORD = np.dtype([("key", f"S{KEY_BYTES}"), ("logp", "<f8")])
 SORTED_NAME = "logps.npy"
@@ -88,12 +90,8 @@ class LogpsCache:
         """Turn all shards and the sorted file into one sorted file. One process calls it while none appends."""
         records = np.concatenate([self.sorted, self._shard_records()])
         keys, places = np.unique(records["key"], return_index=True)
-        partial = self.folder / f"{SORTED_NAME}.partial"
-        with partial.open("wb") as file:
+        with replacing(self.folder / SORTED_NAME) as fresh, fresh.open("wb") as file:
             np.save(file, records[places])
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.folder / SORTED_NAME)
         for shard in self._shards():
             shard.unlink()
         self.reload()

@@ -1,8 +1,9 @@
-"""Which process of the job this is: rank and world size from Slurm, from torchrun, or alone.
+"""Which process of the job this is: rank and world size from torchrun, from `srun`, or alone. No torch at its top.
 
-transformers, accelerate and DeepSpeed read the torchrun variables (`RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR`,
-`MASTER_PORT`). Under `srun` we derive them from Slurm's; a single process gets them only where a library insists
-(DeepSpeed). Call `initialize()` first thing in an entry point; importing this file does nothing.
+Training and the pipelines ask here, so that a batch script without `srun`, which has Slurm's variables of the whole
+allocation, is one process for all of them. transformers, accelerate and DeepSpeed read torchrun's variables (`RANK`,
+`LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`); `initialize()`, first thing in an entry point of training,
+derives them from Slurm's. Importing this file does nothing.
 """
 
 from __future__ import annotations
@@ -10,62 +11,88 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-import torch.distributed as dist
+import xxhash
 
 
 @dataclass(frozen=True)
-class ProcessPlace:
-    """Place of one process in its job.
+class Process:
+    """One of the processes that share a job.
 
     Attributes:
         rank: 0 <= rank < world_size.
+        world_size: number of processes, >= 1; may differ from that of the run that is being resumed.
+        run_id: the same string in all processes of one launch, another one in the next launch; "" where it is unknown.
         local_rank: index among the processes of this node; its GPU, where it sees those of the whole node.
-        world_size: number of processes of the job, >= 1.
-        master_address: host of rank 0, None for a single process.
-        master_port: TCP port of the rendezvous, None for a single process.
     """
 
     rank: int = 0
-    local_rank: int = 0
     world_size: int = 1
-    master_address: str | None = None
-    master_port: int | None = None
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    local_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} is not in 0..{self.world_size - 1}")
+
+    def owns(self, key: str) -> bool:
+        """Whether the item called `key` is in our share: split by hash, so the same for any order of the items."""
+        return xxhash.xxh3_64_intdigest(key.encode()) % self.world_size == self.rank
 
 
-def find_place(environment: Mapping[str, str]) -> ProcessPlace:
+def find_process(environment: Mapping[str, str] = os.environ) -> Process:
     """Read torchrun's variables, else Slurm's (inside an `srun` step of several tasks), else a single process.
 
     Raises:
         ValueError: torchrun's variables are there only in part.
     """
     if "RANK" in environment:
-        missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
-        if missing:
-            raise ValueError(f"RANK={environment['RANK']} is set but not {missing}: start with torchrun, or unset RANK")
+        if "WORLD_SIZE" not in environment:
+            raise ValueError(_half_of_torchrun(environment, ["WORLD_SIZE"]))
         rank = int(environment["RANK"])
-        return ProcessPlace(
-            rank=rank,
-            local_rank=int(environment.get("LOCAL_RANK", rank)),
-            world_size=int(environment["WORLD_SIZE"]),
-            master_address=environment["MASTER_ADDR"],
-            master_port=int(environment["MASTER_PORT"]),
-        )
-    # A batch script has a SLURM_PROCID too, but only what srun starts has a step.
-    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in environment:
-        job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
-        return ProcessPlace(
-            rank=int(environment["SLURM_PROCID"]),
-            local_rank=int(environment["SLURM_LOCALID"]),
-            world_size=int(environment["SLURM_NTASKS"]),
-            master_address=environment.get("MASTER_ADDR") or first_slurm_host(environment["SLURM_STEP_NODELIST"]),
-            master_port=int(environment.get("MASTER_PORT") or slurm_port(job, step)),
-        )
-    return ProcessPlace()
+        local_rank = int(environment.get("LOCAL_RANK", rank))
+        return Process(rank, int(environment["WORLD_SIZE"]), _torchrun_id(environment), local_rank)
+    # Only what srun starts has a step. A batch script has SLURM_PROCID and SLURM_NTASKS too, those of its allocation;
+    # so has the shell of salloc, in a step of its own that counts one task.
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or 1)
+    if tasks > 1 and "SLURM_STEP_ID" in environment:
+        run_id = f"{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
+        local_rank = int(environment.get("SLURM_LOCALID", "0"))
+        return Process(int(environment["SLURM_PROCID"]), tasks, run_id, local_rank)
+    return Process(local_rank=int(environment.get("LOCAL_RANK", "0")))
+
+
+def _torchrun_id(environment: Mapping[str, str]) -> str:
+    """torchrun's own id; without one, what processes of one node share: the launcher that is their parent."""
+    run_id = environment.get("TORCHELASTIC_RUN_ID", "none")
+    if run_id != "none":
+        return run_id
+    one_node = environment.get("LOCAL_WORLD_SIZE", environment["WORLD_SIZE"]) == environment["WORLD_SIZE"]
+    return f"launcher-{os.getppid()}" if one_node else ""
+
+
+def _half_of_torchrun(environment: Mapping[str, str], missing: list[str]) -> str:
+    return f"RANK={environment['RANK']} is set but not {missing}: start with torchrun, or unset RANK"
+
+
+def rendezvous(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Host of rank 0 and TCP port at which the processes of a job of several meet.
+
+    Raises:
+        ValueError: torchrun's variables are there only in part.
+    """
+    if "RANK" in environment:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+        if missing:
+            raise ValueError(_half_of_torchrun(environment, missing))
+        return environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
+    address = environment.get("MASTER_ADDR") or first_slurm_host(environment["SLURM_STEP_NODELIST"])
+    return address, int(environment.get("MASTER_PORT") or slurm_port(job, step))
 
 
 def first_slurm_host(node_list: str) -> str:
@@ -82,6 +109,13 @@ def slurm_port(job_id: int, step_id: int) -> int:
     return 10000 + (job_id * 16 + step_id) % 20000
 
 
+def free_port() -> int:
+    """A TCP port of the loopback interface that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def device_index(local_rank: int, device_count: int) -> int:
     """The GPU of a process among those it sees: its own, where Slurm bound one to each task, else that of its rank.
 
@@ -95,52 +129,41 @@ def device_index(local_rank: int, device_count: int) -> int:
     return local_rank
 
 
-def export_place(place: ProcessPlace) -> None:
-    """Write the place into the torchrun variables of this process."""
-    values = {
-        "RANK": place.rank,
-        "LOCAL_RANK": place.local_rank,
-        "WORLD_SIZE": place.world_size,
-        "MASTER_ADDR": place.master_address,
-        "MASTER_PORT": place.master_port,
-    }
+def export_process(process: Process, address: str, port: int) -> None:
+    """Write a process into its torchrun variables."""
+    values: dict[str, int | str] = {"MASTER_ADDR": address, "MASTER_PORT": port}
+    values |= {"RANK": process.rank, "LOCAL_RANK": process.local_rank, "WORLD_SIZE": process.world_size}
     os.environ.update({name: str(value) for name, value in values.items()})
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def initialize(use_deepspeed: bool = False) -> ProcessPlace:
+def initialize(use_deepspeed: bool = False) -> Process:
     """Make this process ready for transformers' TrainingArguments: variables, device, process group.
 
     Args:
         use_deepspeed: DeepSpeed will train; it wants a process group even for a single process.
 
     Returns:
-        The place of this process.
+        This process.
     """
-    place = find_place(os.environ)
+    import torch
+
+    process = find_process(os.environ)
     if torch.cuda.is_available():
         # accelerate and DeepSpeed take LOCAL_RANK for the index of the GPU
-        place = replace(place, local_rank=device_index(place.local_rank, torch.cuda.device_count()))
-        torch.cuda.set_device(place.local_rank)
-    if place.world_size > 1:
-        export_place(place)
+        process = replace(process, local_rank=device_index(process.local_rank, torch.cuda.device_count()))
+        torch.cuda.set_device(process.local_rank)
+    if process.world_size > 1:
+        export_process(process, *rendezvous(os.environ))
     elif use_deepspeed:
-        place = ProcessPlace(master_address="127.0.0.1", master_port=free_port())
-        export_place(place)
+        export_process(process, "127.0.0.1", free_port())
     if use_deepspeed:
-        _initialize_deepspeed()
-    return place
+        _initialize_deepspeed(on_gpu=torch.cuda.is_available())
+    return process
 
 
-def _initialize_deepspeed() -> None:
+def _initialize_deepspeed(on_gpu: bool) -> None:
     """Start DeepSpeed's process group; on a CPU over gloo, without compiling its shared-memory collective."""
-    if torch.cuda.is_available():
+    if on_gpu:
         import deepspeed
 
         deepspeed.init_distributed()
@@ -155,6 +178,8 @@ def _initialize_deepspeed() -> None:
 
 def gather_objects(item: Any) -> list:
     """The item of every rank, in rank order, on all of them; a collective."""
+    import torch.distributed as dist
+
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [item]
     gathered: list = [None] * dist.get_world_size()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline.engines.protocol import EngineError, Failure, ScriptedEngine
+from tools.reasoning_data_pipeline.engines.protocol import EngineError, Failure
+from tools.reasoning_data_pipeline.engines.scripted import ScriptedEngine
 from tools.reasoning_data_pipeline.files.store import StoreMismatchError, read_origin
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main
 from tools.reasoning_data_pipeline.prompts.wording import ask

@@ -11,9 +11,10 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from internvl_chat.data.images import Tiling
 from internvl_chat.model import load_model, load_tokenizer
 from tests.tools.test_convert import build
-from tools.reasoning_data_pipeline.engines import protocol as engines
+from tools.reasoning_data_pipeline.engines import opening as engines
 from tools.reasoning_data_pipeline.engines.decoding import candidate_probabilities, draw_tokens, prefill
 from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder
+from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,
     EngineError,
@@ -21,9 +22,8 @@ from tools.reasoning_data_pipeline.engines.protocol import (
     Failure,
     Request,
     SamplingSettings,
-    ScriptedEngine,
-    open_engine,
 )
+from tools.reasoning_data_pipeline.engines.scripted import ScriptedEngine
 from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine
 
 

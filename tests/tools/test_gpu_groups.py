@@ -5,30 +5,30 @@ import os
 import pytest
 import torch
 
-from tools.reasoning_data_pipeline.engines.gpus import engine_worker, group_devices, local_rank, visible_devices
+from internvl_chat.run.process import Process
+from tools.reasoning_data_pipeline.engines.gpus import engine_worker, group_devices, visible_devices
 from tools.reasoning_data_pipeline.sampling import pipeline as sampling
-from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 
 def test_the_first_task_of_each_group_leads():
-    found = [engine_worker(Worker(rank, 16, "run"), 8) for rank in range(16)]
-    assert found[0] == Worker(0, 2, "run")
-    assert found[8] == Worker(1, 2, "run")
+    found = [engine_worker(Process(rank, 16, "run"), 8) for rank in range(16)]
+    assert found[0] == Process(0, 2, "run")
+    assert found[8] == Process(1, 2, "run")
     assert [place for number, place in enumerate(found) if number % 8] == [None] * 14
 
 
 def test_every_task_leads_its_own_group_of_one():
-    assert [engine_worker(Worker(rank, 3, "run"), 1) for rank in range(3)] == [Worker(r, 3, "run") for r in range(3)]
+    assert [engine_worker(Process(rank, 3, "run"), 1) for rank in range(3)] == [Process(r, 3, "run") for r in range(3)]
 
 
 def test_a_task_alone_leads_a_group_of_any_size():
-    assert engine_worker(Worker(0, 1, "run"), 8) == Worker(0, 1, "run")
+    assert engine_worker(Process(0, 1, "run"), 8) == Process(0, 1, "run")
 
 
 @pytest.mark.parametrize(("tasks", "tp"), [(12, 8), (4, 8), (3, 2), (4, 0)])
 def test_tasks_must_make_whole_groups(tasks, tp):
     with pytest.raises(ValueError, match=f"--tp.*{tp}"):
-        engine_worker(Worker(0, tasks, "run"), tp)
+        engine_worker(Process(0, tasks, "run"), tp)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,6 @@ def test_an_engine_claims_the_gpus_of_its_group(monkeypatch):
 
 
 def test_places_come_from_the_environment():
-    assert local_rank({"LOCAL_RANK": "3", "SLURM_LOCALID": "5"}) == 3
-    assert local_rank({"SLURM_LOCALID": "5"}) == 5
-    assert local_rank({}) == 0
     assert visible_devices({"CUDA_VISIBLE_DEVICES": "GPU-a, 3"}, 8) == ["GPU-a", "3"]
     assert visible_devices({"CUDA_VISIBLE_DEVICES": ""}, 8) == []
     assert visible_devices({}, 2) == ["0", "1"]

@@ -13,13 +13,13 @@ from internvl_chat.data.images import Tiling
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import load_config, load_tokenizer
 from internvl_chat.records.rows import Source
+from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import (
     EngineError,
     EngineOptions,
     Failure,
     Request,
     SamplingSettings,
-    open_engine,
 )
 
 lmdeploy = pytest.importorskip(
@@ -30,7 +30,7 @@ from lmdeploy.messages import EngineOutput, ResponseType  # noqa: E402
 from lmdeploy.serve.core.async_engine import AsyncEngine  # noqa: E402
 
 from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments  # noqa: E402
-from tools.reasoning_data_pipeline.engines.protocol import lmdeploy_engine  # noqa: E402
+from tools.reasoning_data_pipeline.engines import lmdeploy_engine  # noqa: E402
 
 SETTINGS = SamplingSettings(temperature=0.7, top_k=20, top_p=0.9, max_new_tokens=8)
 

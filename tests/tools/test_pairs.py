@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tools.reasoning_data_pipeline.files.durable import join_files
+from internvl_chat.records.durable import join_files
 from tools.reasoning_data_pipeline.pairs.drawing import KeyPartitions, draw, draw_pairs, question_key, read_groups
 from tools.reasoning_data_pipeline.pairs.summary import PairSummary, describe_lengths, format_summary
 

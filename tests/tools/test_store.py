@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline.files.durable import open_for_append, whole_lines, write_atomically
+from internvl_chat.records.durable import open_for_append, whole_lines, write_atomically
+from internvl_chat.run.process import Process, find_process
 from tools.reasoning_data_pipeline.files.store import SampleStore, StoreMismatchError, read_origin, sample_seed
-from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 KEYS = [f"prompt {i}" for i in range(20)]
@@ -22,7 +22,7 @@ PARAMETERS = {"temperature": 1.0, "checkpoint": "tiny"}
 
 def open_store(output, rank=0, world_size=1, **changes):
     given = {"keys": KEYS, "num_samples": 3, "parameters": PARAMETERS, **changes}
-    given.setdefault("worker", Worker(rank, world_size, run_id="launch 1"))
+    given.setdefault("worker", Process(rank, world_size, run_id="launch 1"))
     return SampleStore(output, **given)
 
 
@@ -163,14 +163,14 @@ def test_the_origin_is_kept_but_not_compared(tmp_path):
 
 def test_overwrite_drops_an_older_launch_but_not_a_sibling(tmp_path):
     output = tmp_path / "data.jsonl"
-    with open_store(output, worker=Worker(run_id="old")) as store:
+    with open_store(output, worker=Process(run_id="old")) as store:
         work(store)
         store.finish()
     new = {"parameters": {**PARAMETERS, "temperature": 0.5}, "overwrite": True}
-    first = open_store(output, worker=Worker(0, 2, "new"), **new)
+    first = open_store(output, worker=Process(0, 2, "new"), **new)
     assert not output.exists()
     work(first)
-    second = open_store(output, worker=Worker(1, 2, "new"), **new)
+    second = open_store(output, worker=Process(1, 2, "new"), **new)
     work(second)
     assert first.finish().rows == second.finish().rows == 60
 
@@ -179,7 +179,7 @@ def test_overwrite_without_a_launch_id_is_refused(tmp_path):
     output = tmp_path / "data.jsonl"
     open_store(output).close()
     with pytest.raises(ValueError, match="rdzv-id"):
-        open_store(output, worker=Worker(0, 2, run_id=""), overwrite=True)
+        open_store(output, worker=Process(0, 2, run_id=""), overwrite=True)
 
 
 @pytest.mark.parametrize("damage", [b'{"gen', b"[]", b"", b"{}"])
@@ -192,7 +192,7 @@ def test_a_damaged_manifest_is_named_and_overwritten_on_request(tmp_path, damage
     with pytest.raises(ValueError, match=r"manifest\.json: (damaged|lacks).*--overwrite"):
         open_store(output)
     assert manifest.read_bytes() == damage
-    with open_store(output, worker=Worker(0, 1, run_id="launch 2"), overwrite=True) as store:
+    with open_store(output, worker=Process(0, 1, run_id="launch 2"), overwrite=True) as store:
         work(store)
         assert store.finish().rows == 60
 
@@ -297,22 +297,23 @@ def test_open_for_append_keeps_whole_lines(tmp_path):
     ],
 )
 def test_workers_find_their_place(environment, rank, world_size, run_id):
-    assert Worker.from_environment(environment) == Worker(rank, world_size, run_id)
+    found = find_process(environment)
+    assert (found.rank, found.world_size, found.run_id) == (rank, world_size, run_id)
 
 
 def test_a_single_process_is_rank_0_of_1_with_an_id_of_its_own():
-    one, two = Worker.from_environment({}), Worker.from_environment({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
+    one, two = find_process({}), find_process({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
     assert (one.rank, one.world_size, two.world_size) == (0, 1, 1) and one.run_id != two.run_id
     with pytest.raises(ValueError, match="rank 2 is not in 0..1"):
-        Worker(2, 2)
+        Process(2, 2)
 
 
 CHILD = """
 import sys, time
 from tools.reasoning_data_pipeline.files.store import SampleStore, sample_seed
-from tools.reasoning_data_pipeline.sampling.worker import Worker
+from internvl_chat.run.process import Process, find_process
 keys = [f"prompt {i}" for i in range(20)]
-worker = Worker(int(sys.argv[2]), int(sys.argv[3]), "launch 1")
+worker = Process(int(sys.argv[2]), int(sys.argv[3]), "launch 1")
 parameters = {"temperature": 1.0, "checkpoint": "tiny"}
 with SampleStore(sys.argv[1], keys=keys, num_samples=3, parameters=parameters, worker=worker) as store:
     for key, samples in store.pending():

@@ -9,12 +9,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import parse_row, shown
 from tools.evaluation.questions import Question
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Verdict, parse_answer
-from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Failure, Request, open_engine
-from tools.reasoning_data_pipeline.files.durable import json_line, write_atomically
+from tools.reasoning_data_pipeline.engines.opening import open_engine
+from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Failure, Request
 from tools.reasoning_data_pipeline.files.store import sample_seed
 
 AnswerRows = dict[str, dict[str, dict[str, Any]]]

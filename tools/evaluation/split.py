@@ -21,9 +21,9 @@ from typing import Any
 
 import xxhash
 
+from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.rows import Prompt
 from tools.evaluation.questions import read_rows, right_answers
-from tools.reasoning_data_pipeline.files.durable import json_line, write_atomically
 from tools.reasoning_data_pipeline.prompts.files import ImageRoots
 
 OPTION_FIELDS = frozenset({"choices", "options", *ascii_uppercase})

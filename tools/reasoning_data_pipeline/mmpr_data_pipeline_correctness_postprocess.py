@@ -31,9 +31,10 @@ from typing import Any
 
 import xxhash
 
+from internvl_chat.records.durable import json_line, open_for_append, whole_lines
+from internvl_chat.run.process import find_process
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, modes_for_dataset
 from tools.reasoning_data_pipeline.answers.judging import Verdicts
-from tools.reasoning_data_pipeline.files.durable import json_line, open_for_append, whole_lines
 from tools.reasoning_data_pipeline.pairs.correctness import (
     OUTPUTS,
     PAIR_KINDS,
@@ -50,7 +51,6 @@ from tools.reasoning_data_pipeline.pairs.index import (
 )
 from tools.reasoning_data_pipeline.pairs.sampled import SampledDataset, find_datasets
 from tools.reasoning_data_pipeline.pairs.summary import format_summary
-from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 CHECK_SOURCES = ("answers/*.py",)
 
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     datasets = find_datasets(args.data_dir, args.save_dir)
     if not datasets:
         parser.error(f"no *.jsonl below --data-dir {args.data_dir}: has the sampling run finished?")
-    worker = Worker.from_environment()
+    worker = find_process()
     mine = datasets[worker.rank :: worker.world_size]
     for dataset in mine:
         make_pairs(dataset, args)

@@ -28,8 +28,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from internvl_chat.records.durable import json_line
 from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
-from tools.reasoning_data_pipeline.files.durable import json_line
 from tools.reasoning_data_pipeline.pairs.drawing import Group, draw, question_key
 from tools.reasoning_data_pipeline.pairs.groups import GroupConversion, add_conversion_flags, run_conversion
 

@@ -25,8 +25,8 @@ import numpy as np
 import orjson
 
 from internvl_chat.data.mixture import MixedDataset
+from internvl_chat.records.durable import json_line, open_for_append, whole_lines
 from internvl_chat.records.rows import Source
-from tools.reasoning_data_pipeline.files.durable import json_line, open_for_append, whole_lines
 from tools.validation.rows import RowChecker
 
 CHUNK_ROWS = 500

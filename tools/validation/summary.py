@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from internvl_chat.data.mixture import MixedDataset
-from tools.reasoning_data_pipeline.files.durable import json_line, write_atomically
+from internvl_chat.records.durable import json_line, write_atomically
 from tools.validation.chunks import ChunkFacts
 from tools.validation.faults import FAULTS, Finding
 from tools.validation.mixtures import Rows, held_out_prompts, length_bias, repeated_pairs

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tools.reasoning_data_pipeline.sampling.worker import Worker
+from internvl_chat.run.process import Process
 
 
-def engine_worker(task: Worker, tp: int) -> Worker | None:
+def engine_worker(task: Process, tp: int) -> Process | None:
     """The place of a task's engine among the engines; None for a task that leads no group.
 
     A task that is alone leads a group of any size.
@@ -30,12 +30,7 @@ def engine_worker(task: Worker, tp: int) -> Worker | None:
         )
     if task.rank % tp:
         return None
-    return Worker(task.rank // tp, task.world_size // tp, task.run_id)
-
-
-def local_rank(environment: Mapping[str, str]) -> int:
-    """The number of this task among those of its node: torchrun's, else Slurm's, else 0."""
-    return int(environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID") or 0)
+    return Process(task.rank // tp, task.world_size // tp, task.run_id, task.local_rank)
 
 
 def visible_devices(environment: Mapping[str, str], device_count: int) -> list[str]:

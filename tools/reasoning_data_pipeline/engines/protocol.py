@@ -13,16 +13,13 @@ The engines are imported only when they are opened, so the scripted one needs no
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("auto", "lmdeploy", "transformers", "scripted")
 LMDEPLOY_BACKENDS = ("auto", "turbomind", "pytorch")
 
 
@@ -140,70 +137,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free what the engine holds."""
         ...
-
-
-def open_engine(name: str, options: EngineOptions) -> Engine:
-    """Open an engine by name; "auto" is lmdeploy where it is installed and a GPU is seen, else transformers.
-
-    Raises:
-        ValueError: no such engine, or lmdeploy is asked for where it is not installed.
-    """
-    name = choose_engine() if name == "auto" else name
-    if name == "scripted":
-        return ScriptedEngine(delay=options.scripted_delay)
-    if name == "transformers":
-        from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine
-
-        return TransformersEngine.open(options)
-    if name != "lmdeploy":
-        raise ValueError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
-    if importlib.util.find_spec("lmdeploy") is None:
-        raise ValueError("--engine lmdeploy: lmdeploy is not installed; pip install -r requirements-gpu.txt")
-    from tools.reasoning_data_pipeline.engines.lmdeploy_engine import LmdeployEngine
-
-    return LmdeployEngine.open(options)
-
-
-def choose_engine() -> str:
-    """What "auto" stands for on this machine."""
-    if importlib.util.find_spec("lmdeploy") is None:
-        return "transformers"
-    import torch
-
-    return "lmdeploy" if torch.cuda.is_available() else "transformers"
-
-
-class ScriptedEngine:
-    """Writes short reasoned answers in the form that the question asks for; the seed alone decides each.
-
-    Used to test stores, kills and ranks: equal runs give equal texts, two steps and then one of four answers.
-    """
-
-    ANSWERS = ("A", "B", "3", "4")
-
-    def __init__(self, delay: float = 0.0) -> None:
-        """Take the seconds that an answer takes."""
-        self.delay = delay
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """Answer requests one by one."""
-        for request in requests:
-            for sample, seed in request.seeds.items():
-                if self.delay:
-                    time.sleep(self.delay)
-                yield Completion(request.key, sample, self.text(request, seed))
-
-    def text(self, request: Request, seed: int) -> str:
-        """The answer for a seed; nothing is left to write behind a prefix that has its final answer."""
-        if any(mark in request.prefix for mark in ("Final answer", "答案", "boxed")):
-            return ""
-        steps = f"Look at part {seed // 4 % 7}.\n\nStep {seed // 28 % 5}: put it together.\n\n"
-        answer = self.ANSWERS[seed % 4]
-        if "<think>" in request.question:
-            return f"<think>{steps}</think>\n\\boxed{{{answer}}}"
-        if "boxed" in request.question:
-            return f"{steps}Answer: \\boxed{{{answer}}}"
-        return steps + (f"答案: {answer}" if "答案" in request.question else f"Final answer: {answer}")
-
-    def close(self) -> None:
-        """Nothing to free."""

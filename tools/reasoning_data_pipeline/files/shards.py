@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tools.reasoning_data_pipeline.files.durable import json_line, whole_lines
+from internvl_chat.records.durable import json_line, whole_lines
 
 
 @dataclass

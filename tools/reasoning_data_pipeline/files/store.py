@@ -14,7 +14,7 @@ change. The rank that finishes last, or the next start, merges in prompt order, 
             store.append(key, {s: answer(key, seed=sample_seed(args.seed, key, s)) for s in samples})
         summary = store.finish()
 
-With several ranks pass `worker=Worker.from_environment()`.
+With several ranks pass `worker=find_process()`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 import orjson
 import xxhash
 
-from tools.reasoning_data_pipeline.files.durable import (
+from internvl_chat.records.durable import (
     json_line,
     json_text,
     open_for_append,
@@ -39,8 +39,8 @@ from tools.reasoning_data_pipeline.files.durable import (
     whole_lines,
     write_atomically,
 )
+from internvl_chat.run.process import Process
 from tools.reasoning_data_pipeline.files.shards import Found, locate, rows_in_order
-from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 MANIFEST_FIELDS = ("generation", "parameters", "origin")
 
@@ -107,13 +107,13 @@ class SampleStore:
         num_samples: int,
         parameters: Mapping[str, Any],
         origin: Mapping[str, Any] | None = None,
-        worker: Worker | None = None,
+        worker: Process | None = None,
         overwrite: bool = False,
     ) -> None:
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, not {num_samples}")
         self.output, self.keys, self.num_samples = Path(output), keys, num_samples
-        self.worker = worker or Worker()
+        self.worker = worker or Process()
         self.parts = self.output.with_suffix(".parts")
         self._index = {key: index for index, key in enumerate(keys)}
         if len(self._index) != len(keys):

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO
 import orjson
 from tqdm import tqdm
 
+from internvl_chat.records.durable import join_files, json_line
 from internvl_chat.records.rows import SampledResponse, Source, parse_row
 from tools.reasoning_data_pipeline.answers.judging import Checker, Judge, JudgedQuestion, Verdicts, tidy_answer
-from tools.reasoning_data_pipeline.files.durable import join_files, json_line
 from tools.reasoning_data_pipeline.pairs.drawing import KeyPartitions, draw_pairs, question_key, read_groups
 from tools.reasoning_data_pipeline.pairs.sampled import SampledDataset, partition_rows
 from tools.reasoning_data_pipeline.pairs.summary import PairSummary

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from internvl_chat.records.durable import join_files
 from internvl_chat.records.rows import Source
-from tools.reasoning_data_pipeline.files.durable import join_files
+from internvl_chat.run.process import find_process
 from tools.reasoning_data_pipeline.pairs.drawing import Group, KeyPartitions, read_groups
 from tools.reasoning_data_pipeline.pairs.index import (
     forget_finished,
@@ -27,7 +28,6 @@ from tools.reasoning_data_pipeline.pairs.index import (
     write_finished,
 )
 from tools.reasoning_data_pipeline.pairs.sampled import SampledDataset, find_datasets, partition_rows
-from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def run_conversion(
     datasets = find_datasets(args.data_dir, args.save_dir)
     if not datasets:
         parser.error(f"no *.jsonl below --data-dir {args.data_dir}: has the run that writes them finished?")
-    worker = Worker.from_environment()
+    worker = find_process()
     mine = datasets[worker.rank :: worker.world_size]
     for dataset in mine:
         convert_dataset(conversion, dataset, args)

@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from internvl_chat.records.durable import json_line, json_text, read_json, whole_lines, write_atomically
 from internvl_chat.records.meta import DatasetSpec
-from tools.reasoning_data_pipeline.files.durable import json_line, json_text, read_json, whole_lines, write_atomically
 from tools.reasoning_data_pipeline.files.store import describe_differences, read_origin
 
 logger = logging.getLogger(__name__)

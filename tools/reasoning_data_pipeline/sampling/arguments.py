@@ -6,7 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from tools.reasoning_data_pipeline.engines.protocol import ENGINES, LMDEPLOY_BACKENDS, EngineOptions, SamplingSettings
+from tools.reasoning_data_pipeline.engines.opening import ENGINES
+from tools.reasoning_data_pipeline.engines.protocol import LMDEPLOY_BACKENDS, EngineOptions, SamplingSettings
 from tools.reasoning_data_pipeline.prompts.wording import STYLES, VERSIONS
 
 MIN_ROWS = 16  # answers: fewer at once take as long, as every step reads all weights

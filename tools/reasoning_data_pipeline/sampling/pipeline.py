@@ -28,13 +28,14 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from tools.reasoning_data_pipeline.engines.gpus import engine_worker, group_devices, local_rank, visible_devices
-from tools.reasoning_data_pipeline.engines.protocol import Engine, choose_engine, open_engine
+from internvl_chat.run.process import Process, find_process
+from tools.reasoning_data_pipeline.engines.gpus import engine_worker, group_devices, visible_devices
+from tools.reasoning_data_pipeline.engines.opening import choose_engine, open_engine
+from tools.reasoning_data_pipeline.engines.protocol import Engine
 from tools.reasoning_data_pipeline.files.store import SampleStore
 from tools.reasoning_data_pipeline.prompts.files import PromptFile
 from tools.reasoning_data_pipeline.sampling.arguments import check_arguments, engine_options, sampling_settings
 from tools.reasoning_data_pipeline.sampling.run import Job, SamplingRun
-from tools.reasoning_data_pipeline.sampling.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def run_pipeline(pipeline: Pipeline, args: argparse.Namespace) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     check_arguments(args)
-    worker = engine_worker(Worker.from_environment(), args.tp)
+    worker = engine_worker(find_process(), args.tp)
     if worker is None:
         return
     if args.engine != "scripted":
@@ -91,7 +92,7 @@ def claim_devices(tp: int) -> None:
     import torch
 
     visible = visible_devices(os.environ, torch.cuda.device_count())
-    devices = group_devices(visible, local_rank(os.environ), tp)
+    devices = group_devices(visible, find_process().local_rank, tp)
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         logger.info("this engine runs on GPU %s of the %d that this task sees", ",".join(devices), len(visible))
@@ -121,7 +122,7 @@ def model_name(checkpoint: str) -> str:
     return "_".join(name for name in (path.parent.name, path.name) if name not in ("", ".."))
 
 
-def run_job(pipeline: Pipeline, args: argparse.Namespace, job: Job, *, engine: Engine, worker: Worker) -> None:
+def run_job(pipeline: Pipeline, args: argparse.Namespace, job: Job, *, engine: Engine, worker: Process) -> None:
     """Sample one job as far as this rank goes, and merge it when no other rank has work left."""
     variant = f"{pipeline.name} {job.max_num}"
     prompts = PromptFile(job.prompts, start=args.sample_start_idx, limit=args.sample_max_num, variant=variant)
@@ -168,7 +169,7 @@ def _origin(args: argparse.Namespace, job: Job) -> dict[str, Any]:
     return {"prompt_path": str(job.prompts.absolute()), "image_root": root}
 
 
-def _progress_bar(job: Job, store: SampleStore, worker: Worker) -> tqdm:
+def _progress_bar(job: Job, store: SampleStore, worker: Process) -> tqdm:
     """Answers made by this rank, with rate and time left; one line per rank on a terminal, rank 0 alone in a log."""
     on_terminal = sys.stderr.isatty()
     return tqdm(

@@ -1,4 +1,7 @@
-"""JSONL files that survive a kill: whole-line appends behind a cut tail, replacement in one step, tolerant reading."""
+"""Files that survive a kill: replaced in one step, appended to in whole lines behind a cut tail, read tolerantly.
+
+Every file of ours that is replaced, of a stage, an index or a cache, is replaced by `replacing`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,23 +43,37 @@ def read_json(path: Path, fields: Iterable[str]) -> dict[str, Any]:
     return value
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A fresh name beside `path` to write to; what is written there takes the place of `path` when the block ends well.
+
+    `path` is whole or as it was at any moment, also after a power failure, whatever other processes do. Its folder is
+    made. An error in the block leaves `path` alone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield fresh
+        sync(fresh)
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    sync(path.parent)  # the new name itself
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file that is there whole or not at all, also after a power failure; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself
-    finally:
-        os.close(folder)
+    with replacing(path) as fresh, open(fresh, "wb") as file:
+        file.writelines(chunks)
 
 
 def join_files(path: Path, parts: Iterable[Path]) -> None:

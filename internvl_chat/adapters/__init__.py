@@ -1,0 +1,1 @@
+"""Low-rank adapters (LoRA), also on a language model in 4 bits (QLoRA)."""

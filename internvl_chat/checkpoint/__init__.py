@@ -1,0 +1,1 @@
+"""Checkpoints that other tools load, and what a run goes on from."""

@@ -1,0 +1,1 @@
+"""Log-probs of the frozen reference: by a second model, or from a cache on disk."""

@@ -1,0 +1,1 @@
+"""A training run: its processes, its loop, what it logs, guards and writes down."""

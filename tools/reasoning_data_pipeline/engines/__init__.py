@@ -1,0 +1,1 @@
+"""What answers: one protocol, an engine a file."""

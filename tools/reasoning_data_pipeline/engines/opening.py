@@ -1,0 +1,41 @@
+"""Which engine answers, and how it is opened: an engine and what it needs are imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions
+from tools.reasoning_data_pipeline.engines.scripted import ScriptedEngine
+
+ENGINES = ("auto", "lmdeploy", "transformers", "scripted")
+
+
+def open_engine(name: str, options: EngineOptions) -> Engine:
+    """Open an engine by name; "auto" is lmdeploy where it is installed and a GPU is seen, else transformers.
+
+    Raises:
+        ValueError: no such engine, or lmdeploy is asked for where it is not installed.
+    """
+    name = choose_engine() if name == "auto" else name
+    if name == "scripted":
+        return ScriptedEngine(delay=options.scripted_delay)
+    if name == "transformers":
+        from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine.open(options)
+    if name != "lmdeploy":
+        raise ValueError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
+    if importlib.util.find_spec("lmdeploy") is None:
+        raise ValueError("--engine lmdeploy: lmdeploy is not installed; pip install -r requirements-gpu.txt")
+    from tools.reasoning_data_pipeline.engines.lmdeploy_engine import LmdeployEngine
+
+    return LmdeployEngine.open(options)
+
+
+def choose_engine() -> str:
+    """What "auto" stands for on this machine."""
+    if importlib.util.find_spec("lmdeploy") is None:
+        return "transformers"
+    import torch
+
+    return "lmdeploy" if torch.cuda.is_available() else "transformers"

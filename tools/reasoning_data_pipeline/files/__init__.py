@@ -1,0 +1,1 @@
+"""Files that ranks share: samples in shards, merged when all are there."""

@@ -1,0 +1,1 @@
+"""From answers to pairs, restartable and flat in memory."""

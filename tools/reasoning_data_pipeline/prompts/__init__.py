@@ -1,0 +1,1 @@
+"""Questions as they are asked, and the files that they come from."""

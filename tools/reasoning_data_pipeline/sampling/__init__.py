@@ -1,0 +1,1 @@
+"""From prompts to sampled answers: a pipeline is a way to ask."""
