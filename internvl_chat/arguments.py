@@ -241,6 +241,15 @@ class MPOConfig(TrainingArguments):
         if self.fsdp and self.fsdp_plugin_args["state_dict_type"] != "FULL_STATE_DICT":
             raise ValueError("--fsdp_config: state_dict_type must be FULL_STATE_DICT, as checkpoints are whole here")
 
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process, at most one.
+
+        The Trainer wraps a model in `nn.DataParallel` where a single process sees several, and that cuts the tiles of a
+        packed row apart. Several GPUs take several processes.
+        """
+        return min(super().n_gpu, 1)
+
     def _apply_older_names(self) -> None:
         """Move values given under older names to today's, and empty the older ones so that they are not stale."""
         if self.evaluation_strategy is not None:

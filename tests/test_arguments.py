@@ -21,6 +21,14 @@ def checkpoints_activations(args):
     return getattr(args, "activation_checkpointing", args.gradient_checkpointing)
 
 
+def test_a_process_that_sees_several_gpus_uses_one(tmp_path, monkeypatch):
+    """Else the Trainer wraps the policy in DataParallel, which deals the tiles of one row out to the GPUs."""
+    args = config(tmp_path, use_cpu=True, per_device_train_batch_size=3)
+    assert args.device.type == "cpu" and args.n_gpu == 0
+    monkeypatch.setattr(args, "_n_gpu", 2)
+    assert (args.n_gpu, args.train_batch_size, args.parallel_mode.value) == (1, 3, "not_parallel")
+
+
 def test_the_original_command_line_parses_word_for_word(tmp_path, monkeypatch, caplog, original_command):
     words = shlex.split(original_command.format(output_dir=tmp_path))
     assert wants_deepspeed(words)
