@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +104,33 @@ def test_working_directory_comes_before_the_folder_of_meta(tmp_path, monkeypatch
     write(tmp_path, {"a": {}}, rows=2)
     mixture = Mixture.from_meta(meta, cache_dir=tmp_path)
     assert (len(mixture), mixture.datasets[0].root) == (2, "images")
+
+
+def test_a_root_is_looked_for_where_the_annotation_was_found(tmp_path, monkeypatch, caplog):
+    """So that a folder with meta.json, pairs and pictures means the same wherever it lies and a run starts."""
+    meta = write(tmp_path / "there", {"a": {}})
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    mixture = Mixture.from_meta(meta, cache_dir=tmp_path)
+    assert Path(mixture.datasets[0].root) == tmp_path / "there" / "images"
+    both = f"root 'images' is both {tmp_path / 'there/images'}, which is read, and {tmp_path / 'images'}"
+    assert both in caplog.text and "write an absolute path to choose" in caplog.text
+
+
+def test_a_path_that_means_two_things_is_said(tmp_path, monkeypatch, caplog):
+    meta = write(tmp_path / "there", {"a": {}})
+    monkeypatch.chdir(tmp_path)
+    Mixture.from_meta(meta, cache_dir=tmp_path)
+    assert "is both" not in caplog.text
+    write(tmp_path, {"a": {}}, rows=2)
+    Mixture.from_meta(meta, cache_dir=tmp_path)
+    for path in ("images", "a.jsonl"):
+        assert f"{tmp_path / path}, which is read, and {tmp_path / 'there' / path}; write" in caplog.text
+    caplog.clear()
+    monkeypatch.chdir(tmp_path / "there")  # both places are one
+    Mixture.from_meta(meta, cache_dir=tmp_path)
+    Mixture.from_meta("meta.json", cache_dir=tmp_path)
+    assert "is both" not in caplog.text
 
 
 @pytest.mark.parametrize(("field", "kind"), [("root", "folder"), ("annotation", "file")])

@@ -61,9 +61,8 @@ def import_pairs(files: Sequence[Path], out: Path, max_tiles: int) -> tuple[int,
     write_atomically(annotation, (json_line(row) for row in usable_rows(files, images, rejects)))
     with annotation.open("rb") as lines:
         length = sum(1 for _ in lines)
-    spec = DatasetSpec(
-        out.name, str(images.resolve()), str(annotation.resolve()), max_dynamic_patch=max_tiles, length=length
-    )
+    # relative to meta.json: the folder can be moved
+    spec = DatasetSpec(out.resolve().name, images.name, annotation.name, max_dynamic_patch=max_tiles, length=length)
     write_atomically(out / "meta.json", [json_text({spec.name: spec.to_entry()})])
     write_atomically(out / "rejects.jsonl", map(json_line, rejects))
     return length, rejects
@@ -118,7 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     length, rejects = import_pairs(args.parquet, args.out, args.max_num)
     print(f"{args.out / 'meta.json'}: {length} pairs, {len(rejects)} rows could not be used (rejects.jsonl)")
-    return 0 if length else 1
+    if length:
+        return 0
+    reason = f"the first is {rejects[0]['reason']}" if rejects else "the files have no rows"
+    print(f"error: no pair was made: {reason}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import os
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ import jinja2
 from PIL import Image
 
 from internvl_chat.data.images import ImageError, load_image, resolve_image
-from internvl_chat.data.mixture import resolve_path
+from internvl_chat.data.mixture import resolve_entry
 from internvl_chat.data.video import open_video, read_frames
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import DatasetSpec, read_meta
@@ -189,14 +188,8 @@ def render(views: Sequence[PairView | SourceView], title: str) -> str:
 
 
 def find_specs(meta: Path) -> list[DatasetSpec]:
-    """The data sets of a meta.json, its paths tried from here, then from its folder."""
-    specs = []
-    for spec in read_meta(meta):
-        annotation = resolve_path(spec.annotation, meta, spec.name, "annotation")
-        roots = (Path(spec.root), meta.parent / spec.root)
-        root = next(filter(os.path.isdir, roots), roots[0])
-        specs.append(DatasetSpec(spec.name, str(root), str(annotation)))
-    return specs
+    """The data sets of a meta.json, their paths as training finds them."""
+    return [DatasetSpec(spec.name, *map(str, resolve_entry(spec, meta))) for spec in read_meta(meta)]
 
 
 def build_parser() -> argparse.ArgumentParser:

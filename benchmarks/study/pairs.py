@@ -53,7 +53,7 @@ def swapped(settings: Settings, seed: int) -> Path:
     meta = own(settings, seed)
     exchanged = {}
     for name, entry in _read(meta).items():
-        annotation = meta.parent / entry["annotation"]
+        annotation = Path(entry["annotation"])
         rows = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in _rows(annotation)]
         exchanged[name] = {**entry, "annotation": str(_write_rows(annotation.with_suffix(".swapped.jsonl"), rows))}
     return _write_meta(meta.with_name("meta_swapped.json"), exchanged)
@@ -117,7 +117,7 @@ def _dropout(settings: Settings, seed: int, folder: Path) -> dict[str, int]:
     folder.mkdir()
     meta = correctness(settings, seed)
     (entry,) = _read(meta).values()
-    rows = ({**row, "rejected": None} for row in _rows(meta.parent / entry["annotation"]))
+    rows = ({**row, "rejected": None} for row in _rows(Path(entry["annotation"])))
     prompts = _write_rows(folder / "chosen.jsonl", rows)
     words = ["--prompt-path", prompts, "--image-root", entry["root"], "--out-dir", folder / "sampled"]
     continue_blind([*map(str, [*words, "--checkpoint", settings.base, "--seed", seed]), *ENGINE.split()])
@@ -137,7 +137,11 @@ def _sample(
 
 
 def _read(meta: Path) -> dict[str, Row]:
-    return json.loads(meta.read_text(encoding="utf-8"))
+    """The entries of a meta.json, their paths absolute: they go into files of other folders."""
+    entries = json.loads(meta.read_text(encoding="utf-8"))
+    for entry in entries.values():
+        entry |= {name: str((meta.parent / entry[name]).resolve()) for name in ("root", "annotation")}
+    return entries
 
 
 def _lengths(meta: Path) -> dict[str, int]:

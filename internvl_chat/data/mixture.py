@@ -14,6 +14,7 @@ import bisect
 import logging
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
@@ -112,8 +113,9 @@ def open_dataset(
     spec: DatasetSpec, number: int, meta_path: str | Path, *, seed: int = 0, cache_dir: str | Path | None = None
 ) -> MixedDataset:
     """Open one data set, `number` in `meta_path` from 0, and draw its order; errors as `Mixture.from_meta`."""
-    root = resolve_path(spec.root, Path(meta_path), spec.name, "root")
-    annotation = resolve_path(spec.annotation, Path(meta_path), spec.name, "annotation")
+    root, annotation = resolve_entry(spec, Path(meta_path))
+    for doubt in doubtful_paths(spec, Path(meta_path)):
+        logger.warning("%s: data set %s: %s", meta_path, shown(spec.name), doubt)
     rows = JsonlFile(annotation, cache_dir)
     if not len(rows):
         raise ValueError(f"{meta_path}: data set {spec.name!r}: {annotation} has no rows")
@@ -129,31 +131,58 @@ def open_dataset(
     return MixedDataset(spec, number, str(root), rows, order)
 
 
-def resolve_path(path: str, meta_path: Path, name: str, key: str) -> Path | str:
-    """A path of meta.json: as given from the working directory, else from the folder of meta.json.
+def resolve_entry(spec: DatasetSpec, meta_path: Path) -> tuple[Path | str, Path]:
+    """Root and annotation of an entry of meta.json: as given from the working directory, else from meta.json's folder.
 
-    Of an object store, a root stays as it is, and an annotation is a local copy of what is there now.
-
-    Args:
-        path: of an entry.
-        meta_path: where the entry stands.
-        name: of the data set.
-        key: "root", which is a folder, or "annotation", a file.
+    The root is looked for first where the annotation was found, so that a folder with pairs, pictures and meta.json can
+    be moved anywhere. Of an object store, a root stays as it is, and an annotation is a local copy of what is there
+    now.
 
     Raises:
-        FileNotFoundError: it is at neither place.
+        FileNotFoundError: one of them is at neither place.
         ObjectError: an annotation cannot be fetched.
     """
-    if is_object(path):
-        return Path(fetch(path, version=True)) if key == "annotation" else path
-    tries = [Path(path), meta_path.parent / path]
-    is_there = os.path.isdir if key == "root" else os.path.isfile  # unlike pathlib's, not upset by any path
-    for candidate in tries:
-        if is_there(candidate):
-            return candidate
+    if is_object(spec.annotation):
+        annotation, moves_along = Path(fetch(spec.annotation, version=True)), False
+    else:
+        annotation = find_path(spec, "annotation", meta_path)
+        moves_along = annotation != Path(spec.annotation)
+    root = spec.root if is_object(spec.root) else find_path(spec, "root", meta_path, beside_first=moves_along)
+    return root, annotation
+
+
+def _places(path: str, meta_path: Path) -> list[Path]:
+    """Where a path of meta.json may lie: from the working directory, and from the folder of meta.json."""
+    return [Path(path), meta_path.parent / path]
+
+
+def _is_there(key: str, path: Path) -> bool:
+    return os.path.isdir(path) if key == "root" else os.path.isfile(path)  # unlike pathlib's, not upset by any path
+
+
+def find_path(spec: DatasetSpec, key: str, meta_path: Path, *, beside_first: bool = False) -> Path:
+    """Where the "root" of an entry is a folder, or its "annotation" a file; FileNotFoundError names both places."""
+    places = _places(getattr(spec, key), meta_path)
+    for place in reversed(places) if beside_first else places:
+        if _is_there(key, place):
+            return place
     kind = "folder" if key == "root" else "file"
-    places = " nor ".join(shown_path(str(candidate.absolute())) for candidate in dict.fromkeys(tries))
-    raise FileNotFoundError(f"{meta_path}: data set {shown(name)}: {key} {shown(path, 200)} is no {kind} at {places}")
+    looked = " nor ".join(shown_path(str(place.absolute())) for place in dict.fromkeys(places))
+    path = shown(getattr(spec, key), 200)
+    raise FileNotFoundError(f"{meta_path}: data set {shown(spec.name)}: {key} {path} is no {kind} at {looked}")
+
+
+def doubtful_paths(spec: DatasetSpec, meta_path: Path) -> Iterator[str]:
+    """A sentence on each path of an entry that names one thing from the working directory, another beside meta.json."""
+    if is_object(spec.annotation) or is_object(spec.root):
+        return
+    taken = dict(zip(("root", "annotation"), resolve_entry(spec, meta_path), strict=True))
+    for key, chosen in taken.items():
+        path = getattr(spec, key)
+        there = [place for place in _places(path, meta_path) if _is_there(key, place)]
+        if os.path.normpath(path) != "." and len(there) == 2 and not os.path.samefile(*there):
+            one, other = (place.resolve() for place in (chosen, *(place for place in there if place != chosen)))
+            yield f"{key} {shown(path)} is both {one}, which is read, and {other}; write an absolute path to choose"
 
 
 def repeated_count(num_rows: int, repeat_time: float) -> int:

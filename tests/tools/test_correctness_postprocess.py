@@ -15,8 +15,9 @@ import pytest
 from internvl_chat.records.meta import read_meta
 from internvl_chat.records.rows import PreferencePair, Source
 from tools.reasoning_data_pipeline.answers.checker import parse_answer
+from tools.reasoning_data_pipeline.answers.judging import VerdictCache
 from tools.reasoning_data_pipeline.files.store import SampleStore
-from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import VerdictCache, main
+from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "answers" / "pairs"
@@ -36,6 +37,12 @@ def rows(path):
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in content))
+
+
+def write_lines(path, content):
+    """Rows, or lines as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in content))
 
 
 def sampled(question, *finals, gold="5", image="a.png"):
@@ -81,6 +88,7 @@ RIGHT_FOR_US = {
     ("一样吗？", "是的"),
 }
 #   format: an empty final answer is taken for a wrong one
+#   empty: an answer without a word is paired
 EMPTY_FINAL = "Look at picture 7.\n\nStep 7: compute it.\n\nFinal answer: "
 
 
@@ -104,6 +112,8 @@ def known_defects(pair):
         found.add("substring entailment")
     if rejected == EMPTY_FINAL:
         found.add("empty final answer")
+    if not rejected:
+        found.add("empty answer")
     return found
 
 
@@ -121,6 +131,7 @@ def test_pairs_equal_the_reference_sets_except_for_listed_defects(tmp_path):
     assert explained >= RIGHT_FOR_US | {
         "substring entailment",
         "empty final answer",
+        "empty answer",
     }  # none is listed in vain
 
 
@@ -156,7 +167,7 @@ def test_any_number_of_ranks_gives_the_same_pairs_and_one_meta(tmp_path, mixed, 
 
 @pytest.mark.integration
 def test_worker_processes_change_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("tools.reasoning_data_pipeline.pairs.drawing.PARTITION_BYTES", 4000)
+    monkeypatch.setattr("tools.reasoning_data_pipeline.pairs.grouping.PARTITION_BYTES", 4000)
     expected = contents(run(SAMPLED, tmp_path / "one"))
     assert contents(run(SAMPLED, tmp_path / "two", "--num-workers", "2")) == expected
 
@@ -174,15 +185,20 @@ def test_the_meta_is_ready_to_train_from(tmp_path, mixed, monkeypatch):
     for name in ("c1", "c2", "c3", "c4"):
         (tmp_path / "images" / f"{name}.jpg").touch()
     save = run(mixed, Path("pairs"))
-    monkeypatch.chdir("/")  # the paths are absolute
-    specs = read_meta(tmp_path / save / "meta.json")
+    (tmp_path / "moved").mkdir()
+    for name in ("images", "pairs"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    monkeypatch.chdir("/")
+    save = tmp_path / "moved" / "pairs"  # the paths are relative to it
+    specs = read_meta(save / "meta.json")
     assert "chartqa_en_pairs_vqa_format_rules" not in {spec.name for spec in specs}  # no rows, no entry
     for spec in specs:
-        lines = Path(spec.annotation).read_bytes().splitlines()
+        assert not Path(spec.annotation).is_absolute()
+        lines = (save / spec.annotation).read_bytes().splitlines()
         pairs = [PreferencePair.from_row(json.loads(line), Source(spec.annotation, 1)) for line in lines]
         assert len(pairs) == spec.length and spec.repeat_time == 1
         if spec.name.startswith("chartqa"):
-            assert all((Path(spec.root) / path).is_file() for pair in pairs for path in pair.image)
+            assert all((save / spec.root / path).is_file() for pair in pairs for path in pair.image)
 
 
 def test_image_roots_come_from_the_flag_or_the_sampling_run(tmp_path, caplog):
@@ -197,12 +213,60 @@ def test_image_roots_come_from_the_flag_or_the_sampling_run(tmp_path, caplog):
         store.finish()
     save = run(tmp_path / "out", tmp_path / "pairs")
     (spec,) = read_meta(save / "meta.json")
-    assert spec.root == str(tmp_path / "pictures")
+    assert spec.root == "../pictures"
     write(tmp_path / "bare" / "q.jsonl", sampled("Q", 5, 6))
     run(tmp_path / "bare", tmp_path / "lost")
     assert "give --image-root" in caplog.text and "'a.png'" in caplog.text
     save = run(tmp_path / "bare", tmp_path / "given", "--image-root", str(tmp_path / "pictures"))
-    assert read_meta(save / "meta.json")[0].root == str(tmp_path / "pictures")
+    assert read_meta(save / "meta.json")[0].root == "../pictures"
+
+
+@pytest.mark.parametrize("empty", ["", " \n", "\u200b", "\u00a0\u3000"])
+def test_empty_answers_are_counted_and_never_paired(tmp_path, empty):
+    content = [
+        {**row, "response": text} for row, text in zip(sampled("Q", *"123"), ["no line", empty, empty], strict=True)
+    ]
+    write(tmp_path / "data" / "a.jsonl", [*content, *sampled("Q", 5)])
+    save = run(tmp_path / "data", tmp_path / "pairs")
+    assert [row["rejected"] for row in rows(raw(save, "a", "format"))] == ["no line"]
+    summary = json.loads((save / "summary.json").read_text())["a"]
+    assert (summary["empty_answers"], summary["outcomes"]) == (2, {"correct": 1, "format_error": 3})
+
+
+NOTHING = {
+    "prompts, not answers": ([{"image": "a.png", "question": "Q", "answer": "5"}], "1 rows could not be used"),
+    "no row can be read": (["[1]", "{", '{"a": 1,}'], r"3 rows could not be used .* the first is .*a\.jsonl:1: "),
+    "all right": (sampled("Q", 5, 5.0), "no answers to one question differ as a pair must"),
+    "all wrong": (sampled("Q", 1, 2), "no answers to one question differ"),
+    "only empty answers beside the right one": (
+        [*sampled("Q", 5), {**sampled("Q", 1)[0], "response": ""}],
+        "no answers to one question differ",
+    ),
+    "an empty file": ([], "no answers to one question differ"),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_a_run_that_made_no_pair_fails_and_says_why(tmp_path, capsys, case):
+    content, reason = NOTHING[case]
+    write_lines(tmp_path / "data" / "a.jsonl", content)
+    flags = ["--data-dir", str(tmp_path / "data"), "--save-dir", str(tmp_path / "pairs"), "--num-workers", "1"]
+    for _ in range(2):  # a finished run that is started again tells the same
+        assert main(flags) == 1
+        assert re.search(f"error: no row was made for meta.json: .*{reason}", capsys.readouterr().err)
+    write(tmp_path / "data" / "b.jsonl", sampled("Q", 5, 6))
+    assert main(flags) == 0  # one data set without pairs beside one with pairs is no failure
+
+
+def test_a_rank_judges_no_run_that_others_have_not_finished(tmp_path, monkeypatch):
+    for name in "ab":
+        write(tmp_path / "data" / f"{name}.jsonl", sampled("Q", 5, 5.0))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    codes = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        codes.append(main(["--data-dir", str(tmp_path / "data"), "--save-dir", str(tmp_path / "pairs")]))
+    assert codes == [0, 1]
 
 
 def test_shards_of_unfinished_runs_and_own_outputs_are_not_answers(tmp_path, capsys):
@@ -211,7 +275,7 @@ def test_shards_of_unfinished_runs_and_own_outputs_are_not_answers(tmp_path, cap
     store.close()
     with pytest.raises(SystemExit):
         run(tmp_path, tmp_path / "pairs")
-    assert "has the sampling run finished?" in capsys.readouterr().err
+    assert "has the run that writes them finished?" in capsys.readouterr().err
     write(tmp_path / "p.jsonl", sampled("P", 5, 6))
     run(tmp_path, tmp_path / "pairs")
     run(tmp_path, tmp_path / "pairs", "--overwrite")
@@ -338,7 +402,7 @@ def test_what_is_named_like_answers_but_no_file_is_left_out(tmp_path):
 def test_a_redone_data_set_is_not_taken_for_finished_when_it_is_killed_halfway(tmp_path, monkeypatch):
     write(tmp_path / "data" / "a.jsonl", sampled("Q", 5, 6))
     save = run(tmp_path / "data", tmp_path / "pairs")
-    module = "tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess"
+    module = "tools.reasoning_data_pipeline.pairs.conversion"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(f"{module}.meta_entries", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         run(tmp_path / "data", save, "--overwrite")
@@ -349,22 +413,20 @@ def test_a_redone_data_set_is_not_taken_for_finished_when_it_is_killed_halfway(t
 
 def test_slow_verdicts_are_kept_for_the_next_run_of_the_same_code(tmp_path):
     path = tmp_path / "cache.jsonl"
-    with VerdictCache(path) as cache:
-        cache.learn({"key": ("wrong", "algebra")})
-    with VerdictCache(path) as cache:
-        assert cache.known == {"key": ("wrong", "algebra")}
+    cache = VerdictCache(path)
+    assert cache.read() == {}
+    cache.learn({"key": ("wrong", "algebra")})
+    assert VerdictCache(path).read() == {"key": ("wrong", "algebra")}
     path.write_text(path.read_text().replace(cache.code, "older code"))
-    with VerdictCache(path) as cache:
-        assert cache.known == {}
+    assert VerdictCache(path).read() == {}
 
 
 def test_the_cache_is_used(tmp_path):
     write(tmp_path / "data" / "a.jsonl", sampled("Q", "5", "6"))
     run(tmp_path / "data", tmp_path / "pairs", "--use-correctness-cache")
     path = tmp_path / "pairs" / "correctness_cache" / "a.jsonl"
-    with VerdictCache(path) as cache:
-        modes = ["math_score", "math_verify_score", "mc_score", "vqa_score"]
-        cache.learn({json.dumps(["6", "5", modes], separators=(",", ":")): ("correct", "told so")})
+    modes = ["math_score", "math_verify_score", "mc_score", "vqa_score"]
+    VerdictCache(path).learn({json.dumps(["6", "5", modes], separators=(",", ":")): ("correct", "told so")})
     run(tmp_path / "data", tmp_path / "pairs", "--use-correctness-cache", "--overwrite")
     assert json.loads((tmp_path / "pairs" / "summary.json").read_text())["a"]["rules"]["correct: told so"] == 1
 

@@ -7,7 +7,6 @@ import pytest
 
 from tools.reasoning_data_pipeline.answers.checker import Outcome, Verdict
 from tools.reasoning_data_pipeline.answers.judging import Judge, JudgedAnswer, tidy_answer
-from tools.reasoning_data_pipeline.pairs.drawing import Group
 
 
 class ScriptedChecker:
@@ -32,7 +31,7 @@ def group(*responses, gold="5", version="en"):
         {"question": "Q?", "answer": gold, "question_orig": "Q", "response": text, "prompt_version": version}
         for text in responses
     ]
-    return Group("key", sorted(json.dumps(row).encode() + b"\n" for row in rows))
+    return sorted(rows, key=json.dumps)
 
 
 def final(answer):

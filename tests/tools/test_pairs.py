@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from internvl_chat.records.durable import join_files
-from tools.reasoning_data_pipeline.pairs.drawing import KeyPartitions, draw, draw_pairs, question_key, read_groups
-from tools.reasoning_data_pipeline.pairs.summary import PairSummary, describe_lengths, format_summary
+from tools.reasoning_data_pipeline.pairs.correctness import PairSummary, describe_lengths, format_summary
+from tools.reasoning_data_pipeline.pairs.grouping import KeyPartitions, draw, draw_pairs, question_key, read_groups
 
 
 def lines(number):
@@ -101,7 +101,7 @@ def test_summaries_of_parts_add_up():
         for summary in (whole, parts[index % 2]):
             summary.count_question(correct, wrong)
             summary.count_pairs("format", [("x" * 30, "y" * index)])
-    parts[0].add(parts[1])
+    parts[0].update(parts[1])
     assert parts[0] == whole
     assert (whole.questions, whole.all_right, whole.all_wrong) == (5, 1, 1)
     assert whole.accuracy == {0: 1, 2: 1, 10: 1, 6: 1}  # 0 %, 25 %, 100 %, 66 %; the undecided question has none

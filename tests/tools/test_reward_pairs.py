@@ -1,11 +1,13 @@
 """Pairs from rewards and verdicts, by hand, and that training takes them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from internvl_chat.data.mixture import Mixture
-from tools.reasoning_data_pipeline.reward_pairs import main, pairs_by_margin
+from tools.reasoning_data_pipeline.pairs.rewards import pairs_by_margin
+from tools.reasoning_data_pipeline.reward_pairs import main
 
 QUESTION = {"image": "a.png", "question": "What is 2 + 2?", "answer": "4"}
 
@@ -58,6 +60,7 @@ def test_equal_answers_have_the_mean_of_their_rewards(run):
     assert pairs[0]["rejected_score"] == 0.5
     assert json.loads((folder / "summary.json").read_text())["made"] == {
         "bad_rows": 0,
+        "files": [str(folder.parent / "scored" / "made.jsonl")],
         "pairs": 1,
         "questions": 1,
         "questions_without_a_pair": 0,
@@ -104,7 +107,7 @@ def test_the_mixture_can_be_trained_on(run, tmp_path):
     (tmp_path / "scored" / "a.png").write_bytes(b"")
     _, folder = run(scored(a=1, b=0))
     mixture = Mixture.from_meta(folder / "meta.json", cache_dir=tmp_path / "cache")
-    assert len(mixture) == 1 and mixture.datasets[0].root == str(tmp_path / "scored")
+    assert len(mixture) == 1 and Path(mixture.datasets[0].root).resolve() == tmp_path / "scored"
 
 
 def test_a_folder_without_rows_is_an_error(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import json
 import random
-from pathlib import Path
 
 import pytest
 
@@ -100,8 +99,8 @@ def test_the_meta_files_are_ready_to_train_from(data):
     (data / "p.png").write_bytes(b"")
     save = run(data)
     (spec,) = read_meta(save / "meta.json")
-    assert spec.name == "geometry_pairs_step_scores" and spec.length == 3 and spec.root == str(data)
-    lines = Path(spec.annotation).read_bytes().splitlines()
+    assert spec.name == "geometry_pairs_step_scores" and spec.length == 3 and spec.root == ".."
+    lines = (save / spec.annotation).read_bytes().splitlines()
     assert all(PreferencePair.from_row(json.loads(line), Source("x", 1)).rejected for line in lines)
     (spec,) = read_meta(save / "prm_meta.json")
     assert spec.name == "geometry_prm" and spec.length == 7

@@ -1,6 +1,8 @@
 """The documented older name of tools/reasoning_data_pipeline/mmpr_data_pipeline_correctness_postprocess.py."""
 
+import sys
+
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

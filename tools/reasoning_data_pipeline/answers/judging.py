@@ -11,13 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import orjson
+import xxhash
 
+from internvl_chat.records.durable import json_line, open_for_append, whole_lines
 from internvl_chat.records.rows import SampledResponse, Source
 from tools.reasoning_data_pipeline.answers.checker import Verdict, parse_answer
-from tools.reasoning_data_pipeline.pairs.drawing import Group
 
 SLOW_SECONDS = 1e-3  # checks that took longer are worth keeping for the next run
 DECIDED = ("correct", "wrong")  # outcomes that do not depend on how long a check may take
@@ -29,6 +31,30 @@ SAME_MEANING = frozenset({"same text", "spelling", "choice"})  # rules by which 
 
 
 Verdicts = dict[str, tuple[str, str]]  # cache key -> (outcome, rule)
+
+
+class VerdictCache:
+    """Verdicts that were slow to find, kept for the next run in a JSONL file.
+
+    A verdict depends on the answers, the modes and the source code of the checks; those of other code are left alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the file, which need not be there yet."""
+        self.path = path
+        sources = sorted(Path(__file__).parent.glob("*.py"))
+        self.code = xxhash.xxh3_64_hexdigest(b"".join(source.read_bytes() for source in sources))
+
+    def read(self) -> Verdicts:
+        """What runs of the same code have found."""
+        rows = (row for _, row in whole_lines(self.path)) if self.path.exists() else iter(())
+        return {row["key"]: tuple(row["verdict"]) for row in rows if row["code"] == self.code}
+
+    def learn(self, verdicts: Verdicts) -> None:
+        """Keep new verdicts."""
+        with open_for_append(self.path) as file:
+            for key, verdict in verdicts.items():
+                file.write(json_line({"key": key, "verdict": verdict, "code": self.code}))
 
 
 class Checker(Protocol):
@@ -91,9 +117,8 @@ class Judge:
     known: Verdicts = field(default_factory=dict)
     learned: Verdicts = field(default_factory=dict)
 
-    def judge(self, group: Group) -> JudgedQuestion:
-        """Judge all answers to one question."""
-        rows = [orjson.loads(line) for line in group.lines]
+    def judge(self, rows: Sequence[Mapping[str, Any]]) -> JudgedQuestion:
+        """Judge all answers to one question, given their rows in an order that does not depend on the input's."""
         repeats = Counter(row["response"] for row in rows)
         versions = {row["response"]: row["prompt_version"] for row in reversed(rows)}
         prompt = SampledResponse.from_row(rows[0], Source("partition", 1))

@@ -1,148 +1,177 @@
-"""One data set from sampled answers to pair files.
+"""Sampled answers to pairs: right ones against wrong ones, and against those that broke the format.
 
-The answers are read once into partitions (see pairs.py); partitions are judged in worker processes, each writes its
-share of the outputs, and the shares are joined in the order of the partitions. Memory holds one partition per process.
+A part of a data set is judged question by question (`convert`); what was counted adds up over the parts. Empty answers
+are counted and never paired: there is nothing to learn from them, and training would skip the row.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
-import itertools
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import orjson
-from tqdm import tqdm
 
-from internvl_chat.records.durable import join_files, json_line
 from internvl_chat.records.rows import SampledResponse, Source, parse_row
-from tools.reasoning_data_pipeline.answers.judging import Checker, Judge, JudgedQuestion, Verdicts, tidy_answer
-from tools.reasoning_data_pipeline.pairs.drawing import KeyPartitions, draw_pairs, question_key, read_groups
-from tools.reasoning_data_pipeline.pairs.sampled import SampledDataset, partition_rows
-from tools.reasoning_data_pipeline.pairs.summary import PairSummary
+from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, modes_for_dataset
+from tools.reasoning_data_pipeline.answers.judging import (
+    Judge,
+    JudgedQuestion,
+    VerdictCache,
+    Verdicts,
+    tidy_answer,
+)
+from tools.reasoning_data_pipeline.answers.steps import is_blank
+from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Part, RowFiles
+from tools.reasoning_data_pipeline.pairs.grouping import draw_pairs, question_key
 
-# Output files of a data set, by what they hold.
-OUTPUTS = {
-    "correctness": "raw/{}_pairs_vqa_correctness_rules.jsonl",
-    "format": "raw/{}_pairs_vqa_format_rules.jsonl",
-    "pos": "pos_items/{}.jsonl",
-    "neg": "neg_items/{}.jsonl",
-}
 PAIR_KINDS = {"correctness": "wrong", "format": "format_error"}  # kind -> outcome of its rejected answers
 ANSWER_FIELDS = frozenset({"question_orig", "response", "prompt_version"})  # what sampling adds to a prompt row
 PLAIN_FIELDS = ("image", "question", "answer", *sorted(ANSWER_FIELDS))
-BUFFER = 1 << 20  # bytes
-
-CheckerFactory = Callable[[], Checker]
-
-
-@dataclass(frozen=True)
-class PairOptions:
-    """What decides the pairs, beside the answers.
-
-    Attributes:
-        num_pairs_per_key: at most so many pairs of each kind per question; 0 for all.
-        answer_fix: tidy the last line of chosen answers.
-        max_lines: at most so many answers per data set, whole questions only; 0 for all.
-    """
-
-    num_pairs_per_key: int = 15
-    answer_fix: bool = False
-    max_lines: int = 0
+LENGTH_STEP = 20  # characters per bucket of a length distribution
+BAR = 30  # characters of the longest bar
 
 
-@dataclass(frozen=True)
-class _PartitionTask:
-    """One partition to be judged.
-
-    Attributes:
-        lines: the partition file.
-        outputs: prefix of the files to write, one per kind of `OUTPUTS`.
-        budget: answers that --max-lines leaves for this partition and those behind it; None for no limit.
-        known: verdicts of an earlier run.
-    """
-
-    lines: Path
-    outputs: Path
-    budget: int | None
-    options: PairOptions
-    modes: tuple[str, ...]
-    known: Verdicts = field(default_factory=dict)
-
-    def output(self, kind: str) -> Path:
-        """The file for one kind of output."""
-        return self.outputs.with_suffix(f".{kind}")
+def _counter() -> Any:
+    return field(default_factory=Counter)
 
 
 @dataclass
-class DatasetRun:
-    """Makes the pair files of one data set.
+class PairSummary:
+    """Counts over one data set or a part of it.
 
     Attributes:
-        dataset: its files.
-        save_dir: where the outputs go.
-        options: what decides the pairs.
-        modes: how its answers are compared.
-        make_checker: called once per process; must be picklable.
-        num_workers: processes; 1 works in this one.
-        known: verdicts of an earlier run; see `Judge`.
+        rows: sampled answers read, bad rows left out.
+        bad_rows: rows that went to rejects.jsonl.
+        questions: distinct (image, question, answer).
+        duplicates: answers that repeat another answer to the same question word for word.
+        empty_answers: answers without anything that can be seen, which no pair has.
+        all_right, all_wrong: questions with no wrong, or no right answer, among at least one judged.
+        left_out: questions and rows beyond --max-lines.
+        outcomes: answers by outcome: correct, wrong, undecided, format_error.
+        rules: answers by "outcome: rule that decided".
+        accuracy: questions by tenths of right among judged answers, 0 .. 10.
+        pairs: pairs by kind.
+        lengths: "kind chosen" or "kind rejected" -> pairs by length in buckets of 20 characters.
+        learned: verdicts that were slow to find, for the next run.
     """
 
-    dataset: SampledDataset
-    save_dir: Path
-    options: PairOptions
-    modes: tuple[str, ...]
-    make_checker: CheckerFactory
-    num_workers: int = 1
-    known: Verdicts = field(default_factory=dict)
+    rows: int = 0
+    bad_rows: int = 0
+    questions: int = 0
+    duplicates: int = 0
+    empty_answers: int = 0
+    all_right: int = 0
+    all_wrong: int = 0
+    left_out: Counter[str] = _counter()
+    outcomes: Counter[str] = _counter()
+    rules: Counter[str] = _counter()
+    accuracy: Counter[int] = _counter()
+    pairs: Counter[str] = _counter()
+    lengths: dict[str, Counter[int]] = field(default_factory=dict)
+    learned: Verdicts = field(default_factory=dict)
 
-    def run(self, learn: Callable[[Verdicts], None]) -> tuple[PairSummary, list[dict[str, Any]]]:
-        """Write the outputs; `learn` gets the slow verdicts. Returns the counts and the rejected rows."""
-        folder = self.save_dir / f".{self.dataset.name}.partitions"
-        with KeyPartitions(folder, KeyPartitions.count_for(self.dataset.size)) as partitions:
-            rejects = partition_rows(self.dataset, partitions, sampled_key)
-            tasks = self._tasks(partitions)
-            summary = PairSummary(bad_rows=len(rejects))
-            for counts, learned in self._judged(tasks):
-                summary.add(counts)
-                learn(learned)
-            for kind, name in OUTPUTS.items():
-                join_files(self.save_dir / name.format(self.dataset.name), [task.output(kind) for task in tasks])
-        return summary, rejects
+    def count_answers(self, question: JudgedQuestion) -> None:
+        """Count the answers to one question, and the question."""
+        repeats = question.repeats
+        self.rows += sum(repeats.values())
+        self.duplicates += sum(repeats.values()) - len(repeats)
+        self.empty_answers += sum(repeats[text] for text in repeats if is_blank(text))
+        for answer in question.answers:
+            self.outcomes[answer.outcome] += repeats[answer.text]
+            self.rules[f"{answer.outcome}: {answer.rule}"] += repeats[answer.text]
+        self.count_question(question.count("correct"), question.count("wrong"))
 
-    def _tasks(self, partitions: KeyPartitions) -> list[_PartitionTask]:
-        before = itertools.accumulate(partitions.lines, initial=0)
-        limit = self.options.max_lines
-        return [
-            _PartitionTask(
-                lines=partitions.path(index),
-                outputs=partitions.folder / f"{index:03d}",
-                budget=limit - rows if limit else None,
-                options=self.options,
-                modes=self.modes,
-                known=self.known,
-            )
-            for index, rows in zip(range(partitions.count), before, strict=False)
-        ]
+    def count_question(self, correct: int, wrong: int) -> None:
+        """Count one question with so many right and wrong answers."""
+        self.questions += 1
+        judged = correct + wrong
+        if judged:
+            self.all_right += wrong == 0
+            self.all_wrong += correct == 0
+            self.accuracy[10 * correct // judged] += 1
 
-    def _judged(self, tasks: Sequence[_PartitionTask]) -> Iterator[tuple[PairSummary, Verdicts]]:
-        """Second pass: counts and slow verdicts of each partition, in order."""
-        work = functools.partial(judge_partition, self.make_checker)
-        with ExitStack() as stack:
-            results: Iterable[tuple[PairSummary, Verdicts]]
-            if self.num_workers == 1 or len(tasks) == 1:
-                results = map(work, tasks)
-            else:
-                spawn = multiprocessing.get_context("spawn")  # a checker must not cross a fork
-                pool = ProcessPoolExecutor(min(self.num_workers, len(tasks)), mp_context=spawn)
-                results = stack.enter_context(pool).map(work, tasks)
-            yield from tqdm(results, total=len(tasks), unit="part", desc=f"{self.dataset.name}: judge")
+    def count_pairs(self, kind: str, texts: Iterable[tuple[str, str]]) -> None:
+        """Count (chosen, rejected) texts of one kind of pairs."""
+        chosen = self.lengths.setdefault(f"{kind} chosen", Counter())
+        rejected = self.lengths.setdefault(f"{kind} rejected", Counter())
+        for better, worse in texts:
+            self.pairs[kind] += 1
+            chosen[len(better) // LENGTH_STEP] += 1
+            rejected[len(worse) // LENGTH_STEP] += 1
+
+    def update(self, other: PairSummary) -> None:
+        """Add the counts of another part."""
+        for name in COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, lengths in other.lengths.items():
+            self.lengths[name] = self.lengths.get(name, Counter()) + lengths
+        self.learned |= other.learned
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; lengths as mean and percentiles."""
+        counts = {name: getattr(self, name) for name in COUNTED}
+        return {
+            **{name: dict(sorted(v.items())) if isinstance(v, Counter) else v for name, v in counts.items()},
+            "accuracy": {f"{tenth * 10}%": self.accuracy[tenth] for tenth in range(11)},
+            "lengths": {name: describe_lengths(lengths) for name, lengths in sorted(self.lengths.items())},
+        }
+
+
+COUNTED = tuple(item.name for item in fields(PairSummary) if item.name not in ("lengths", "learned"))
+
+
+def describe_lengths(lengths: Mapping[int, int]) -> dict[str, float]:
+    """Mean, median and 90th percentile in characters, exact to half a bucket (10 characters)."""
+    total = sum(lengths.values())
+    mean = sum(_middle(bucket) * count for bucket, count in lengths.items()) / total if total else 0.0
+    return {"mean": round(mean, 1), "median": _percentile(lengths, 0.5), "p90": _percentile(lengths, 0.9)}
+
+
+def _middle(bucket: int) -> float:
+    return (bucket + 0.5) * LENGTH_STEP
+
+
+def _percentile(lengths: Mapping[int, int], share: float) -> float:
+    """The middle of the bucket below or in which `share` of all lengths lie; 0 where there are none."""
+    below, wanted = 0, share * sum(lengths.values())
+    for bucket in sorted(lengths):
+        below += lengths[bucket]
+        if below >= wanted:
+            return _middle(bucket)
+    return 0.0
+
+
+def format_summary(name: str, summary: Mapping[str, Any]) -> str:
+    """The table of one data set, from `PairSummary.to_json`."""
+    lines = [
+        f"== {name}",
+        f"{summary['rows']} answers to {summary['questions']} questions; {summary['duplicates']} duplicates, "
+        f"{summary['empty_answers']} empty, {summary['bad_rows']} bad rows",
+        f"all right {summary['all_right']}, all wrong {summary['all_wrong']}, pairs {_counts(summary['pairs'])}",
+        f"outcomes: {_counts(summary['outcomes'])}",
+        *([f"left out by --max-lines: {_counts(summary['left_out'])}"] if summary["left_out"] else []),
+        "questions by share of right answers:",
+        *_bars(summary["accuracy"]),
+        "verdicts by rule:",
+        *_bars(dict(sorted(summary["rules"].items(), key=lambda item: -item[1]))),
+        "lengths in characters:",
+        *(f"  {kind:<22} {_counts(numbers)}" for kind, numbers in summary["lengths"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def _counts(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _bars(counts: Mapping[str, int]) -> list[str]:
+    """One line per count with a bar whose length is its share of the largest."""
+    largest, width = max(counts.values(), default=0) or 1, max(map(len, counts), default=0)
+    return [f"  {name:>{width}} {count:>8} {'#' * round(BAR * count / largest)}" for name, count in counts.items()]
 
 
 def sampled_key(line: bytes, where: Source) -> str:
@@ -158,80 +187,86 @@ def sampled_key(line: bytes, where: Source) -> str:
     return question_key(record.image, record.question, record.answer)
 
 
+def convert(part: Part, files: RowFiles) -> PairSummary:
+    """Judge the questions of a part and write their pairs and items."""
+    cache = verdict_cache(part)
+    judge = Judge(_process_checker(), modes_for_dataset(part.dataset), cache.read() if cache else {})
+    left = part.args.max_lines - part.rows_before if part.args.max_lines else None
+    summary = PairSummary(learned=judge.learned)
+    for group in part.groups():
+        if left is not None:
+            left -= len(group.lines)
+            if left < 0:
+                summary.left_out.update({"questions": 1, "rows": len(group.lines)})
+                continue
+        question = judge.judge(group.rows())
+        summary.count_answers(question)
+        write_question(question, part, group.key, files, summary)
+    return summary
+
+
 @functools.cache
-def _process_checker(make_checker: CheckerFactory) -> Checker:
-    """One checker per process for all its partitions: its helper processes take seconds to start."""
-    checker = make_checker()
+def _process_checker() -> AnswerChecker:
+    """One checker per process for all its parts: its helper processes take seconds to start."""
+    checker = AnswerChecker()
     atexit.register(checker.close)
     return checker
 
 
-def judge_partition(
-    make_checker: CheckerFactory, task: _PartitionTask
-) -> tuple[PairSummary, dict[str, tuple[str, str]]]:
-    """Judge the questions of one partition and write its outputs; returns its counts and its slow verdicts."""
-    judge = Judge(_process_checker(make_checker), task.modes, task.known)
-    summary, left = PairSummary(), task.budget
-    with ExitStack() as stack:
-        files = {kind: stack.enter_context(open(task.output(kind), "wb", buffering=BUFFER)) for kind in OUTPUTS}
-        for group in read_groups(task.lines):
-            if left is not None:
-                left -= len(group.lines)
-                if left < 0:
-                    summary.left_out.update({"questions": 1, "rows": len(group.lines)})
-                    continue
-            question = judge.judge(group)
-            _count(question, summary)
-            _write_question(question, group.key, task.options, files, summary)
-    return summary, judge.learned
-
-
-def _count(question: JudgedQuestion, summary: PairSummary) -> None:
-    repeats = question.repeats
-    summary.rows += sum(repeats.values())
-    summary.duplicates += sum(repeats.values()) - len(repeats)
-    for answer in question.answers:
-        summary.outcomes[answer.outcome] += repeats[answer.text]
-        summary.rules[f"{answer.outcome}: {answer.rule}"] += repeats[answer.text]
-    summary.count_question(question.count("correct"), question.count("wrong"))
-
-
-def _write_question(
-    question: JudgedQuestion, key: str, options: PairOptions, files: dict[str, BinaryIO], summary: PairSummary
-) -> None:
-    """Write the pairs and items of one question."""
+def write_question(question: JudgedQuestion, part: Part, key: str, files: RowFiles, summary: PairSummary) -> None:
+    """Write the pairs and items of one question; count the pairs."""
     prompt, row = question.prompt, question.prompt.to_row()
     right = {
-        tidy_answer(answer, prompt.prompt_version, prompt.answer) if options.answer_fix else answer.text: answer
+        tidy_answer(answer, prompt.prompt_version, prompt.answer) if part.args.answer_fix else answer.text: answer
         for answer in question.having("correct")
     }
     quote = functools.cache(_quote)  # every text is in several pairs
     shared = {"image": row["image"]} if row.get("image") else {}
     shared["question"] = quote(prompt.question)
     for kind, outcome in PAIR_KINDS.items():
-        pairs = draw_pairs(list(right), question.having(outcome), options.num_pairs_per_key, f"{kind} {key}")
-        files[kind].writelines(
-            json_line(
-                {
-                    **shared,
-                    "chosen": quote(text),
-                    "rejected": quote(worse.text),
-                    "answer_gt": prompt.answer,
-                    "chosen_rule": right[text].rule,
-                    "rejected_rule": worse.rule,
-                    "rejected_verdict": worse.outcome,
-                }
-            )
-            for text, worse in pairs
-        )
-        summary.count_pairs(kind, ((text, worse.text) for text, worse in pairs))
-    files["pos"].writelines(json_line({**row, **shared, "response": quote(text)}) for text in right)
+        worse = [answer for answer in question.having(outcome) if not is_blank(answer.text)]
+        pairs = draw_pairs(list(right.items()), worse, part.args.num_pairs_per_key, f"{kind} {key}")
+        for (text, better), other in pairs:
+            rules = {"chosen_rule": better.rule, "rejected_rule": other.rule, "rejected_verdict": other.outcome}
+            sides = {"chosen": quote(text), "rejected": quote(other.text), "answer_gt": prompt.answer}
+            files[kind].write({**shared, **sides, **rules})
+        summary.count_pairs(kind, ((text, other.text) for (text, _), other in pairs))
+    for text in right:
+        files["pos"].write({**row, **shared, "response": quote(text)})
     if not right:
         counts = {outcome: question.count(outcome) for outcome in ("wrong", "undecided", "format_error")}
         asked = {name: value for name, value in row.items() if name not in ANSWER_FIELDS}
-        files["neg"].write(json_line({**asked, "question": prompt.question_orig, "counts": counts}))
+        files["neg"].write({**asked, "question": prompt.question_orig, "counts": counts})
 
 
 def _quote(text: str) -> orjson.Fragment:
     """The text as JSON that later lines copy."""
     return orjson.Fragment(orjson.dumps(text))
+
+
+def verdict_cache(part: Part) -> VerdictCache | None:
+    """The verdicts that are kept of a data set, where --use-correctness-cache asks for them."""
+    path = part.args.save_dir / "correctness_cache" / f"{part.dataset}.jsonl"
+    return VerdictCache(path) if part.args.use_correctness_cache else None
+
+
+def keep_verdicts(part: Part, summary: PairSummary) -> None:
+    """Keep the slow verdicts of a part for the next run."""
+    if summary.learned and (cache := verdict_cache(part)):
+        cache.learn(summary.learned)
+
+
+CORRECTNESS = Conversion(
+    outputs={
+        "correctness": "raw/{}_pairs_vqa_correctness_rules.jsonl",
+        "format": "raw/{}_pairs_vqa_format_rules.jsonl",
+        "pos": "pos_items/{}.jsonl",
+        "neg": "neg_items/{}.jsonl",
+    },
+    metas={"meta.json": tuple(PAIR_KINDS)},
+    find_key=sampled_key,
+    convert=convert,
+    options=("num_pairs_per_key", "answer_fix", "max_lines"),
+    keep=keep_verdicts,
+    describe=format_summary,
+)

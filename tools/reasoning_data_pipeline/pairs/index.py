@@ -63,7 +63,7 @@ def write_finished(save_dir: Path, name: str, record: Mapping[str, Any], rejects
 
 
 def publish(save_dir: Path) -> dict[str, Any]:
-    """Write meta.json, summary.json and rejects.jsonl of all finished data sets; returns the summaries by name.
+    """Write meta.json, summary.json and rejects.jsonl of all finished data sets; returns their records by name.
 
     Looks again after writing: if another rank finished a data set meanwhile, its view may be the older one.
     """
@@ -80,17 +80,18 @@ def publish(save_dir: Path) -> dict[str, Any]:
             write_atomically(save_dir / kind, [json_text(meta)])
         write_atomically(save_dir / "summary.json", [json_text(summaries)])
         write_atomically(save_dir / "rejects.jsonl", (json_line(row) for p in rejects for _, row in whole_lines(p)))
-    return {name: record["summary"] for name, record in records.items()}
+    return records
 
 
 def meta_entries(
-    annotations: Iterable[tuple[Path, int]], sources: Sequence[Path], image_root: Path | None
+    annotations: Iterable[tuple[Path, int]], sources: Sequence[Path], folder: Path, image_root: Path | None
 ) -> dict[str, dict[str, Any]]:
-    """Entries of meta.json for pair files, by name; paths are absolute, so that training may start anywhere.
+    """Entries of meta.json for pair files, by name.
 
     Args:
         annotations: pair files and their rows; files without rows get no entry.
         sources: files of sampled answers: their folder tells the tile limit (the largest counts), their run the images.
+        folder: of meta.json, which the paths are relative to.
         image_root: a folder to look for images in, before those of the sampling run.
     """
     tiles = max((int(found[1]) for path in sources if (found := _TILES.search(str(path)))), default=DEFAULT_TILES)
@@ -98,8 +99,8 @@ def meta_entries(
     specs = [
         DatasetSpec(
             name=path.stem,
-            root=find_image_root(path, roots),
-            annotation=str(path.resolve()),
+            root=relative_path(find_image_root(path, roots), folder),
+            annotation=relative_path(path, folder),
             max_dynamic_patch=tiles,
             length=length,
         )
@@ -107,6 +108,16 @@ def meta_entries(
         if length
     ]
     return {spec.name: spec.to_entry() for spec in specs}
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """A path as seen from the folder of meta.json, so that what lies together can be moved together.
+
+    It stays absolute where the two have nothing in common but the root of the file system.
+    """
+    full, base = path.resolve(), folder.resolve()
+    shared = os.path.commonpath((full, base))
+    return str(full) if shared == os.sep else os.path.relpath(full, base)
 
 
 def candidate_roots(sources: Sequence[Path], image_root: Path | None) -> list[Path]:
@@ -118,7 +129,7 @@ def candidate_roots(sources: Sequence[Path], image_root: Path | None) -> list[Pa
     return list(dict.fromkeys(root.resolve() for root in [*roots, *(path.parent for path in sources), Path("/")]))
 
 
-def find_image_root(pairs: Path, roots: Sequence[Path]) -> str:
+def find_image_root(pairs: Path, roots: Sequence[Path]) -> Path:
     """The first folder under which most of the first images of a pair file are found; warns when some are not."""
     fields = (row.get("image") or [] for _, row in islice(whole_lines(pairs), PROBED_ROWS))
     images = list(dict.fromkeys(path for image in fields for path in ([image] if isinstance(image, str) else image)))
@@ -128,7 +139,7 @@ def find_image_root(pairs: Path, roots: Sequence[Path]) -> str:
             "%s: %d of the first %d images, such as %r, are not below %s (looked in %s too): give --image-root",
             *(pairs, len(absent), len(images), absent[0], best, ", ".join(map(str, roots))),
         )
-    return str(best)
+    return best
 
 
 def _is_image(root: Path, path: str) -> bool:

@@ -1,21 +1,22 @@
-"""Grouping of sampled answers by question, and the drawing of pairs, in memory that does not grow with the data.
+"""Rows of many files grouped by question, and the drawing of pairs, in memory that does not grow with the data.
 
-Two passes. `KeyPartitions` writes every row into one of many files by the hash of its key (image, question, answer);
+Two passes. `partition_rows` writes every row into one of many files by the hash of its key (image, question, answer);
 then each file, small enough for memory, is read back, grouped and handed out in the order of the hashes. Whatever the
 order of the input, the number of files or of processes, the groups and the pairs are the same; and as the hash
 scatters the questions, any first part of them is a fair sample.
 
-    with KeyPartitions(folder, KeyPartitions.count_for(total_bytes)) as partitions:
-        for line in lines: partitions.add(question_key(image, question, answer), line)
+    with KeyPartitions(folder, KeyPartitions.count_for(dataset.size)) as partitions:
+        rejects = partition_rows(dataset, partitions, find_key)
         for index in range(partitions.count):
-            for group in partitions.groups(index): ...
+            for group in read_groups(partitions.path(index)): ...
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,9 @@ from typing import Any, BinaryIO, TypeVar
 
 import orjson
 import xxhash
+from tqdm import tqdm
+
+from internvl_chat.records.rows import RecordError, Source
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -30,6 +34,8 @@ U = TypeVar("U")
 KEY_DIGITS = 32  # a 128-bit hash in hexadecimal
 PARTITION_BYTES = 8 << 20  # read whole, about 8 times as much as Python objects
 MAX_PARTITIONS = 512  # open files at a time; a soft limit of 1024 is usual
+PROGRESS_LINES = 1000
+BUFFER = 1 << 20  # bytes
 
 
 def question_key(image: Sequence[str], question: str, answer: Any) -> str:
@@ -43,6 +49,10 @@ class Group:
 
     key: str
     lines: list[bytes]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines, parsed; `partition_rows` has checked them."""
+        return [orjson.loads(line) for line in self.lines]
 
 
 class KeyPartitions:
@@ -76,7 +86,7 @@ class KeyPartitions:
         self.lines[index] += 1
 
     def close_files(self) -> None:
-        """End of the first pass: flush, so that `groups` may be called, here or in another process."""
+        """End of the first pass: flush, so that `read_groups` may be called, here or in another process."""
         for file in self._files:
             file.close()
         self._files = []
@@ -94,10 +104,78 @@ class KeyPartitions:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class SampledDataset:
+    """The files of one data set, in any order."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+def find_datasets(data_dir: Path, exclude: Path) -> list[SampledDataset]:
+    """The data sets below `data_dir`, largest first: files of one name belong together.
+
+    Left out: what is no regular file, what stands below `exclude` (the folder that is written), shards of unfinished
+    runs, and rejects.
+    """
+    found: dict[str, list[Path]] = {}
+    for folder, folders, names in os.walk(data_dir, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.endswith(".parts"))
+        if Path(folder).resolve().is_relative_to(exclude.resolve()):
+            folders.clear()
+            continue
+        for name in sorted(names):
+            path = Path(folder) / name
+            if name.endswith(".jsonl") and name != "rejects.jsonl" and os.path.isfile(path):
+                found.setdefault(name.removesuffix(".jsonl"), []).append(path)
+    datasets = [SampledDataset(name, tuple(files)) for name, files in found.items()]
+    return sorted(datasets, key=lambda dataset: (-dataset.size, dataset.name))
+
+
+def partition_rows(
+    dataset: SampledDataset, partitions: KeyPartitions, find_key: Callable[[bytes, Source], str]
+) -> list[dict[str, Any]]:
+    """First pass: put every row where its question is; returns the rows that `find_key` refused (RecordError)."""
+    rejects = []
+    for where, line in _located_lines(dataset):
+        try:
+            partitions.add(find_key(line, where), line)
+        except RecordError as error:
+            rejects.append({"file": error.file, "line": error.line, "reason": error.reason})
+    partitions.close_files()
+    return rejects
+
+
+def _located_lines(dataset: SampledDataset) -> Iterator[tuple[Source, bytes]]:
+    """Each line that is not blank, with its end, and where it stands; with progress."""
+    with tqdm(total=dataset.size, unit="B", unit_scale=True, desc=f"{dataset.name}: read") as bar:
+        for path in dataset.files:
+            for number, line in _numbered_lines(path, bar):
+                yield Source(str(path), number), line
+
+
+def _numbered_lines(path: Path, bar: tqdm) -> Iterator[tuple[int, bytes]]:
+    size = 0
+    with open(path, "rb", buffering=BUFFER) as file:
+        for number, line in enumerate(file, 1):
+            size += len(line)
+            if not number % PROGRESS_LINES:
+                bar.update(size)
+                size = 0
+            if not line.isspace():
+                yield number, line if line.endswith(b"\n") else line + b"\n"
+    bar.update(size)
+
+
 def read_groups(path: Path) -> Iterator[Group]:
     """The groups of one partition file, in the order of their keys."""
     groups: dict[bytes, list[bytes]] = {}
-    with open(path, "rb", buffering=1 << 20) as file:
+    with open(path, "rb", buffering=BUFFER) as file:
         for line in file:
             groups.setdefault(line[:KEY_DIGITS], []).append(line[KEY_DIGITS:])
     for key in sorted(groups):
