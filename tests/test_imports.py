@@ -31,8 +31,8 @@ PIPELINE = {
     "files": set(),
     "prompts": set(),
     "engines": set(),
-    "answers": {"pairs"},
-    "sampling": {"files", "prompts", "engines"},
+    "answers": set(),
+    "sampling": {"files", "prompts", "engines", "answers"},
     "pairs": {"files", "answers"},
 }
 LIBRARY_OF_PIPELINE = {"records", "data", "model"}

@@ -189,7 +189,11 @@ def render(views: Sequence[PairView | SourceView], title: str) -> str:
 
 def find_specs(meta: Path) -> list[DatasetSpec]:
     """The data sets of a meta.json, their paths as training finds them."""
-    return [DatasetSpec(spec.name, *map(str, resolve_entry(spec, meta))) for spec in read_meta(meta)]
+    specs = []
+    for spec in read_meta(meta):
+        root, annotation = resolve_entry(spec, meta)
+        specs.append(DatasetSpec(spec.name, str(root), str(annotation)))
+    return specs
 
 
 def build_parser() -> argparse.ArgumentParser:

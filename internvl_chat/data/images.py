@@ -193,6 +193,11 @@ def count_tiles(grid: Grid, use_thumbnail: bool) -> int:
     return cells + (use_thumbnail and cells > 1)
 
 
+def tile_share(max_num: int, num_images: int) -> int:
+    """Most tiles of each image of a row whose images share `max_num`: at least one."""
+    return max(1, max_num // max(1, num_images))
+
+
 def dynamic_preprocess(
     image: Image.Image, min_num: int = 1, max_num: int = 12, image_size: int = 448, use_thumbnail: bool = False
 ) -> list[Image.Image]:
@@ -235,7 +240,7 @@ class Tiling:
         more than `most_tiles`, that limit is lowered for all its images until they fit. `max_num` replaces the tiling's
         own. Raises ValueError where not even one tile per image fits.
         """
-        share = max(1, (max_num or self.max_num) // max(1, len(sizes))) if self.dynamic else 1
+        share = tile_share(max_num or self.max_num, len(sizes)) if self.dynamic else 1
         for limit in range(share, 0, -1):
             low = min(self.min_num, limit)
             grids = [plan_grid(*size, min_num=low, max_num=limit, image_size=self.image_size) for size in sizes]

@@ -176,13 +176,13 @@ def doubtful_paths(spec: DatasetSpec, meta_path: Path) -> Iterator[str]:
     """A sentence on each path of an entry that names one thing from the working directory, another beside meta.json."""
     if is_object(spec.annotation) or is_object(spec.root):
         return
-    taken = dict(zip(("root", "annotation"), resolve_entry(spec, meta_path), strict=True))
-    for key, chosen in taken.items():
+    for key, read in zip(("root", "annotation"), map(Path, resolve_entry(spec, meta_path)), strict=True):
         path = getattr(spec, key)
         there = [place for place in _places(path, meta_path) if _is_there(key, place)]
         if os.path.normpath(path) != "." and len(there) == 2 and not os.path.samefile(*there):
-            one, other = (place.resolve() for place in (chosen, *(place for place in there if place != chosen)))
-            yield f"{key} {shown(path)} is both {one}, which is read, and {other}; write an absolute path to choose"
+            [other] = (place.resolve() for place in there if place != read)
+            both = f"{key} {shown(path)} is both {read.resolve()}, which is read, and {other}"
+            yield f"{both}; write an absolute path to choose"
 
 
 def repeated_count(num_rows: int, repeat_time: float) -> int:

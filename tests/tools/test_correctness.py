@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tools.reasoning_data_pipeline.files.store import StoreMismatchError, read_o
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main
 from tools.reasoning_data_pipeline.prompts.wording import ask
 from tools.reasoning_data_pipeline.sampling import pipeline as sampling
-from tools.reasoning_data_pipeline.sampling.arguments import sampling_parser, tile_limits
+from tools.reasoning_data_pipeline.sampling.arguments import model_name, sampling_parser, tile_limits
 
 PROMPTS = [
     {"image": "square_small.png", "question": "<image>\nCount them", "answer": 3, "id": "x-1", "source": {"a": 1}},
@@ -74,6 +75,41 @@ def test_bad_rows_are_rejected_with_line_and_reason(work, read_rows):
     assert (summary["prompts"], summary["rows"], summary["rejected"]) == (9, 12, 6)
 
 
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (["[", '  {"image": "a.png", "question": "Q", "answer": "A"}', "]"], "3 of 3 prompts rejected"),  # a JSON array
+        ([{"conversations": [{"from": "human", "value": "Q"}]}], "1 of 1 prompts rejected"),
+        (
+            ['{"question": "Q", "answer": "A"},'] * 2,
+            r"2 of 2 .*; the first: prompts\.jsonl:1: .*trailing",
+        ),
+        ([{"image": "gone.png", "question": "Q", "answer": "A"}], r"prompts\.jsonl:1: gone\.png: no such image"),
+    ],
+)
+def test_a_run_without_a_single_answer_fails_and_says_why(work, write_rows, caplog, rows, reason):
+    write_rows(rows)
+    for _ in range(2):  # started again, it is complete, and says so again
+        caplog.clear()
+        assert main(flags()) == 1
+        [said] = [record.message for record in caplog.records if record.levelname == "ERROR"]
+        assert "prompts.jsonl: no row was made of prompts.jsonl: " in said and re.search(reason, said)
+    write_rows([PROMPTS[2]], "good.jsonl")
+    assert main(flags("--prompt-path", "prompts.jsonl", "good.jsonl")) == 0
+    assert "no row was made of prompts.jsonl" in caplog.text
+
+
+def test_the_rank_that_completes_an_empty_run_fails(work, write_rows, monkeypatch):
+    write_rows([f"[{number}]" for number in range(20)])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    codes = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        codes.append(main(flags()))
+    assert codes == [0, 1]
+
+
 def test_the_origin_tells_where_images_are_found(work):
     main(flags())
     origin = read_origin(work / "out" / "OpenGVLab_tiny" / "max_tiles_6" / "prompts.jsonl")
@@ -105,7 +141,7 @@ def test_several_tile_limits_and_files_in_one_launch(work, read_rows):
     ],
 )
 def test_outputs_are_named_by_the_last_two_parts_of_the_checkpoint(checkpoint, name):
-    assert sampling.model_name(checkpoint) == name
+    assert model_name(checkpoint) == name
 
 
 def test_progress_is_shown_with_rate_and_time_left(capsys):

@@ -1,6 +1,7 @@
 """DropoutNTP: where answers are cut, what is asked, what is joined, what is left out."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,20 @@ def test_two_cpu_processes_from_the_documented_command(run_two_ranks, write_rows
     found = read_rows(run_two_ranks("mmpr_data_pipeline_dropout_ntp", "--start-ratio", "0.5"))
     assert [row["id"] for row in found] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert all(row["rejected"].startswith("Let me look at the picture. It") for row in found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (['{"question": "Q", "chosen": "c", "rejected": null},'] * 2, "2 of 2 prompts rejected; the first: .*trailing"),
+        ([{"question": "Q", "chosen": "\u200b", "rejected": None}], r"1 answers left out \(empty answer\)"),
+        ([{"question": "Q", "chosen": CHOSEN, "rejected": None}], r"1 answers left out \(equal to chosen\)"),
+    ],
+)
+def test_a_run_without_a_single_pair_fails_and_says_why(work, monkeypatch, write_rows, caplog, rows, reason):
+    write_rows(rows)
+    rest = CHOSEN.removeprefix("Let me look at the picture. It")
+    monkeypatch.setattr(sampling, "open_engine", lambda name, options: Recorder(lambda request: rest))
+    flags = ["--engine", "scripted", "--prompt-path", "prompts.jsonl", "--out-dir", "out"]
+    assert main(flags) == 1
+    assert re.search(f"no row was made of prompts.jsonl: .*{reason}", caplog.text)

@@ -1,6 +1,7 @@
 """Pairs from rewards and verdicts, by hand, and that training takes them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def test_no_more_pairs_of_a_question_than_asked_for(run):
         ({"response": " ", "reward": 1}, "'response' must be an answer"),
         ({"responses": ["a"], "winner": 0}, "two answers or more"),
         ({"responses": ["a", 1], "winner": 0}, "must hold answers, not 1"),
+        ({"responses": ["a", " "], "winner": 1}, "'winner' is 1, an empty answer"),
         ({"responses": ["a", "b"], "winner": 2}, "'winner' must be in 0..1 or null"),
         ({"responses": ["a", "b"], "winner": True}, "'winner' must be in 0..1 or null"),
     ],
@@ -114,3 +116,23 @@ def test_a_folder_without_rows_is_an_error(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--data-dir", str(tmp_path), "--save-dir", str(tmp_path / "pairs")])
     assert f"no *.jsonl below --data-dir {tmp_path}" in capsys.readouterr().err
+
+
+def test_empty_answers_are_counted_and_never_paired(run):
+    pairs, folder = run([{"question": "Why?", "responses": ["a", "", "b", "\u200b"], "winner": 0}])
+    assert sides(pairs) == [("a", "b")]
+    assert json.loads((folder / "summary.json").read_text())["made"]["empty_answers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (scored(a="0.9", b="0.1"), "2 rows could not be used .* field 'reward' must be a number, not '0.9'"),
+        (scored(a=1, b=1), "no answers to one question differ as a pair must"),
+        ([{"question": "Why?", "responses": ["a", "b"], "winner": None}], "no answers to one question differ"),
+    ],
+)
+def test_a_run_that_made_no_pair_fails_and_says_why(tmp_path, capsys, rows, reason):
+    (tmp_path / "made.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert main(["--data-dir", str(tmp_path), "--save-dir", str(tmp_path / "pairs")]) == 1
+    assert re.search(f"error: no row was made for meta.json: .*{reason}", capsys.readouterr().err)

@@ -139,3 +139,20 @@ def test_a_folder_without_answers_is_an_error(data, capsys):
     with pytest.raises(SystemExit):
         run(data)
     assert "has the run that writes them finished?" in capsys.readouterr().err
+
+
+def test_empty_answers_are_counted_and_never_paired(data):
+    empty = answer("Q2", ("", 0.0), image=["a.png", "b.png"])
+    write(data, [*ROWS[3:5], empty, {**empty, "response": "\u200b"}])
+    save = run(data)
+    assert [row["rejected"] for row in rows(save / "raw" / "geometry_pairs_step_scores.jsonl")] == ["seven"]
+    assert json.loads((save / "summary.json").read_text())["geometry"]["empty_answers"] == 2
+
+
+def test_a_run_that_made_nothing_fails_and_one_without_pairs_does_not(data, capsys):
+    command = ["--data-dir", str(data / "out"), "--save-dir"]
+    write(data, [], BAD)
+    assert main([*command, str(data / "none")]) == 1
+    assert "error: no row was made for meta.json, prm_meta.json: 5 rows could not be used" in capsys.readouterr().err
+    write(data, ROWS[:1])
+    assert main([*command, str(data / "conversations")]) == 0  # a PRM trains on these

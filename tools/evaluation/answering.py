@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from internvl_chat.data.images import tile_share
 from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import parse_row, shown
@@ -83,7 +84,7 @@ def answer_questions(
             question.text,
             {sample: sample_seed(seed, question.key, sample) for sample in range(samples)},
             question.images,
-            max(1, max_tiles // max(1, len(question.images))),
+            tile_share(max_tiles, len(question.images)),
         )
         for index, question in enumerate(questions)
     )

@@ -11,14 +11,14 @@ started again; under srun or torchrun the ranks share the prompts. The postproce
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 from tools.reasoning_data_pipeline.engines.protocol import Request
 from tools.reasoning_data_pipeline.prompts.files import Task
 from tools.reasoning_data_pipeline.sampling.arguments import sampling_parser
-from tools.reasoning_data_pipeline.sampling.pipeline import Pipeline, run_pipeline
-from tools.reasoning_data_pipeline.sampling.run import SamplingRun
+from tools.reasoning_data_pipeline.sampling.pipeline import Pipeline, SamplingRun, run_pipeline
 
 
 def sample(run: SamplingRun) -> None:
@@ -34,11 +34,11 @@ def read_request(run: SamplingRun, task: Task) -> Request:
     return run.request(task, asked.question, asked.image)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 1 where no row was made."""
     args = sampling_parser(__doc__, num_samples=32, version="en").parse_args(arguments)
-    run_pipeline(Pipeline("correctness", sample, True, args.num_return_sequences), args)
+    return run_pipeline(Pipeline("correctness", sample, True, args.num_return_sequences), args)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

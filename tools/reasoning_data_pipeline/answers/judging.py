@@ -47,7 +47,9 @@ class VerdictCache:
 
     def read(self) -> Verdicts:
         """What runs of the same code have found."""
-        rows = (row for _, row in whole_lines(self.path)) if self.path.exists() else iter(())
+        if not self.path.exists():
+            return {}
+        rows = (row for _, row in whole_lines(self.path))
         return {row["key"]: tuple(row["verdict"]) for row in rows if row["code"] == self.code}
 
     def learn(self, verdicts: Verdicts) -> None:

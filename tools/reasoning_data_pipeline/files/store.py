@@ -81,6 +81,11 @@ def read_origin(output: Path) -> dict[str, Any]:
     return read_json(manifest, MANIFEST_FIELDS)["origin"] if manifest.exists() else {}
 
 
+def read_rejects(output: Path) -> Iterator[dict[str, Any]]:
+    """The prompts of a complete run that were given up: {file, line, reason}."""
+    return (row for _, row in whole_lines(output.with_suffix(".parts") / "rejects.jsonl"))
+
+
 class SampleStore:
     """The answers to a list of prompts, `num_samples` each; the module's docstring shows the files.
 

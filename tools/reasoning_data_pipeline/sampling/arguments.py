@@ -1,9 +1,11 @@
-"""The command line that the sampling pipelines share."""
+"""The command line that the sampling pipelines share, and the jobs that it asks for."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from tools.reasoning_data_pipeline.engines.opening import ENGINES
@@ -123,3 +125,36 @@ def engine_options(args: argparse.Namespace, samples_per_request: int) -> Engine
         lmdeploy_backend=args.lmdeploy_backend,
         scripted_delay=args.scripted_delay,
     )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt file at one tile limit: where it is read, where its answers go."""
+
+    prompts: Path
+    max_num: int
+    output: Path
+
+
+def plan_jobs(args: argparse.Namespace, *, tile_folders: bool) -> list[Job]:
+    """Every prompt file at every tile limit.
+
+    Raises:
+        ValueError: two outputs are the same: files of one name, or several tile limits without a folder for each.
+    """
+    folder = args.out_dir / (model_name(args.checkpoint) or args.engine)
+    level = "max_tiles_{}" if tile_folders else ""
+    inputs = product(args.prompt_path, args.max_num)
+    jobs = [Job(path, limit, folder / level.format(limit) / path.name) for path, limit in inputs]
+    if len({job.output for job in jobs}) < len(jobs):
+        raise ValueError(
+            f"--prompt-path {[str(path) for path in args.prompt_path]}, --max-num {args.max_num}: two of these would "
+            "share an output; give every file a name of its own, and DropoutNTP one tile limit"
+        )
+    return jobs
+
+
+def model_name(checkpoint: str) -> str:
+    """The last two parts of a checkpoint's path, joined by `_`; "" without a checkpoint."""
+    path = Path(checkpoint)
+    return "_".join(name for name in (path.parent.name, path.name) if name not in ("", ".."))

@@ -7,10 +7,10 @@ A pipeline is a function `sample(run)` that turns the run's tasks into requests 
         for answer in run.answers(run.checked(read)):
             run.keep(answer.key, answer.sample, {**run.task(answer.key).row, "response": answer.text})
 
-    run_pipeline(Pipeline(sample, ...), args)
+    sys.exit(run_pipeline(Pipeline("name", sample, ...), args))
 
-Ranks share the prompts by a hash of their key and never talk to each other (see store.py); tasks that lead no group of
---tp GPUs end at once (see gpu_groups.py).
+Ranks share the prompts by a hash of their key and never talk to each other (see files/store.py); tasks that lead no
+group of --tp GPUs end at once (see engines/gpus.py). The exit code is 1 where all jobs are complete and have no row.
 """
 
 from __future__ import annotations
@@ -19,27 +19,39 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import product
-from pathlib import Path
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from internvl_chat.data.images import tile_share
+from internvl_chat.records.rows import Prompt, RecordError, SampledResponse, Source
 from internvl_chat.run.process import Process, find_process
 from tools.reasoning_data_pipeline.engines.gpus import engine_worker, group_devices, visible_devices
 from tools.reasoning_data_pipeline.engines.opening import choose_engine, open_engine
-from tools.reasoning_data_pipeline.engines.protocol import Engine
-from tools.reasoning_data_pipeline.files.store import SampleStore
-from tools.reasoning_data_pipeline.prompts.files import PromptFile
-from tools.reasoning_data_pipeline.sampling.arguments import check_arguments, engine_options, sampling_settings
-from tools.reasoning_data_pipeline.sampling.run import Job, SamplingRun
+from tools.reasoning_data_pipeline.engines.protocol import Completion, Engine, Failure, Request
+from tools.reasoning_data_pipeline.files.store import RunSummary, SampleStore, read_rejects, sample_seed
+from tools.reasoning_data_pipeline.prompts.files import ImageRoots, PromptFile, Task
+from tools.reasoning_data_pipeline.prompts.wording import ask, style_for, version_for
+from tools.reasoning_data_pipeline.sampling.arguments import (
+    Job,
+    check_arguments,
+    engine_options,
+    plan_jobs,
+    sampling_settings,
+)
 
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 30.0  # between two lines of progress where the output is a file
+KEY_SEPARATOR = "/"  # of a task's key and what a pipeline adds to name several requests of one task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,8 +73,130 @@ class Pipeline:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_pipeline(pipeline: Pipeline, args: argparse.Namespace) -> None:
+class SamplingRun:
+    """One job in progress; a pipeline asks it for tasks and hands it rows.
+
+    Attributes:
+        args: the command line.
+        dataset: name of the prompt file without its suffix.
+        version: prompt version of this file; None where questions are asked as they are.
+        images: where this file's images are looked for.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, job: Job, *, prompts: PromptFile, store: SampleStore, engine: Engine, bar: tqdm
+    ) -> None:
+        self.args, self.dataset = args, job.prompts.stem
+        self.version = args.prompt_version and version_for(args.prompt_version, job.prompts.name)
+        self.images = ImageRoots(job.prompts.parent, args.image_root, args.follow_symlinks)
+        self._job, self._prompts, self._store, self._engine, self._bar = job, prompts, store, engine, bar
+        self._rejected: set[str] = set()
+        self._counts: Counter[str] = Counter()
+        self._begin = time.monotonic()
+
+    def task(self, key: str) -> Task:
+        """The task with this key, read again: nothing has to be kept while its answers are made."""
+        return self._prompts.task(key, [])
+
+    def checked(self, read: Callable[[Task], T]) -> Iterator[T]:
+        """What `read` makes of each open task; tasks for which it raises RecordError are rejected."""
+        for key, samples in self._store.pending():
+            try:
+                item = read(self._prompts.task(key, samples))
+            except RecordError as error:
+                self.reject(key, error.reason)
+            else:
+                yield item
+
+    def windows(self, read: Callable[[Task], T], size: int) -> Iterator[list[T]]:
+        """`checked` in lists of up to `size`: for pipelines that ask the engine more than once per task."""
+        items = self.checked(read)
+        while window := list(islice(items, size)):
+            yield window
+
+    def ask(self, task: Task, question: str, num_images: int) -> str:
+        """The question of a task in the words of the prompt version and style of this run."""
+        style = style_for(self.args.prompt_style, task.key)
+        return ask(question, num_images, version=self.version, style=style, where=task.where)
+
+    def asked(self, task: Task) -> SampledResponse:
+        """The prompt of a task as the row of an answer whose `response` is still empty; RecordError if it is none."""
+        prompt = Prompt.from_row(task.row, task.where)
+        return SampledResponse(
+            image=prompt.image,
+            question=self.ask(task, prompt.question, len(prompt.image)),
+            question_orig=prompt.question,
+            answer=prompt.answer,
+            response="",
+            prompt_version=self.version or "",
+            extra={key: value for key, value in prompt.extra.items() if key not in SampledResponse.KEYS},
+            image_form=prompt.image_form,
+        )
+
+    def seeds(self, key: str, samples: Iterable[int]) -> dict[int, int]:
+        """A seed per sample: of the run's seed, the key and the sample's index."""
+        return {sample: sample_seed(self.args.seed, key, sample) for sample in samples}
+
+    def max_tiles(self, num_images: int) -> int:
+        """Tile limit of each image: the images of a prompt share --max-num, as in training."""
+        return tile_share(self._job.max_num, num_images) if self.args.dynamic else 1
+
+    def request(self, task: Task, question: str, images: tuple[str, ...]) -> Request:
+        """The request for all open samples of a task; RecordError when an image is not there."""
+        paths = self.images.resolve(images, task.where)
+        return Request(task.key, question, self.seeds(task.key, task.samples), paths, self.max_tiles(len(paths)))
+
+    def answers(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """The engine's answers; a request that fails rejects its task."""
+        for result in self._engine.generate(requests):
+            key = result.key.partition(KEY_SEPARATOR)[0]
+            if isinstance(result, Failure):
+                self.reject(key, result.reason)
+            elif key not in self._rejected:
+                self._counts["cut at --max-new-tokens or --session-len"] += result.finish == "length"
+                yield result
+
+    def keep(self, key: str, sample: int, row: Mapping[str, Any]) -> None:
+        """Write one finished row."""
+        self._store.append(key, {sample: row})
+        self._count("written")
+
+    def skip(self, key: str, sample: int, reason: str) -> None:
+        """Leave a finished sample out, counted under `reason`."""
+        self._store.skip(key, sample, reason)
+        self._count(f"left out ({reason})")
+
+    def reject(self, key: str, reason: str) -> None:
+        """Give up a task; rejects.jsonl tells why."""
+        if key in self._rejected:
+            return
+        self._rejected.add(key)
+        where: Source = self._prompts.where(key)
+        self._store.reject(key, file=where.file, line=where.line, reason=reason)
+        self._counts["prompts rejected"] += 1
+        logger.warning("%s:%d rejected: %s", where.file, where.line, reason)
+
+    def rejected(self, key: str) -> bool:
+        """Whether the task was given up during this run."""
+        return key in self._rejected
+
+    def report(self) -> str:
+        """One line: what this rank did, and how fast."""
+        seconds = time.monotonic() - self._begin
+        parts = [f"{count} {name}" for name, count in self._counts.items() if count]
+        rate = self._counts["written"] / max(seconds, 1e-9)
+        return f"{self._job.output}: {', '.join(parts) or 'nothing to do'} in {seconds:.0f} s ({rate:.2f} rows/s)"
+
+    def _count(self, name: str) -> None:
+        self._counts[name] += 1
+        self._bar.update()
+
+
+def run_pipeline(pipeline: Pipeline, args: argparse.Namespace) -> int:
     """Sample all jobs of a command line on this rank.
+
+    Returns:
+        The exit code: 1 where all jobs are complete, on all ranks, and have no rows, else 0.
 
     Raises:
         ValueError: arguments that do not go together, or a resume with other settings.
@@ -73,7 +207,7 @@ def run_pipeline(pipeline: Pipeline, args: argparse.Namespace) -> None:
     check_arguments(args)
     worker = engine_worker(find_process(), args.tp)
     if worker is None:
-        return
+        return 0
     if args.engine != "scripted":
         claim_devices(args.tp)
     if args.engine == "auto":
@@ -81,10 +215,13 @@ def run_pipeline(pipeline: Pipeline, args: argparse.Namespace) -> None:
     jobs = plan_jobs(args, tile_folders=pipeline.tile_folders)
     engine = open_engine(args.engine, engine_options(args, pipeline.samples_per_request))
     try:
-        for job in jobs:
-            run_job(pipeline, args, job, engine=engine, worker=worker)
+        done = [(job, run_job(pipeline, args, job, engine=engine, worker=worker)) for job in jobs]
     finally:
         engine.close()
+    failed = [why_nothing(job, summary) for job, summary in done if summary is not None and not summary.rows]
+    for reason in failed:
+        logger.error("%s", reason)
+    return int(len(failed) == len(jobs))
 
 
 def claim_devices(tp: int) -> None:
@@ -98,32 +235,10 @@ def claim_devices(tp: int) -> None:
         logger.info("this engine runs on GPU %s of the %d that this task sees", ",".join(devices), len(visible))
 
 
-def plan_jobs(args: argparse.Namespace, *, tile_folders: bool) -> list[Job]:
-    """Every prompt file at every tile limit.
-
-    Raises:
-        ValueError: two outputs are the same: files of one name, or several tile limits without a folder for each.
-    """
-    folder = args.out_dir / (model_name(args.checkpoint) or args.engine)
-    level = "max_tiles_{}" if tile_folders else ""
-    inputs = product(args.prompt_path, args.max_num)
-    jobs = [Job(path, limit, folder / level.format(limit) / path.name) for path, limit in inputs]
-    if len({job.output for job in jobs}) < len(jobs):
-        raise ValueError(
-            f"--prompt-path {[str(path) for path in args.prompt_path]}, --max-num {args.max_num}: two of these would "
-            "share an output; give every file a name of its own, and DropoutNTP one tile limit"
-        )
-    return jobs
-
-
-def model_name(checkpoint: str) -> str:
-    """The last two parts of a checkpoint's path, joined by `_`; "" without a checkpoint."""
-    path = Path(checkpoint)
-    return "_".join(name for name in (path.parent.name, path.name) if name not in ("", ".."))
-
-
-def run_job(pipeline: Pipeline, args: argparse.Namespace, job: Job, *, engine: Engine, worker: Process) -> None:
-    """Sample one job as far as this rank goes, and merge it when no other rank has work left."""
+def run_job(
+    pipeline: Pipeline, args: argparse.Namespace, job: Job, *, engine: Engine, worker: Process
+) -> RunSummary | None:
+    """Sample one job as far as this rank goes, and merge it when no other rank has work left; None where one has."""
     variant = f"{pipeline.name} {job.max_num}"
     prompts = PromptFile(job.prompts, start=args.sample_start_idx, limit=args.sample_max_num, variant=variant)
     logger.info("%s: %d of %d rows -> %s", job.prompts, len(prompts.keys), prompts.total, job.output)
@@ -145,6 +260,16 @@ def run_job(pipeline: Pipeline, args: argparse.Namespace, job: Job, *, engine: E
         logger.info("%s: other ranks are still sampling; the last one merges", job.output)
     else:
         logger.info("%s is complete: %s", job.output, asdict(summary))
+    return summary
+
+
+def why_nothing(job: Job, summary: RunSummary) -> str:
+    """Why a complete job has no rows."""
+    counts = [f"{summary.rejected} of {summary.prompts} prompts rejected"] if summary.rejected else []
+    counts += [f"{number} answers left out ({reason})" for reason, number in summary.skipped.items()]
+    first = next(read_rejects(job.output), None)
+    reason = f"; the first: {first['file']}:{first['line']}: {first['reason']}" if first else ""
+    return f"{job.output}: no row was made of {job.prompts}: {', '.join(counts)}{reason}"
 
 
 def _parameters(pipeline: Pipeline, args: argparse.Namespace, job: Job) -> dict[str, Any]:
