@@ -4,16 +4,19 @@
 #   bash shell/launch.sh MODULE [FLAGS...]     MODULE such as internvl_chat.train_mpo; of flags given twice the later wins
 #
 # Environment, all optional:
-#   DRY_RUN=1              print the command, the steps and the memory per GPU instead, and refuse what cannot fit
+#   DRY_RUN=1              print the command, the steps and the memory per GPU instead; exit code 1 where the run cannot
+#                          start: it does not fit, checkpoint or data are missing
 #   LAUNCHER               slurm | torchrun | local; default: slurm where there is srun, torchrun for several GPUs
 #   GPUS, GPUS_PER_NODE=8  processes in all and on each node, one GPU each; local is always one process
-#   PARTITION, QUOTA_TYPE (sites with --quotatype), CPUS_PER_TASK=10, SRUN_ARGS (more words for srun)
+#   PARTITION, QUOTA_TYPE (sites with --quotatype), CPUS_PER_TASK=10, SRUN_ARGS (more words for srun, quotes as in a shell)
+#   GPU_MEMORY             GiB of one GPU, for the estimate; default: of the GPU that is seen here, else 80
 #   MASTER_ADDR, NODE_RANK, MASTER_PORT=29500         torchrun on several nodes: the same command on each of them
 #   BATCH_SIZE=$GPUS, PER_DEVICE_BATCH_SIZE=1         training: pairs per optimizer step, and per process at once
 #   REPORT=1               0 leaves out the report.html behind a training
 #   PYTHON                 interpreter; default: that of .venv, else python
 # Relative paths are meant from the root of the repository. The console goes to a log file in the output folder too.
-# A batch job that Slurm warns with SIGUSR1 (sbatch --signal=USR1@300 --requeue) saves, stops, and queues itself again.
+# A batch job that Slurm warns with SIGUSR1 (sbatch --signal=USR1@300 --requeue) saves, stops, and queues itself again,
+# at whatever moment the warning comes. The exit code is that of the task that failed first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -70,15 +73,29 @@ if [[ $module == internvl_chat.train_mpo ]]; then
 fi
 flags+=("$@")
 
+# --- where the console is kept, and what tasks note
+folder=$(value_of output_dir "${flags[@]}")$(value_of out-dir "${flags[@]}")$(value_of save-dir "${flags[@]}")
+result=$(value_of out "${flags[@]}")
+[[ -z $result ]] || folder=$(dirname "$result")
+notes=${folder:=work_dirs}/.task-${SLURM_JOB_ID:-alone}
+
 # --- the command
 case $LAUNCHER in
 slurm)
     start=(srun --nodes="$nodes" --ntasks="$GPUS" --ntasks-per-node="$per_node" --gres=gpu:"$per_node"
         --cpus-per-task="${CPUS_PER_TASK:-10}" --kill-on-bad-exit=1 --label --job-name="${module##*.}")
     [[ -z ${PARTITION:-} ]] || start+=(--partition="$PARTITION")
-    [[ -z ${QUOTA_TYPE:-} ]] || start+=(--quotatype="$QUOTA_TYPE")
-    read -ra more <<<"${SRUN_ARGS:-}"
-    start+=("${more[@]}" "$PYTHON" -u)
+    if [[ -n ${QUOTA_TYPE:-} ]]; then
+        ! command -v srun >/dev/null || [[ $(srun --help 2>&1) == *--quotatype* ]] ||
+            die "QUOTA_TYPE=$QUOTA_TYPE: the srun of this site knows no --quotatype: unset QUOTA_TYPE"
+        start+=(--quotatype="$QUOTA_TYPE")
+    fi
+    if [[ -n ${SRUN_ARGS:-} ]]; then
+        words=$(xargs -n 1 printf '%s\n' <<<"$SRUN_ARGS") || die "SRUN_ARGS=$SRUN_ARGS: a quote is open"
+        mapfile -t more <<<"$words"
+        start+=("${more[@]}")
+    fi
+    start+=("$PYTHON" -I -S shell/task.py "$notes" "$PYTHON" -u)
     ;;
 torchrun)
     start=("$PYTHON" -u -m torch.distributed.run --nproc_per_node="$per_node")
@@ -97,23 +114,28 @@ local) start=("$PYTHON" -u) ;;
 esac
 command=("${start[@]}" -m "$module" "${flags[@]}")
 
+estimate=("$PYTHON" -m tools.footprint --gpus "$GPUS" --gpus_per_node "$per_node"
+    ${GPU_MEMORY:+--gpu_memory "$GPU_MEMORY"})
 if [[ -n ${DRY_RUN:-} && $DRY_RUN != 0 ]]; then
     printf '%q ' "${command[@]}"
     echo
     [[ $module == internvl_chat.train_mpo ]] || exit 0
-    exec "$PYTHON" -m tools.footprint --gpus "$GPUS" --gpus_per_node "$per_node" -- "${flags[@]}"
+    exec "${estimate[@]}" -- "${flags[@]}"
 fi
 
 # --- run it, with its log and the signals that reach us
-folder=$(value_of output_dir "${flags[@]}")$(value_of out-dir "${flags[@]}")$(value_of save-dir "${flags[@]}")
-result=$(value_of out "${flags[@]}")
-[[ -z $result ]] || folder=$(dirname "$result")
-mkdir -p "${folder:=work_dirs}"
+mkdir -p "$folder"
 log=$(cd "$folder" && pwd)/${module##*.}${NODE_RANK:+.node$NODE_RANK}.log
+touch "$log"
+begin=$(stat -c %s "$log")
 exec > >(trap '' INT TERM USR1 && exec tee -a "$log") 2>&1
 printf '%q ' "${command[@]}"
 echo
+if [[ $module == internvl_chat.train_mpo && $LAUNCHER != local ]]; then # once, not by every rank
+    "${estimate[@]}" --check -- "${flags[@]}" || exit
+fi
 
+rm -f "$notes".{warned,failed}
 "${command[@]}" &
 child=$!
 # srun answers TERM by killing its tasks at once, but hands USR1 on to them; torchrun knows only TERM
@@ -132,6 +154,13 @@ while [[ -n $received ]]; do # a signal ends the wait, not the process
 done
 
 ((status != 138)) || stopped_by=${stopped_by:-USR1} # 128 + SIGUSR1: it reached the processes directly
+[[ ! -e $notes.warned ]] || stopped_by=USR1
+if ((status != 0)) && [[ $LAUNCHER == slurm ]]; then # srun's words on a task that was warned before it could note it
+    sleep 0.2                                        # until tee has written them
+    ! tail -c "+$begin" "$log" | grep -q '^srun: error: .*: User defined signal 1' || stopped_by=USR1
+fi
+((status == 0)) || [[ ! -s $notes.failed ]] || status=$(<"$notes.failed")
+rm -f "$notes".{warned,failed}
 if ((status != 0)) && [[ $stopped_by == USR1 && -n ${SLURM_JOB_ID:-} ]]; then
     echo "launch.sh: stopped before the time limit; job $SLURM_JOB_ID goes back into the queue"
     scontrol requeue "$SLURM_JOB_ID"

@@ -120,7 +120,8 @@ def test_adapters_train_on_one_node(launcher, tmp_path, capsys):
     model, _, mpo = parse_arguments([*flags, "--bf16", "False"])
     assert (model.use_llm_lora, model.use_backbone_lora, mpo.gradient_accumulation_steps) == (16, 16, 32)
     assert model.model_name_or_path == "ckpt/InternVL2_5-8B" and mpo.output_dir.endswith("mpo_lora")
-    footprint.main(["--gpus", "8", "--", *flags])  # refuses what does not fit
+    with pytest.raises(SystemExit, match="1"):  # refuses what does not fit in words, what is missing by its code
+        footprint.main(["--gpus", "8", "--", *flags])
     assert "batch: 256 pairs a step = 8 GPUs x 1 x 32" in capsys.readouterr().out
 
 
@@ -189,7 +190,8 @@ def test_launchers_are_short_and_share_no_lines():
 def test_published_runs_fit_their_gpus(script, capsys):
     """The second half of a dry run, without starting an interpreter for each."""
     gpus = TRAINING[script][1]
-    footprint.main(["--gpus", str(gpus), "--", *command(launch(script, LAUNCHER="slurm"))[1]])
+    with pytest.raises(SystemExit, match="1"):
+        footprint.main(["--gpus", str(gpus), "--", *command(launch(script, LAUNCHER="slurm"))[1]])
     text = capsys.readouterr().out
     assert f"batch: {gpus} pairs a step = {gpus} GPUs x 1 x 1" in text
     assert f"missing: ckpt/{TRAINING[script][0]}; hf download OpenGVLab/{TRAINING[script][0]} --local-dir" in text
@@ -201,8 +203,8 @@ def estimate(gpus, flags):
     try:
         with contextlib.redirect_stdout(text):
             footprint.main(["--gpus", str(gpus), "--", *flags])
-    except SystemExit:
-        return None
+    except SystemExit as ended:
+        return text.getvalue() if ended.code == 1 else None  # 1 alone: something is missing here
     return text.getvalue()
 
 
@@ -225,11 +227,8 @@ def test_the_table_of_the_docs_is_what_the_dry_runs_say():
 @pytest.mark.integration
 def test_a_dry_run_ends_with_the_estimate():
     result = launch(EIGHT, "--max_steps", "7", PYTHON=sys.executable, LAUNCHER="slurm")
-    assert (
-        result.returncode == 0
-        and "memory per GPU" in result.stdout
-        and "hf download OpenGVLab/MMPR-v1.1" in result.stdout
-    )
+    assert result.returncode == 1, "checkpoint and data are missing"
+    assert "memory per GPU" in result.stdout and "hf download OpenGVLab/MMPR-v1.1" in result.stdout
     refused = launch(EIGHT.replace("8b_internlm2_5_7b", "78b_qwen2_5_72b"), PYTHON=sys.executable, GPUS="8")
     assert refused.returncode == 1 and "does not fit into 80 GiB per GPU" in refused.stderr
 
@@ -327,9 +326,9 @@ def program(tmp_path, monkeypatch):
     return make
 
 
-def run(module, folder, **settings):
+def run(module, folder, *flags, **settings):
     return subprocess.run(
-        ["bash", str(ROOT / "shell/launch.sh"), module, "--output_dir", str(folder)],
+        ["bash", str(ROOT / "shell/launch.sh"), module, "--output_dir", str(folder), *flags],
         env={**os.environ, "LAUNCHER": "local", "PYTHON": sys.executable, **settings},
         capture_output=True,
         text=True,
@@ -412,3 +411,124 @@ def test_a_complete_training_ends_with_its_report(noting, tmp_path, module, sett
 def test_a_report_that_fails_does_not_fail_the_training(noting):
     result, words = noting("internvl_chat.train_mpo", FAIL="*tools.report*")
     assert result.returncode == 0 and len(words) == 2 and "its report failed" in result.stdout
+
+
+def test_a_dry_run_of_what_is_here_ends_well_and_a_check_says_nothing(tmp_path, capsys):
+    (tmp_path / "meta.json").write_text('{"one": {"root": ".", "annotation": "a.jsonl"}}')
+    flags = ["--model_name_or_path", str(ROOT / "ckpt/tiny-base"), "--output_dir", str(tmp_path / "run")]
+    footprint.main(["--", *flags, "--meta_path", str(tmp_path / "meta.json")])
+    assert "memory per GPU" in capsys.readouterr().out
+    footprint.main(["--check", "--", *flags, "--meta_path", str(tmp_path / "meta.json")])
+    assert capsys.readouterr().out == ""
+    with pytest.raises(SystemExit, match=f"^missing: {tmp_path}/mine.json; name the meta.json of your mixture$"):
+        footprint.main(["--check", "--", *flags, "--meta_path", str(tmp_path / "mine.json")])
+
+
+def test_memory_refuses_a_start_only_where_the_gpu_is_known(tmp_path, monkeypatch):
+    (tmp_path / "meta.json").write_text('{"one": {"root": ".", "annotation": "a.jsonl"}}')
+    flags = ["--model_name_or_path", "ckpt/InternVL2_5-78B", "--output_dir", "run", "--bf16", "True", "--meta_path"]
+    asked = ["--check", "--", *flags, str(tmp_path / "meta.json")]
+    with pytest.raises(SystemExit, match="^missing: ckpt/InternVL2_5-78B"):
+        footprint.main(asked)
+    monkeypatch.setattr(footprint, "seen_gpu_memory", lambda: 140.0)
+    with pytest.raises(SystemExit, match="does not fit into 140 GiB"):
+        footprint.main(asked)
+    with pytest.raises(SystemExit, match="does not fit into 40 GiB"):
+        footprint.main(["--gpu_memory", "40", *asked])
+
+
+SRUN = f"""#!{sys.executable}
+# As Slurm's: the words behind the flags, a task each; one that fails takes the others along; the highest code counts.
+import itertools, os, signal, subprocess, sys, time
+flags = list(itertools.takewhile(lambda word: word.startswith("--"), sys.argv[1:]))
+words = sys.argv[1 + len(flags):]
+if flags == ["--help"]:
+    sys.exit(print("Usage: srun"))
+print(*flags, sep="\\n", file=open(os.environ["WORDS"], "a"))
+count = next(int(flag.partition("=")[2]) for flag in flags if flag.startswith("--ntasks="))
+tasks = [subprocess.Popen(words, env=dict(os.environ, SLURM_PROCID=str(rank)), start_new_session=True)
+         for rank in range(count)]
+while any([task.poll() is None for task in tasks]):
+    time.sleep(0.02)
+    if any(task.returncode for task in tasks):
+        [os.killpg(task.pid, signal.SIGTERM) for task in tasks if task.poll() is None]
+        break
+codes = [task.wait() for task in tasks]
+if -signal.SIGUSR1 in codes:
+    print("srun: error: n0: task 0: User defined signal 1", file=sys.stderr)
+sys.exit(max(code if code >= 0 else 128 - code for code in codes))
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A stand-in of srun that starts tasks on this machine, and of scontrol, which notes its words."""
+    for name, text in {"srun": SRUN, "scontrol": '#!/bin/bash\necho "$@" >>"$WORDS"\n'}.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    words = tmp_path / "words"
+    settings = {"LAUNCHER": "slurm", "GPUS": "2", "SLURM_JOB_ID": "77", "WORDS": str(words)}
+    return words, {**settings, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+
+
+WARNED = """
+import os, signal, time
+if os.environ["SLURM_PROCID"] == "0":
+    time.sleep(1)
+    [os.kill(process, signal.{signal}) for process in {processes}]
+    raise SystemExit(9)
+time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signal", "processes", "code"),
+    [
+        ("SIGUSR1", "(os.getppid(), os.getpid())", 138),  # as Slurm does it: every process of the task; nobody listens
+        ("SIGUSR1", "(os.getppid(),)", 9),  # the module ends by what follows
+        ("SIGTERM", "(os.getpid(),)", 143),
+    ],
+)
+def test_a_job_that_is_warned_at_any_moment_goes_back_into_the_queue(program, slurm, tmp_path, signal, processes, code):
+    """srun itself may report 143, of the tasks that it ended."""
+    words, settings = slurm
+    result = run(program(WARNED.format(signal=signal, processes=processes)), tmp_path / "out", **settings)
+    assert result.returncode == code, result.stdout
+    is_queued = "goes back into the queue" in result.stdout
+    assert is_queued == ("requeue 77" in words.read_text()) == (signal == "SIGUSR1")
+    assert not list((tmp_path / "out").glob(".task-*"))
+
+
+def test_a_task_that_is_warned_before_it_could_note_it_is_told_by_srun(slurm, tmp_path):
+    """PYTHON ends by the signal in place of the interpreter that would note it."""
+    (tmp_path / "early").write_text('#!/bin/sh\ncase "$*" in *shell/task.py*) kill -USR1 $$ ;; esac\n')
+    (tmp_path / "early").chmod(0o755)
+    words, settings = slurm
+    result = run("small_program", tmp_path / "out", **settings, PYTHON=str(tmp_path / "early"))
+    assert "requeue 77" in words.read_text(), result.stdout
+
+
+def test_the_exit_code_is_that_of_the_task_that_failed_first(program, slurm, tmp_path):
+    code = "import os, sys, time\nif os.environ['SLURM_PROCID'] == '1':\n time.sleep(1); sys.exit(3)\ntime.sleep(20)"
+    result = run(program(code), tmp_path / "out", **slurm[1])
+    assert result.returncode == 3 and "ended with exit code 3" in result.stdout
+    assert "requeue" not in slurm[0].read_text()
+
+
+def test_words_in_quotes_stay_whole_and_a_site_without_quota_types_is_told(program, slurm, tmp_path):
+    words, settings = slurm
+    module = program("")
+    assert run(module, tmp_path, **settings, SRUN_ARGS="--comment=\"my run\" --exclude='n[1-2]'").returncode == 0
+    assert {"--comment=my run", "--exclude=n[1-2]"} <= set(words.read_text().splitlines())
+    refused = run(module, tmp_path, **settings, SRUN_ARGS='--comment="my run')
+    assert refused.returncode == 2 and "a quote is open" in refused.stderr
+    refused = run(module, tmp_path, **settings, QUOTA_TYPE="spot")
+    assert refused.returncode == 2 and "unset QUOTA_TYPE" in refused.stderr
+
+
+def test_what_cannot_start_is_said_once_before_any_task(slurm, tmp_path):
+    words, settings = slurm
+    asked = ["--model_name_or_path", "ckpt/Typo-8B", "--meta_path", "gone.json"]
+    result = run("internvl_chat.train_mpo", tmp_path / "out", *asked, **settings)
+    assert result.returncode != 0 and not words.exists()

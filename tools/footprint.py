@@ -4,7 +4,9 @@
         --output_dir run --bf16 True --deepspeed zero_stage1_config.json --grad_checkpoint True
 
 Takes the flags of `internvl_chat.train_mpo` behind `--`. The checkpoint need not be here if it is a published one.
-Nothing is loaded: parameters are counted on the meta device, memory by the formulas below. Exit code 1: it cannot fit.
+Nothing is loaded: parameters are counted on the meta device, memory by the formulas below. Exit code 1: the run cannot
+start, since it does not fit or something is missing. `--check`, by which `launch.sh` asks before it takes the GPUs,
+says nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from internvl_chat.adapters.quantization import BYTES_PER_WEIGHT, four_bit_weights
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
@@ -26,6 +30,7 @@ from internvl_chat.train_mpo import adapt, freeze, parse_arguments
 from tools.model_sizes import Parameters, count_parameters, find_config, meta_model
 
 GIB = 1024**3
+USUAL_GPU_MEMORY = 80.0  # GiB, as A100 and H100 have
 SECOND_ANSWER = 1024  # tokens of the longest row's other answer; its prompt and first answer fill --max_seq_length
 LIVE_PARAMETERS = 1_000_000_000  # that ZeRO-3 keeps gathered, DeepSpeed's stage3_max_live_parameters
 ZERO_BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
@@ -271,16 +276,24 @@ def report(
 
 
 def missing_lines(model_args: ModelArguments, data_args: DataArguments, has_checkpoint: bool) -> list[str]:
-    """What has to be downloaded, and how."""
+    """What is not there, and how to get it."""
     lines = []
     if not has_checkpoint:
         path = Path(model_args.model_name_or_path)
         lines.append(f"missing: {path}; hf download OpenGVLab/{path.name} --local-dir {path}")
-    meta = Path(data_args.meta_path)
-    if not meta.is_file():
-        name = meta.parent.name
-        lines.append(f"missing: {meta}; hf download OpenGVLab/{name} --repo-type dataset --local-dir {meta.parent}")
+    for meta in (Path(path) for path in (data_args.meta_path, data_args.eval_meta_path) if path):
+        if not meta.is_file():
+            name = meta.parent.name
+            get = f"hf download OpenGVLab/{name} --repo-type dataset --local-dir {meta.parent}"
+            lines.append(f"missing: {meta}; {get if name.startswith('MMPR') else 'name the meta.json of your mixture'}")
     return lines
+
+
+def seen_gpu_memory() -> float | None:
+    """GiB of the first GPU of this machine; None where none is seen, as on many login nodes."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / GIB
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -289,7 +302,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--gpus", type=int, default=1, help="processes of the run")
     add("--gpus_per_node", type=int, default=8)
-    add("--gpu_memory", type=float, default=80.0, help="GiB of one GPU; default 80, as A100 and H100 have")
+    add("--gpu_memory", type=float, help="GiB of one GPU; default: of the one that is seen here, else 80")
+    add("--check", action="store_true", help="say nothing unless the run cannot start; memory only of a known GPU")
     add(
         "--tflops", type=float, default=400.0, help="that a GPU reaches; default 400: 40 %% of an H100's dense bfloat16"
     )
@@ -300,19 +314,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the estimate; SystemExit with 1 where the run cannot fit."""
+    """Print the estimate; SystemExit with 1 where the run cannot start: something is missing, or it does not fit."""
     own = build_parser().parse_args(argv)
     flags = own.flags[1:] if own.flags[:1] == ["--"] else own.flags
     model_args, data_args, args = parse_arguments(flags)
     config, has_checkpoint = find_config(model_args.model_name_or_path)
+    known = own.gpu_memory or seen_gpu_memory()
+    own.gpu_memory = known or USUAL_GPU_MEMORY
     lines, fits = report(config, model_args, data_args, args, own)
-    print("\n".join([*lines, *missing_lines(model_args, data_args, has_checkpoint)]))
-    if not fits:
+    missing = missing_lines(model_args, data_args, has_checkpoint)
+    if not own.check:
+        print("\n".join([*lines, *missing]))
+    if not fits and (known or not own.check):
         cures = (
             "more GPUs, a higher ZeRO stage, LoRA (--use_llm_lora 16, also with --load_in_4bit True), "
             "--reference cache, or a shorter --max_seq_length"
         )
         sys.exit(f"this does not fit into {own.gpu_memory:.0f} GiB per GPU: take {cures}")
+    if missing:
+        sys.exit("\n".join(missing) if own.check else 1)
 
 
 if __name__ == "__main__":
