@@ -1,0 +1,132 @@
+"""The door of every command: a user's mistake ends in its own words and exit code 2, without a traceback.
+
+    if __name__ == "__main__":
+        enter(main)
+
+What a library or this code says of a mistake (`ValueError`, `OSError`, a package that is not there) is printed in at
+most three lines; `--traceback True` or MPO_TRACEBACK=1 shows where it was raised. What a run or a check finds on its
+way (`Finding`, `FloatingPointError`) is exit code 1. `--version` prints what an issue report needs. Imports nothing
+heavy: `--help` of a tool that needs no torch starts without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn
+
+from internvl_chat.run.process import find_process
+
+MISTAKE, FAILURE = 2, 1  # exit codes
+MOST_LINES = 3
+OTHER_RANKS_WAIT_S = 3.0  # rank 0 says what all ranks have found, and its end ends them
+PACKAGES = (
+    "internvl-mpo",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "timm",
+    "lmdeploy",
+    "vllm",
+)
+
+
+class Finding(RuntimeError):
+    """A check or a run found something that is no mistake of the command; its words are for the user, exit code 1."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says a mistake in one line, with the nearest flag, and names `--help`, not all flags."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse; an unknown flag is refused with the flag that was probably meant."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(unknown_flags(unknown, [flag for action in self._actions for flag in action.option_strings]))
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """Exit code 2 and one line."""
+        self.exit(MISTAKE, f"{self.prog}: {message}; --help explains the flags\n")
+
+
+def unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
+    """Words on flags that nobody has, with the nearest that somebody has."""
+    flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+    if not flags:
+        return f"unexpected words {' '.join(unknown)}"
+    meant = difflib.get_close_matches(flags[0].replace("_", "-"), [flag.replace("_", "-") for flag in known], n=1)
+    spelled = next((flag for flag in known if meant and flag.replace("_", "-") == meant[0]), None)
+    return f"unknown flag {', '.join(flags)}" + (f"; did you mean {spelled}?" if spelled else "")
+
+
+def enter(main: Callable[[], object]) -> None:
+    """Run a command's `main` as the program: SystemExit with its code, whatever it raises."""
+    program = _program()
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.writelines(f"{line}\n" for line in versions())
+        return
+    wants_traceback = _take_traceback_flag(sys.argv)
+    try:
+        main()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+    except KeyboardInterrupt:
+        raise SystemExit(_say(f"{program}: stopped", 130)) from None
+    except (Finding, FloatingPointError) as error:
+        raise SystemExit(_ended(program, error, FAILURE, wants_traceback)) from None
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise SystemExit(_ended(program, error, MISTAKE, wants_traceback)) from None
+
+
+def versions() -> Iterator[str]:
+    """Lines with the versions of what matters; packages that are not installed are left out."""
+    yield f"python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            yield f"{name} {version(name)}"
+
+
+def _program() -> str:
+    """Name of the command as it was typed: of the module behind `-m`, else of the script."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else os.path.basename(sys.argv[0])
+
+
+def _take_traceback_flag(words: list[str]) -> bool:
+    """Whether tracebacks are wanted; takes `--traceback [True|False]` out of the words, for every command alike."""
+    wanted = os.environ.get("MPO_TRACEBACK", "0") not in ("", "0", "False", "false")
+    if "--traceback" in words:
+        at = words.index("--traceback")
+        value = words[at + 1] if at + 1 < len(words) and words[at + 1].lower() in ("true", "false") else None
+        del words[at : at + (1 if value is None else 2)]
+        wanted = value is None or value.lower() == "true"
+    return wanted
+
+
+def _ended(program: str, error: Exception, code: int, wants_traceback: bool) -> int:
+    """Say an error: as a traceback where one is wanted, else in its own words."""
+    if wants_traceback:
+        traceback.print_exception(error)
+        return code
+    if find_process().rank:
+        time.sleep(OTHER_RANKS_WAIT_S)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return _say(f"{program}: " + "\n".join(lines[:MOST_LINES]), code)
+
+
+def _say(text: str, code: int) -> int:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+    return code
