@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,8 @@ class MPOConfig(TrainingArguments):
             ValueError: an unknown loss, weights that do not match, or a value out of its range.
         """
         self._apply_older_names()
+        if self.disable_tqdm is None:  # type: ignore[has-type]
+            self.disable_tqdm = not sys.stderr.isatty()  # bars in a file or under srun only tear its lines
         if not torch.cuda.is_available():
             self.use_cpu = True
             self.dataloader_pin_memory = False

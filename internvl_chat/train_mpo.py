@@ -43,7 +43,9 @@ from internvl_chat.model import (
 from internvl_chat.reference.cache import LogpsCache
 from internvl_chat.reference.frozen import CachedReference, Reference, cache_folder
 from internvl_chat.run import process
+from internvl_chat.run.entry import enter
 from internvl_chat.run.output import check_writable, writing
+from internvl_chat.run.progress import silence_noise
 from internvl_chat.run.signals import StopOnSignal
 from internvl_chat.run.trainer import MultimodalDPOTrainer
 
@@ -167,6 +169,7 @@ def set_up_logging(args: MPOConfig) -> None:
     level = logging.INFO if args.process_index == 0 else logging.WARNING
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S", level=level)
     transformers.utils.logging.set_verbosity(logging.WARNING)
+    silence_noise()
 
 
 def build_dataset(
@@ -317,4 +320,4 @@ def check_named(folder: Path, rank: int, world_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    enter(main)

@@ -22,7 +22,7 @@ LIBRARY = {
     "adapters": {"model", "packed"},
     "checkpoint": {"model"},
     "reference": {"records", "model", "packed"},
-    "run": {"arguments", "data", "losses", "model", "packed", "adapters", "checkpoint", "reference"},
+    "run": {"records", "arguments", "data", "losses", "model", "packed", "adapters", "checkpoint", "reference"},
     "arguments": {"data", "losses", "model"},
     "trainer": {"run"},
     "collator": {"data"},

@@ -19,7 +19,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin, release_memory
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_pt_utils import get_parameter_names
 from trl.trainer.callbacks import SyncRefModelCallback
 
@@ -43,6 +43,7 @@ from internvl_chat.reference.frozen import CachedReference, FrozenReference, Ref
 from internvl_chat.run.guards import CurveWatch, StepGuard
 from internvl_chat.run.ledger import SkippedRows
 from internvl_chat.run.metrics import pair_metrics
+from internvl_chat.run.progress import show_steps
 from internvl_chat.run.resumable import ResumableTrainer
 from internvl_chat.run.watchdog import Watchdog
 
@@ -96,8 +97,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
             logger.info("packed rows are attended to in groups, not by the varlen kernel, %s", refusal)
         super().__init__(model, args, processing_class=processing_class, callbacks=callbacks, **kwargs)
         self.model_accepts_loss_kwargs = True
-        if not self.is_world_process_zero():
-            self.remove_callback(PrinterCallback)  # it would print on the first rank of every node
+        show_steps(self, Path(args.output_dir))
         self.source = Path(source)
         self.running_mean = RunningMean()
         self.eval_skipped = SkippedRows(Path(args.output_dir) / "eval_skipped.jsonl")

@@ -22,7 +22,7 @@ def test_a_signal_to_the_whole_group_saves_and_the_rerun_ends_as_if_undisturbed(
             command, env={**os.environ, "PAUSE": "1"}, stdout=output, stderr=output, start_new_session=True
         )
         deadline = time.monotonic() + 300
-        while "'loss'" not in log.read_text():
+        while ": loss " not in log.read_text():
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGTERM)

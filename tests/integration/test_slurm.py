@@ -99,7 +99,7 @@ def run_out_of_time(slurm, command, folder):
         call(["scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}"], slurm)
 
     begin = time.monotonic()
-    wait_for_log("'loss'")
+    wait_for_log(": loss ")
     limit(2 + int(time.monotonic() - begin) // 60)
     wait_for_log(f"job {job} goes back into the queue")
     limit(60)
@@ -147,7 +147,7 @@ def test_a_launcher_trains_on_two_nodes_as_a_single_process_does(size, stage, sl
         timeout=600,
     )
     assert result.returncode == 0, result.stdout[-4000:]
-    assert set(re.findall(r"^(\d): .*'loss'", result.stdout, re.M)) == {"0"}
+    assert set(re.findall(r"^(\d): .*: loss ", result.stdout, re.M)) == {"0"}
     assert f"--deepspeed {stage}" in result.stdout
     assert (tmp_path / "run" / "train_mpo.log").read_text() == result.stdout
     same_result(tmp_path / "run")
@@ -168,7 +168,7 @@ def test_a_cancelled_run_saves_its_step_and_goes_on(slurm, slow_training, same_r
     command = slow_training(tmp_path / "run", save_steps=100)
     log = tmp_path / "run" / "slow_training.log"
     process = subprocess.Popen(command, env={**slurm, "PAUSE": "1", "SRUN_ARGS": "--job-name=doomed"}, stdout=-3)
-    wait_for(lambda: log.exists() and "'loss'" in log.read_text(), "first step")
+    wait_for(lambda: log.exists() and ": loss " in log.read_text(), "first step")
     job = call(["squeue", "--noheader", "--name=doomed", "--format=%A"], slurm).stdout.strip()
     call(["scancel", job], slurm)
     assert process.wait(400) == 143
