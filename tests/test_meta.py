@@ -36,17 +36,16 @@ def test_documented_entry_and_digit_string(tmp_path):
         ({"repeat_time": "2"}, "not '2'"),
         ({"repeat_time": float("nan")}, "not nan"),
         ({"repeat_time": True}, "not True"),
-        ({"length": -1}, "'length' must be a whole number >= 0, not -1"),
-        ({"length": "many"}, "not 'many'"),
+        ({"repeat": "2"}, "'repeat' must be a finite number >= 0, not '2'"),
+        ({"repeat": 2, "repeat_time": 3}, "'repeat_time' and 'repeat' mean the same and differ"),
         ({"max_dynamic_patch": 0}, "'max_dynamic_patch' must be a whole number >= 1 and <= 256, not 0"),
         ({"max_dynamic_patch": 10**9}, "and <= 256, not 1000000000"),
         ({"repeat_time": 10**400}, "'repeat_time' must be at most 1000000, not 1000"),
         ({"repeat_time": float("inf")}, "not inf"),
-        ({"length": "9" * 5000}, "'length' must be a whole number >= 0, not '9999"),
         ({"max_dynamic_patch": 1.5}, "not 1.5"),
         ({"data_augment": "false"}, "'data_augment' must be true or false, not 'false'"),
         ({"annotation": ""}, "'annotation' must be a path, not ''"),
-        ({"root": None}, "'root' must be a path, not None"),
+        ({"root": 3}, "'root' must be a path, or null where rows are of text alone, not 3"),
     ],
 )
 def test_wrong_fields(tmp_path, change, message):
@@ -55,6 +54,26 @@ def test_wrong_fields(tmp_path, change, message):
         read_meta(path)
     assert message in str(raised.value)
     assert f"{path}: data set 'd': " in str(raised.value)
+
+
+def test_repeat_is_another_word_for_repeat_time(tmp_path, caplog):
+    for entry in ({"repeat": 0.5}, {"repeat": 0.5, "repeat_time": 0.5}, {"repeat": 0.5, "repeat_time": None}):
+        (spec,) = read_meta(write(tmp_path, {"root": "r", "annotation": "a", **entry}))
+        assert spec.repeat_time == 0.5 and spec.to_entry()["repeat_time"] == 0.5
+    assert not caplog.text
+
+
+def test_a_root_of_null_is_that_of_rows_of_text(tmp_path):
+    (spec,) = read_meta(write(tmp_path, {"root": None, "annotation": "a"}))
+    assert spec.root == ""
+    with pytest.raises(ValueError, match="'root' must be a path, or null"):
+        read_meta(write(tmp_path, {"annotation": "a"}))
+
+
+@pytest.mark.parametrize("length", ["number of samples in the dataset", -1, 1.5, True, [3], {}, "9" * 5000, "٣x"])
+def test_a_length_that_is_no_number_is_said_and_nothing_more(tmp_path, caplog, length):
+    (spec,) = read_meta(write(tmp_path, {"root": "r", "annotation": "a", "length": length}))
+    assert spec.length is None and "'length' is no number of rows" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"d": 1}', '{"d": {"root": "r"}}'])

@@ -1,6 +1,7 @@
 """The row formats: what is accepted, what is refused with which words, and that a row comes back as it was."""
 
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -130,8 +131,10 @@ def test_prompt_without_answer():
         (b'{"a": 1,}', "trailing comma at column 8"),
         (b'{"a": 1},\n', "trailing comma"),
         (b'\xef\xbb\xbf{"a": 1}', "byte order mark"),
-        (b'{"a": NaN}', "NaN, Infinity and single quotes are not JSON"),
-        (b'{"a": -Infinity}', "not a JSON row"),
+        (b'{"a": NaN, "b": "\\ud83d"}', "not a JSON row"),
+        (b'{"a": NaN,}', "not a JSON row"),
+        (b'{"a": nan}', "not a JSON row"),
+        (b'{"a": NaN, "a": 1}', "names given twice: ['a']"),
         (b"{'a': 1}", "single quotes"),
         (b'{"a": "\\ud83d"}', "half of a surrogate pair"),
         (b'{"a": "\xff"}', "not valid UTF-8"),
@@ -147,6 +150,25 @@ def test_lines_that_are_no_rows(line, reason):
         parse_row(line, "x.jsonl", 3)
     assert reason in raised.value.reason
     assert (raised.value.file, raised.value.line) == ("x.jsonl", 3)
+
+
+def test_nan_in_a_field_that_nobody_reads_costs_nothing():
+    """Python's json.dumps writes NaN, pandas makes it of empty cells."""
+    row = parse_row(b'{"question": "q", "chosen": "c", "rejected": "r", "score": NaN, "more": [-Infinity]}', *AT)
+    pair = PreferencePair.from_row(row, AT)
+    assert pair.chosen == "c" and math.isnan(pair.extra["score"]) and pair.extra["more"] == [-math.inf]
+
+
+@pytest.mark.parametrize("field", ["image", "question", "chosen", "rejected", "video", "history", "clip", "images"])
+def test_nan_in_a_field_that_is_read_is_no_value(field):
+    line = json.dumps({**PAIR, **({"video": "v.mp4"} if field == "clip" else {}), field: math.nan}).encode()
+    if field == "images":  # as pandas writes a row without pictures
+        assert PreferencePair.from_row(parse_row(line, *AT), AT).image == ()
+        return
+    with pytest.raises(RecordError, match=f"'{field}' must .*nan"):
+        PreferencePair.from_row(parse_row(line, *AT), AT)
+    with pytest.raises(RecordError, match="'answer' must be a value to compare with, not nan"):
+        Prompt.from_row({"question": "q", "answer": math.nan}, AT)
 
 
 def test_names_are_checked_in_time_however_many_there_are():

@@ -16,6 +16,7 @@ import xxhash
 from torch.utils.data import Sampler
 
 from internvl_chat.data.mixture import Mixture
+from internvl_chat.records.picture_keys import with_own_keys
 
 
 def prompt_groups(mixture: Mixture) -> np.ndarray:
@@ -36,14 +37,14 @@ def prompt_groups(mixture: Mixture) -> np.ndarray:
 
 
 def _prompt_of(line: bytes) -> bytes:
+    """What a row asks, and of which pictures; nothing of a row that training skips."""
     try:
         row = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return b""
-    if not isinstance(row, dict):
+        row = with_own_keys(row) if isinstance(row, dict) else {}
+    except ValueError:  # no JSON, or pictures under a key that nobody can read
         return b""
     more = {name: row[name] for name in ("video", "clip", "history") if row.get(name)}
-    return orjson.dumps([row.get("image"), row.get("question"), *more.items()])
+    return orjson.dumps([row.get("image"), row.get("question"), *more.items()]) if row else b""
 
 
 def deal(units: Sequence[tuple[float, list[int]]], num_slots: int) -> list[list[int]]:

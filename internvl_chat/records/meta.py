@@ -30,7 +30,8 @@ class DatasetSpec:
     """One entry of meta.json: a data set of a mixture.
 
     `repeat_time` r >= 0 over n rows gives round-half-up(r n) rows; `max_dynamic_patch` >= 1 overrides the flag, None
-    leaves it; `length` is advisory (rows that the author of meta.json counted); paths are as written.
+    leaves it; `length` is advisory (rows that the author of meta.json counted), None where it is no number; paths are
+    as written, a root of null is "".
     """
 
     name: str
@@ -42,7 +43,7 @@ class DatasetSpec:
     length: int | None = None
 
     FIELDS: ClassVar[frozenset[str]] = frozenset(
-        {"root", "annotation", "data_augment", "max_dynamic_patch", "repeat_time", "length"}
+        {"root", "annotation", "data_augment", "max_dynamic_patch", "repeat_time", "repeat", "length"}
     )
 
     @classmethod
@@ -53,14 +54,17 @@ class DatasetSpec:
             raise ValueError(f"{at}: must be an object with 'root' and 'annotation', not {shown(entry)}")
         if unknown := sorted(set(entry) - cls.FIELDS):
             logger.warning("%s: ignored fields %s; known ones: %s", at, shown(unknown), sorted(cls.FIELDS))
+        length = _meta_length(entry)
+        if length is None and entry.get("length") is not None:
+            logger.warning("%s: 'length' is no number of rows: %s; the file counts", at, shown(entry["length"]))
         return cls(
             name=name,
-            root=_meta_text(entry, "root", at, may_be_empty=True),
+            root=_meta_root(entry, at),
             annotation=_meta_text(entry, "annotation", at),
             data_augment=_meta_bool(entry, "data_augment", at),
-            max_dynamic_patch=_meta_count(entry, "max_dynamic_patch", at, least=1, most=MAX_TILES),
+            max_dynamic_patch=_meta_tiles(entry, at),
             repeat_time=_meta_repeat(entry, at),
-            length=_meta_length(entry, at),
+            length=length,
         )
 
     def to_entry(self) -> dict[str, Any]:
@@ -68,10 +72,17 @@ class DatasetSpec:
         return {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
 
 
-def _meta_text(entry: Mapping[str, Any], key: str, at: str, *, may_be_empty: bool = False) -> str:
+def _meta_root(entry: Mapping[str, Any], at: str) -> str:
+    if "root" in entry and entry["root"] in (None, ""):
+        return ""  # of rows of text alone, as the authors' own mixtures have it
+    return _meta_text(entry, "root", at)
+
+
+def _meta_text(entry: Mapping[str, Any], key: str, at: str) -> str:
     value = entry.get(key)
-    if not isinstance(value, str) or not (value or may_be_empty):
-        raise ValueError(f"{at}: {key!r} must be a path, not {shown(value)}")
+    if not isinstance(value, str) or not value:
+        text_only = ", or null where rows are of text alone" if key == "root" else ""
+        raise ValueError(f"{at}: {key!r} must be a path{text_only}, not {shown(value)}")
     return value
 
 
@@ -82,28 +93,33 @@ def _meta_bool(entry: Mapping[str, Any], key: str, at: str) -> bool:
     return value
 
 
-def _meta_count(entry: Mapping[str, Any], key: str, at: str, *, least: int, most: int = 10**_MAX_DIGITS) -> int | None:
-    value = entry.get(key)
-    if value is None or (type(value) is int and least <= value <= most):
+def _meta_tiles(entry: Mapping[str, Any], at: str) -> int | None:
+    value = entry.get("max_dynamic_patch")
+    if value is None or (type(value) is int and 1 <= value <= MAX_TILES):
         return value
-    limit = f" and <= {most}" if most == MAX_TILES else ""
-    raise ValueError(f"{at}: {key!r} must be a whole number >= {least}{limit}, not {shown(value)}")
+    limits = f"a whole number >= 1 and <= {MAX_TILES}"
+    raise ValueError(f"{at}: 'max_dynamic_patch' must be {limits}, not {shown(value)}")
 
 
 def _meta_repeat(entry: Mapping[str, Any], at: str) -> float:
-    value = entry.get("repeat_time", 1)
+    """`repeat_time`, which the documentation calls `repeat` in places."""
+    given = {key: entry[key] for key in ("repeat_time", "repeat") if entry.get(key) is not None}
+    if len(set(map(repr, given.values()))) > 1:
+        raise ValueError(f"{at}: 'repeat_time' and 'repeat' mean the same and differ: {given}; keep one")
+    key, value = next(iter(given.items()), ("repeat_time", 1))
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"{at}: 'repeat_time' must be a finite number >= 0, not {shown(value)}")
+        raise ValueError(f"{at}: {key!r} must be a finite number >= 0, not {shown(value)}")
     if value > MAX_REPEATS:
-        raise ValueError(f"{at}: 'repeat_time' must be at most {MAX_REPEATS}, not {shown(value)}")
+        raise ValueError(f"{at}: {key!r} must be at most {MAX_REPEATS}, not {shown(value)}")
     return value
 
 
-def _meta_length(entry: Mapping[str, Any], at: str) -> int | None:
+def _meta_length(entry: Mapping[str, Any]) -> int | None:
+    """`length` as a number, None for whatever else stands there: nothing is read by it."""
     value = entry.get("length")
     if isinstance(value, str) and value.isdecimal() and len(value) <= _MAX_DIGITS:
         value = int(value)
-    return _meta_count({"length": value}, "length", at, least=0)
+    return value if type(value) is int and 0 <= value <= 10**_MAX_DIGITS else None
 
 
 def read_meta(path: str | Path) -> list[DatasetSpec]:

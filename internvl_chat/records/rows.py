@@ -13,12 +13,15 @@ This module loads without torch: the data pipelines use it too.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import orjson
+
+from internvl_chat.records.picture_keys import with_own_keys
 
 FEW_KEYS = 64  # of rows as people write them
 ImageForm = Literal["absent", "null", "empty", "str", "list"]
@@ -50,16 +53,34 @@ class RecordError(ValueError):
 
 
 def parse_row(line: bytes, file: str, line_no: int) -> dict[str, Any]:
-    """One JSONL line (UTF-8, with or without its line end) to a dict; RecordError unless it is one JSON object."""
+    """One JSONL line (UTF-8, with or without its line end) to a dict; RecordError unless it is one JSON object.
+
+    NaN and Infinity, which Python's json.dumps writes, are read as floats: no field of ours takes them, in others they
+    do no harm.
+    """
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise RecordError(file, line_no, f"not a JSON row: {_json_reason(line, error)}", "bad_json") from error
+        row = _row_with_nan(line)
+        if row is None:
+            raise RecordError(file, line_no, f"not a JSON row: {_json_reason(line, error)}", "bad_json") from error
     if not isinstance(row, dict):
         kind = type(row).__name__
         reason = f"a row is a JSON object {{...}}, this line holds a {kind}: {shown(row)}"
         raise RecordError(file, line_no, reason, "bad_json")
     _check_keys(row, line, file, line_no)
+    return row
+
+
+def _row_with_nan(line: bytes) -> Any:
+    """What a line says that only NaN or Infinity keep from being JSON; None where there is more to it."""
+    if b"NaN" not in line and b"Infinity" not in line:
+        return None
+    try:
+        row = json.loads(line)
+        orjson.dumps(row)  # halves of surrogate pairs and numbers of any size are no more welcome than elsewhere
+    except (ValueError, TypeError, RecursionError):
+        return None
     return row
 
 
@@ -88,13 +109,21 @@ def _json_reason(line: bytes, error: orjson.JSONDecodeError) -> str:
     if "UTF-8" in error.msg:
         return "not valid UTF-8, convert the file to UTF-8"
     near = shown(text[max(0, error.pos - 20) : error.pos + 20].decode("utf-8", "replace"))
-    return f"{error.msg} at column {error.colno}, near {near} (NaN, Infinity and single quotes are not JSON)"
+    return f"{error.msg} at column {error.colno}, near {near} (single quotes are not JSON)"
 
 
 def shown(value: object, limit: int = 80) -> str:
     """repr(value), cut to `limit` characters: for error messages about values of any size."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+def _own_keys(row: Mapping[str, Any], where: Source) -> Mapping[str, Any]:
+    """The row with pictures of other names under ours; RecordError where nobody can tell what is meant."""
+    try:
+        return with_own_keys(row)
+    except ValueError as error:
+        raise RecordError(*where, str(error), "picture_key") from error
 
 
 def _text(row: Mapping[str, Any], key: str, where: Source) -> str:
@@ -205,6 +234,7 @@ class _Record:
 
     @classmethod
     def _extra(cls, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Unknown keys of a row, in their order."""
         return {key: value for key, value in row.items() if key not in cls.KEYS}
 
 
@@ -234,6 +264,7 @@ class PreferencePair(_Record):
 
         allow_no_rejected: an absent or null `rejected` is legal and becomes None.
         """
+        row = _own_keys(row, where)
         images, form = _images(row, where)
         question, chosen = _question(row, where), _text(row, "chosen", where)
         rejected = _optional_text(row, "rejected", where) if allow_no_rejected else _text(row, "rejected", where)
@@ -271,6 +302,7 @@ class Prompt(_Record):
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source, *, allow_no_answer: bool = False) -> Prompt:
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
+        row = _own_keys(row, where)
         _no_video_or_history(row, where)
         images, form = _images(row, where)
         question, answer = _question(row, where), _answer(row, where, allow_no_answer)
@@ -286,6 +318,8 @@ def _answer(row: Mapping[str, Any], where: Source, allow_none: bool) -> Any:
     answer = row.get("answer")
     if answer is None and not allow_none:
         raise RecordError(*where, f"field 'answer' is missing or null; the row has {shown(sorted(row), 200)}")
+    if isinstance(answer, float) and not math.isfinite(answer):
+        raise RecordError(*where, f"field 'answer' must be a value to compare with, not {answer}")
     if isinstance(answer, dict):
         kinds = "a string, number, boolean or list"
         raise RecordError(*where, f"field 'answer' must be {kinds}, not an object: {shown(answer)}")
@@ -314,6 +348,7 @@ class SampledResponse(_Record):
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source) -> SampledResponse:
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
+        row = _own_keys(row, where)
         _no_video_or_history(row, where)
         images, form = _images(row, where)
         return cls(

@@ -88,7 +88,7 @@ def test_no_more_pairs_of_a_question_than_asked_for(run):
     [
         ({"response": "a"}, "'reward' must be a number"),
         ({"response": "a", "reward": True}, "'reward' must be a number"),
-        ({"response": "a", "reward": float("inf")}, "JSON"),
+        ({"response": "a", "reward": float("inf")}, "must be a number, not inf"),
         ({"response": " ", "reward": 1}, "'response' must be an answer"),
         ({"responses": ["a"], "winner": 0}, "two answers or more"),
         ({"responses": ["a", 1], "winner": 0}, "must hold answers, not 1"),

@@ -35,9 +35,11 @@ class Finding(NamedTuple):
 _ERRORS = (
     ("meta_unusable", "meta.json cannot be used", "mend the field that is named; data/README.md has the format"),
     ("path_missing", "a root or an annotation file is not there", "correct the path in meta.json, or fetch the data"),
+    ("wrong_file", "an annotation file is something else", "fetch or convert it as its detail says"),
     ("no_rows", "an annotation file has no rows", "take the data set out of meta.json, or make the file again"),
     ("unusable_row", "a row that training cannot use", "mend the row as its detail says"),
     ("bad_json", "a line is not a JSON object", "mend or delete the line; a torn last line means a copy was cut off"),
+    ("picture_key", "a picture stands under a key that is not read", "rename the key to image or video"),
     ("missing_field", "a field is missing", "give the row its question, chosen and rejected"),
     ("wrong_type", "a field has the wrong type", "write texts as strings, images as one path or a list of paths"),
     ("empty_question", "the question is empty", "write the question, or delete the row"),

@@ -62,8 +62,8 @@ def _about_entry(meta_path: Path, entry: object, data: MixedDataset) -> Iterator
     assert isinstance(entry, dict)
     for key in sorted(set(entry) - DatasetSpec.FIELDS):
         yield "meta_unknown_field", *at, f"{key!r}: {shown(entry[key])}; known are {sorted(DatasetSpec.FIELDS)}"
-    if spec.length is not None and spec.length != rows:
-        yield "length_differs", *at, f"length is {spec.length}, {data.rows.path} has {rows} rows"
+    if (said := entry.get("length")) is not None and spec.length != rows:
+        yield "length_differs", *at, f"length is {shown(said)}, {data.rows.path} has {rows} rows"
     if not len(data.order):
         yield "nothing_drawn", *at, f"repeat_time {spec.repeat_time} of {rows} rows"
 

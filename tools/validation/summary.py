@@ -16,6 +16,7 @@ from tools.validation.chunks import ChunkFacts
 from tools.validation.faults import FAULTS, Finding
 from tools.validation.mixtures import Rows, held_out_prompts, length_bias, repeated_pairs
 
+NOT_READ = ("meta_unusable", "path_missing", "wrong_file", "no_rows")  # faults by which a whole data set is left out
 EXAMPLES = 20  # findings of a kind in the report; findings.jsonl has all
 
 
@@ -216,16 +217,27 @@ def ordered(counts: Counter[str]) -> list[tuple[str, int]]:
 def verdict(summary: Summary, *, strict: bool, with_tokens: bool) -> str:
     """What it comes to, in words."""
     word = "PASS" if summary.passed(strict) else "FAIL"
-    if not summary.rows:
-        return f"{word}: there is no row to check."
-    share = f"{summary.unusable:,} of {summary.rows:,} rows cannot be trained on" if summary.unusable else ""
-    parts = [share or f"all {summary.rows:,} rows can be trained on"]
+    unread = [found for name in NOT_READ for found in summary.examples.get(name, [])]
+    names = ", ".join(found.dataset for found in unread if found.dataset)
+    parts = [f"data sets that could not be read: {names}"] if names else []
+    if summary.rows:
+        parts.append(_rows_said(summary, "row of the others" if names else "row"))
+    else:
+        parts.append("there is no row to check")
     counts = {kind: summary.count(kind) for kind in ("error", "warning")}
-    parts += [f"{number:,} {kind}{'s' * (number > 1)}" for kind, number in counts.items() if number]
+    parts += [f"{number:,} {kind}{'s' * (number > 1)}" for kind, number in counts.items() if number and summary.rows]
     text = f"{word}: {', '.join(parts)}."
     for data in summary.sets:
         if data.rows and not data.usable:
             text += f" No row of {data.name} can be trained on: are its root and annotation right?"
-    if not with_tokens:
+    if summary.rows and not with_tokens:
         text += " Lengths were not checked: give --model_name_or_path and --max_seq_length."
     return text
+
+
+def _rows_said(summary: Summary, what: str) -> str:
+    """How many rows train; `what` is one of them."""
+    rows = what.replace("row", "rows", 1)
+    if summary.unusable:
+        return f"{summary.unusable:,} of {summary.rows:,} {rows} cannot be trained on"
+    return f"all {summary.rows:,} {rows} can be trained on"

@@ -26,7 +26,8 @@ import orjson
 import xxhash
 from tqdm import tqdm
 
-from internvl_chat.records.rows import RecordError, Source
+from internvl_chat.records.picture_keys import with_own_keys
+from internvl_chat.records.rows import RecordError, Source, parse_row
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -51,8 +52,8 @@ class Group:
     lines: list[bytes]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The lines, parsed; `partition_rows` has checked them."""
-        return [orjson.loads(line) for line in self.lines]
+        """The lines, parsed, their pictures under `image`; `partition_rows` has checked them."""
+        return [dict(with_own_keys(parse_row(line, "partition", 1))) for line in self.lines]
 
 
 class KeyPartitions:
