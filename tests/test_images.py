@@ -290,6 +290,40 @@ def test_16_bit_greys_of_many_rows_are_scaled_alike(tmp_path, dtype, form):
     assert (pixels == (greys // 256)[..., None]).all()
 
 
+RAMP = np.linspace(0, 255, 40 * 30).reshape(30, 40)
+GREYS = {
+    "8 bits in int32": (RAMP.astype(np.int32), "TIFF"),
+    "8 bits in uint16": (RAMP.astype(np.uint16), "PNG"),
+    "12 bits in uint16": ((RAMP * 4095 / 255).astype(np.uint16), "PNG"),
+    "12 bits in int32": ((RAMP * 4095 / 255).astype(np.int32), "TIFF"),
+    "16 bits in uint16": ((RAMP * 65535 / 255).astype(np.uint16), "TIFF"),
+    "16 bits in int32": ((RAMP * 65535 / 255).astype(np.int32), "TIFF"),
+    "31 bits in int32": ((RAMP * (2**31 - 1) / 255).astype(np.int32), "TIFF"),
+    "Hounsfield units": ((RAMP * 4000 / 255 - 1000).astype(np.int32), "TIFF"),
+    "floats to 1": ((RAMP / 255).astype(np.float32), "TIFF"),
+    "floats to 255": (RAMP.astype(np.float32), "TIFF"),
+    "floats to 65535": ((RAMP * 257).astype(np.float32), "TIFF"),
+    "floats around 0": ((RAMP - 128).astype(np.float32), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", GREYS)
+def test_greys_of_any_depth_show_what_they_hold(tmp_path, name):
+    values, form = GREYS[name]
+    path = tmp_path / "grey"
+    Image.fromarray(values).save(path, form)
+    pixels = np.asarray(load_image(str(path)), np.int16)
+    assert np.abs(pixels - RAMP[..., None]).max() <= 1.5
+
+
+def test_floats_that_are_no_numbers_are_black(tmp_path):
+    values = np.array([[0, 1, np.nan], [0.5, np.inf, -np.inf]], np.float32)
+    Image.fromarray(values).save(tmp_path / "grey.tiff")
+    assert np.asarray(load_image(str(tmp_path / "grey.tiff")))[..., 0].tolist() == [[0, 255, 0], [127, 255, 0]]
+    Image.fromarray(np.full((2, 2), np.nan, np.float32)).save(tmp_path / "grey.tiff")
+    assert not np.asarray(load_image(str(tmp_path / "grey.tiff"))).any()
+
+
 def test_image_bombs_are_not_decoded(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     data = bytearray()

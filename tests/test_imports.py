@@ -14,7 +14,7 @@ PIPELINES = ROOT / "tools/reasoning_data_pipeline"
 # Room -> rooms that its modules may import. FOR_ALL says what is not asked about; entries are for nobody.
 FOR_ALL = ("run.process", "run.entry")
 LIBRARY = {
-    "records": set(),
+    "records": {"model"},
     "model": set(),
     "losses": set(),
     "data": {"records", "model", "arguments"},

@@ -129,6 +129,64 @@ def cut(path, share):
     path.write_bytes(content[: int(len(content) * share)])
 
 
+@pytest.mark.parametrize("front", [False, True])
+def test_a_video_cut_anywhere_is_read_or_refused_by_name(tmp_path, front):
+    """Cut within its index, FFmpeg half understands a file: PyAV gives None where a decoder should be."""
+    whole = write_mp4(tmp_path / "a.mp4", 12, **({"options": {"movflags": "faststart"}} if front else {})).read_bytes()
+    path, none, read = tmp_path / "cut.mp4", 0, 0
+    for end in range(1, len(whole), 37):
+        path.write_bytes(whole[:end])
+        try:
+            video = open_video(str(path))
+            list(read_frames(video, 4))
+            read += 1
+        except ImageError as error:
+            assert str(path) in str(error) and "None" not in str(error)
+            none += "FFmpeg has no decoder for it, or its index is cut short" in str(error)
+    assert none or front
+    assert read
+
+
+@pytest.mark.parametrize("tag", [b"xxxx", b"vvc9", b"\0\0\0\0"])
+def test_a_codec_that_this_ffmpeg_lacks(tmp_path, tag):
+    path = write_mp4(tmp_path / "a.mp4", 12)
+    path.write_bytes(path.read_bytes().replace(b"avc1", tag).replace(b"avcC", b"free"))
+    with pytest.raises(ImageError, match="a.mp4: cannot be read as a video .FFmpeg has no decoder for it"):
+        list(read_frames(open_video(str(path)), 2))
+
+
+@pytest.mark.parametrize(("name", "share"), [("a.mp4", 0.5), ("a.mp4", 0.7), ("a.mkv", 0.5), ("a.mkv", 0.7)])
+def test_a_video_shorter_than_its_header_says_is_said(tmp_path, caplog, name, share):
+    path = write_mp4(tmp_path / name, 60, **({"options": {"movflags": "faststart"}} if name == "a.mp4" else {}))
+    assert open_video(str(path)).shortfall == "" and not caplog.text
+    cut(path, share)
+    video = open_video(str(path))
+    assert 0 < len(video.frames) < 54
+    assert "of the 7.5 s that its header says" in video.shortfall and f"{path}: has" in caplog.text
+    open_video(str(path))
+    assert caplog.text.count("its header says") == 1  # of every epoch, one line
+
+
+def test_what_a_decoder_does_not_foresee_costs_the_row(tmp_path, monkeypatch):
+    """Whatever a decoder raises is of the file, not of the run."""
+    path = str(write_mp4(tmp_path / "a.mp4", 12))
+    video = open_video(path)
+    for error in (AttributeError("'NoneType' has no width"), TypeError("x"), KeyError("y"), OverflowError("z")):
+
+        def fail(*args, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(av, "open", fail)
+        with pytest.raises(ImageError, match="a.mp4: cannot be read as a video"):
+            open_video(path)
+        with pytest.raises(ImageError, match="a.mp4: broken video data"):
+            list(read_frames(video, 2))
+
+
+def test_a_video_of_one_frame_is_whole(tmp_path):
+    assert open_video(str(write_mp4(tmp_path / "a.mp4", 1))).shortfall == ""
+
+
 def test_a_video_that_breaks_off(tmp_path):
     path = write_gif(tmp_path / "a.gif", 30)
     video = open_video(str(path))

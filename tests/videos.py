@@ -20,9 +20,9 @@ def number_of(image):
     return round(float(np.asarray(image)[SIDE // 2 + 4 :].mean()) / STEP)
 
 
-def write_mp4(path, frames, *, rate=8, gop=6, b_frames=2):
-    """Write H.264 with key frames `gop` apart and frames out of order in between."""
-    with av.open(str(path), "w") as container:
+def write_mp4(path, frames, *, rate=8, gop=6, b_frames=2, options=None):
+    """Write H.264 with key frames `gop` apart and frames out of order in between, in what the suffix says."""
+    with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(
             "libx264", rate=rate, options={"bf": str(b_frames), "crf": "4", "sc_threshold": "0"}
         )

@@ -24,6 +24,7 @@ import xxhash
 from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError, open_image
+from internvl_chat.model.file_kinds import wrong_kind
 from internvl_chat.records.durable import json_line, json_text, write_atomically
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, shown
@@ -50,10 +51,16 @@ def import_pairs(files: Sequence[Path], out: Path, max_tiles: int) -> tuple[int,
         max_tiles: `max_dynamic_patch` of the meta.json entry.
 
     Raises:
-        ValueError: a file lacks one of the columns; names it and what it has.
+        ValueError: a file is no parquet file, or lacks one of the columns; names it and what it has.
+        FileNotFoundError: a file is not there.
     """
     for file in files:
-        names = pq.read_schema(file).names
+        if wrong := wrong_kind(file, "parquet"):
+            raise ValueError(f"{file}: {wrong}")
+        try:
+            names = pq.read_schema(file).names
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{file}: cannot be read as parquet ({error}); fetch it again") from error
         if lacking := [name for name in COLUMNS if name not in names]:
             raise ValueError(f"{file}: no column {', '.join(lacking)}; the file has {', '.join(names)}")
     rejects: list[dict[str, Any]] = []

@@ -24,22 +24,29 @@ import numpy as np
 from PIL import Image
 
 from internvl_chat.model.constants import IMAGENET_MEAN
+from internvl_chat.model.file_kinds import wrong_kind
 from internvl_chat.records.objects import ObjectError, fetch, is_object, join_object
 from internvl_chat.records.rows import shown
 
 STRIP_ROWS = 256
+WHITES = (2**8 - 1, 2**12 - 1, 2**16 - 1)  # the largest value of 8, 12 and 16 bits
 MAX_PIXELS = 100_000_000  # width x height; Pillow takes 400 MB for RGB, twice that while it converts from CMYK
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program (EPS)
 PATH_CHARS = 300  # of a path, in messages
 AUGMENT_QUALITIES = (75, 100)  # JPEG qualities of data_augment, both included
 
-# What Pillow and its codecs raise on broken files (found by fuzzing, RuntimeError by AVIF).
+# What Pillow and its codecs raise on broken files (RuntimeError by AVIF, others found by fuzzing), and what code that
+# trusts a header may raise on one that nobody has tried: around calls of a decoder only, where no error is ours.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
     RuntimeError,
     EOFError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -123,7 +130,8 @@ def open_image(path: str) -> Image.Image:
         image = Image.open(path, formats=FORMATS)
     except DECODE_ERRORS as error:
         size = os.path.getsize(path) if os.path.isfile(path) else None
-        reason = "the file is empty" if size == 0 else f"{type(error).__name__}: {error}"
+        kind = wrong_kind(path, "a picture") if size else None
+        reason = "the file is empty" if size == 0 else kind or f"{type(error).__name__}: {error}"
         fault = "image_too_large" if isinstance(error, Image.DecompressionBombError) else "image_unreadable"
         raise ImageError(f"{path}: cannot be opened as an image ({reason})", fault) from error
     width, height = image.size
@@ -135,26 +143,51 @@ def open_image(path: str) -> Image.Image:
 def decode_rgb(image: Image.Image) -> Image.Image:
     """Decode an opened image to RGB: first frame, alpha dropped, EXIF rotation not applied (as the original).
 
-    16-bit greys are scaled to 8 bits, where Pillow's own conversion would clip them to white. Raises ImageError when
-    the data are broken or cut short.
+    Greys of more than 8 bits and of floats are scaled to 8 bits by `grey_levels`, where Pillow's own conversion would
+    clip them to white. Raises ImageError when the data are broken or cut short.
     """
     try:
         image.load()
-        if image.mode.startswith("I"):
-            return Image.fromarray(_upper_bytes(image)).convert("RGB")
+        if image.mode[0] in "IF":
+            return Image.fromarray(grey_levels(image)).convert("RGB")
         return image if image.mode == "RGB" else image.convert("RGB")
     except DECODE_ERRORS as error:
         name = getattr(image, "filename", "") or image
         raise ImageError(f"{name}: broken image data ({error})", "image_broken") from error
 
 
-def _upper_bytes(image: Image.Image) -> np.ndarray:
-    """16-bit greys scaled to 8 bits, (height, width) uint8; in strips, as a copy in 32 bits would be large."""
-    upper = np.empty((image.height, image.width), np.uint8)
-    for top in range(0, image.height, STRIP_ROWS):
-        strip = np.asarray(image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height))))
-        upper[top : top + STRIP_ROWS] = np.clip(strip >> 8, 0, 255)
-    return upper
+def grey_levels(image: Image.Image) -> np.ndarray:
+    """Greys of 16 or 32 bits, or of floats, scaled to 8 bits, (height, width) uint8; in strips, to save memory.
+
+    What value is white, the files do not say. It is the smallest of `WHITES` that holds all values: 12 bits in 16, as
+    cameras and scanners store them, are 12 bits. Negative and larger values, and floats above 1 that are not counted
+    in such levels, are stretched from the least to the greatest. NaN counts as the least.
+    """
+    tops = range(0, image.height, STRIP_ROWS)
+    bounds = [_finite_bounds(_strip(image, top)) for top in tops]
+    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
+    whites = WHITES if image.mode[0] == "I" else (1.0, *WHITES)
+    white = next((white for white in whites if low >= 0 and high <= white), None)
+    if white is None:
+        black, scale = low, 255 / (high - low) if high > low else 0.0
+    else:
+        black, scale = 0.0, 255 / white if white == 1 else 256 / (white + 1)
+    levels = np.empty((image.height, image.width), np.uint8)
+    for top in tops:
+        strip = np.nan_to_num(_strip(image, top).astype(np.float32), nan=black, posinf=high, neginf=low)
+        levels[top : top + STRIP_ROWS] = np.clip((strip - black) * scale, 0, 255)
+    return levels
+
+
+def _strip(image: Image.Image, top: int) -> np.ndarray:
+    """STRIP_ROWS rows of an image, or those that are left."""
+    return np.asarray(image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height))))
+
+
+def _finite_bounds(values: np.ndarray) -> tuple[float, float]:
+    """Least and greatest of the finite values; 0 and 0 where there are none."""
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
 def load_image(path: str) -> Image.Image:

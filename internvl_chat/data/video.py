@@ -9,15 +9,22 @@ draw them; so a video has the same frames in every epoch and for the reference. 
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import av
 from PIL import Image
 
 from internvl_chat.data.images import DECODE_ERRORS, ImageError
+from internvl_chat.model.file_kinds import wrong_kind
+
+logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 4 * 3600
 MAX_FRAMES = 1_000_000
@@ -27,8 +34,10 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 SAFE = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 GIF_HEADER, GIF_DELAY = b"GIF8", 100  # first bytes of a file; milliseconds of a frame that does not say its own
 
-# What PyAV and Pillow raise on broken files; IndexError comes from a GIF's plugin.
-BROKEN = (av.FFmpegError, IndexError, *DECODE_ERRORS)
+# What PyAV and Pillow raise on broken files. PyAV gives None for what FFmpeg does not know, which ends as TypeError or
+# AttributeError; both are among those of decoders.
+BROKEN = (av.FFmpegError, *DECODE_ERRORS)
+LEAST_SHARE = 0.9  # of the seconds that the header says: a video with less is cut short
 
 Clip = tuple[float, float]  # seconds from the start: first, and behind the last
 
@@ -50,12 +59,24 @@ class Video:
         size: width and height of a frame in pixels.
         frames: those within the clip: their numbers in a GIF, their time stamps in another file, rising.
         keys: time stamps of the frames at which decoding can begin; empty for a GIF.
+        shortfall: in words, what is missing of a file that has less than its header says; else "".
     """
 
     path: str
     size: tuple[int, int]
     frames: tuple[int, ...]
     keys: tuple[int, ...] = ()
+    shortfall: str = ""
+
+
+class Scan(NamedTuple):
+    """What packets or frames tell: `size` of a frame, `stamps` of all, rising, the same in `seconds`; as in `Video`."""
+
+    size: tuple[int, int]
+    stamps: list[int]
+    seconds: list[float]
+    keys: tuple[int, ...] = ()
+    shortfall: str = ""
 
 
 def open_video(path: str, clip: Clip | None = None) -> Video:
@@ -68,14 +89,7 @@ def open_video(path: str, clip: Clip | None = None) -> Video:
     Raises:
         ImageError: the file cannot be read as a video, is too long or too large, or has no frame within the clip.
     """
-    try:
-        with open(path, "rb") as file:
-            is_gif = file.read(len(GIF_HEADER)) == GIF_HEADER
-        size, stamps, seconds, keys = _scan_gif(path) if is_gif else _scan_container(path)
-    except BROKEN as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{path}: cannot be read as a video ({error})", "video_unreadable") from error
+    size, stamps, seconds, keys, shortfall = _scan(path)
     if not stamps:
         raise ImageError(f"{path}: a file without a frame of a video", "video_unreadable")
     if seconds[-1] > MAX_SECONDS or not 0 < size[0] * size[1] <= MAX_FRAME_PIXELS:
@@ -86,30 +100,70 @@ def open_video(path: str, clip: Clip | None = None) -> Video:
     frames = tuple(stamp for stamp, second in zip(stamps, seconds, strict=True) if start <= second < end)
     if not frames:
         raise ImageError(f"{path}: no frame in clip {[start, end]}, it has {seconds[-1]:.1f} s", "video_unreadable")
-    return Video(path, size, frames, keys)
+    if shortfall:
+        _warn(f"{path}: {shortfall}")
+    return Video(path, size, frames, keys, shortfall)
 
 
-def _scan_container(path: str) -> tuple[tuple[int, int], list[int], list[float], tuple[int, ...]]:
-    """Size, time stamps, the same in seconds, key frames; by the packets, since headers may not tell the truth."""
+@lru_cache(maxsize=4096)
+def _warn(text: str) -> None:
+    """Log a warning, once in a process however many rows and epochs meet the file."""
+    logger.warning(text)
+
+
+def _scan(path: str) -> Scan:
+    """Read what a video holds; ImageError where it cannot be read, which says what the file is if that can be told."""
+    try:
+        with open(path, "rb") as file:
+            is_gif = file.read(len(GIF_HEADER)) == GIF_HEADER
+        return _scan_gif(path) if is_gif else _scan_container(path)
+    except BROKEN as error:
+        if isinstance(error, ImageError):
+            raise
+        kind = wrong_kind(path, "a video") if os.path.isfile(path) else None
+        reason = kind or str(error) or type(error).__name__
+        raise ImageError(f"{path}: cannot be read as a video ({reason})", "video_unreadable") from error
+
+
+def _scan_container(path: str) -> Scan:
+    """Scan the packets, since headers may not tell the truth."""
     with av.open(path, options=SAFE) as container:
         if not container.streams.video:
-            return (0, 0), [], [], ()
+            return Scan((0, 0), [], [])
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            unknown = "FFmpeg has no decoder for it, or its index is cut short; convert it to H.264 in MP4"
+            raise ImageError(f"{path}: cannot be read as a video ({unknown})", "video_unreadable")
         size = (stream.codec_context.width, stream.codec_context.height)
         found: list[tuple[int, bool]] = []
+        end = 0
         for packet in container.demux(stream):
             if packet.pts is None or not packet.size or packet.is_discard:
                 continue
             found.append((packet.pts, packet.is_keyframe))
+            end = max(end, packet.pts + (packet.duration or 0))
             if len(found) > MAX_FRAMES:
                 raise ImageError(f"{path}: more than {MAX_FRAMES} frames; cut it", "video_too_large")
         base = float(stream.time_base or 1)
+        promised = stream.duration * base if stream.duration else (container.duration or 0) / av.time_base
+        share = min(1.0, len(found) / stream.frames) if stream.frames else 1.0
     stamps = sorted(stamp for stamp, _ in found)
+    if not stamps:
+        return Scan(size, [], [])
     keys = tuple(sorted(stamp for stamp, is_key in found if is_key))
-    return size, stamps, [(stamp - stamps[0]) * base for stamp in stamps], keys
+    seconds = [(stamp - stamps[0]) * base for stamp in stamps]
+    lasts = max(seconds[-1], (end - stamps[0]) * base) if len(stamps) > 1 else promised  # one frame may be shown long
+    return Scan(size, stamps, seconds, keys, _shortfall(min(lasts, share * promised), promised))
 
 
-def _scan_gif(path: str) -> tuple[tuple[int, int], list[int], list[float], tuple[int, ...]]:
+def _shortfall(lasts: float, promised: float) -> str:
+    """What is missing of a video whose frames last so many seconds and whose header promises others; "" of a whole."""
+    if lasts >= LEAST_SHARE * promised:
+        return ""
+    return f"has {lasts:.1f} of the {promised:.1f} s that its header says: it is cut short, fetch it again"
+
+
+def _scan_gif(path: str) -> Scan:
     """As `_scan_container`, with the numbers of frames in place of time stamps."""
     seconds, now = [], 0.0
     with Image.open(path, formats=("GIF",)) as image:
@@ -117,7 +171,7 @@ def _scan_gif(path: str) -> tuple[tuple[int, int], list[int], list[float], tuple
             image.seek(number)
             seconds.append(now)
             now += (image.info.get("duration") or GIF_DELAY) / 1000
-        return image.size, list(range(len(seconds))), seconds, ()
+        return Scan(image.size, list(range(len(seconds))), seconds)
 
 
 def frame_places(available: int, number: int) -> list[int]:

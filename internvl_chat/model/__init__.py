@@ -1,8 +1,8 @@
 """InternVL models in the published layout: configurations, modules, tokenizers, chat templates, loading.
 
-Every file but `loading.py`, `checkpoint_files.py` and `hf_layout.py` travels with saved checkpoints, so this folder
-imports nothing of the rest of the package. Its names are loaded when they are asked for: what needs only its constants
-or templates does not load torch.
+Every file but `loading.py`, `checkpoint_files.py`, `file_kinds.py` and `hf_layout.py` travels with saved checkpoints,
+so this folder imports nothing of the rest of the package. Its names are loaded when they are asked for: what needs only
+its constants or templates does not load torch.
 """
 
 from __future__ import annotations

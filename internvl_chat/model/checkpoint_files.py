@@ -13,10 +13,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from .configuration_internvl_chat import InternVLChatConfig
+from .file_kinds import wrong_kind
 
 _NAMES_SHOWN = 5  # of a list of wrong keys
 _SHARD = re.compile(r"[^/\\\0]+\.safetensors")
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")
+_ADAPTER_KEY = re.compile(r"\bbase_model\.model\.|\.base_layer\.|\.lora_[AB]\.")
 _PARTS = ("llm_config", "text_config", "vision_config")
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "patch_size", "image_size")
 _MOST_LAYERS = 10_000  # a configuration lists each of them, so a million would take a minute
@@ -24,6 +26,7 @@ _MOST_IDS = 2**31
 _FAR = 4  # times more than is stored: what differs by less is told by name when the weights are loaded
 _TOWERS = {"llm_config": ("language_model",), "vision_config": ("vision_model", "vision_tower")}
 _TOKENIZER_MODELS = ("BPE", "Unigram", "WordLevel", "WordPiece")
+_TOKENIZER_FILES = {"tokenizer.model": "a sentencepiece model", "vocab.json": "JSON", "merges.txt": "text"}
 _FIT = "take the config.json and the weights of one and the same checkpoint"
 
 
@@ -84,6 +87,11 @@ def check_weight_files(path: str | os.PathLike, config: InternVLChatConfig) -> N
     if (Path(path) / "adapter_config.json").exists():
         raise ValueError(f"{path}: adapter_config.json: this is an adapter, not a whole checkpoint; merge it first")
     sizes = _stored_sizes(Path(path))
+    if unmerged := next(filter(_ADAPTER_KEY.search, sizes), None):
+        raise ValueError(
+            f"{path}: weights of LoRA adapters that were not merged ({unmerged}); merge them first with the code that "
+            "trained them: 'python tools/merge_lora.py IN OUT' of the original internvl_chat for its checkpoints"
+        )
     for name, towers in _TOWERS.items():
         tower = {key: shape for key, shape in sizes.items() if any(word in key for word in towers)}
         _check_tower(path, name, getattr(config, name), tower)
@@ -131,6 +139,7 @@ def read_json(path: str | os.PathLike, name: str) -> dict:
     file = Path(path) / name
     if not file.is_file():
         return {}
+    _check_kind(file, "JSON")
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -144,6 +153,7 @@ def _stored_sizes(folder: Path) -> dict[str, list[int]]:
     """Shape of each weight in the safetensors files of a folder; ValueError where a file is broken."""
     sizes: dict[str, list[int]] = {}
     for file in sorted(folder.glob("*.safetensors")):
+        _check_kind(file, "safetensors weights")
         try:
             with safe_open(file, framework="pt") as weights:
                 sizes |= {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
@@ -153,7 +163,10 @@ def _stored_sizes(folder: Path) -> dict[str, list[int]]:
 
 
 def check_tokenizer_files(path: str | os.PathLike) -> None:
-    """Raise ValueError where tokenizer.json has not the parts that the library takes for granted."""
+    """Raise ValueError where a file is of another kind, or tokenizer.json lacks what the library takes for granted."""
+    for name, wanted in _TOKENIZER_FILES.items():
+        if (Path(path) / name).is_file():
+            _check_kind(Path(path) / name, wanted)
     read_json(path, "tokenizer_config.json")
     fields = read_json(path, "tokenizer.json")
     if not fields:
@@ -168,6 +181,12 @@ def check_tokenizer_files(path: str | os.PathLike) -> None:
         raise ValueError(f"{path}: tokenizer.json: the ids of its vocabulary must be whole numbers below 2**31")
     if not isinstance(added, list) or not all(isinstance(one, dict) and _is_id(one.get("id")) for one in added):
         raise ValueError(f"{path}: tokenizer.json: 'added_tokens' must be a list of objects with an 'id'")
+
+
+def _check_kind(file: Path, wanted: str) -> None:
+    """Raise ValueError where the first bytes of a file say that it is something else."""
+    if wrong := wrong_kind(file, wanted):
+        raise ValueError(f"{file}: {wrong}")
 
 
 def _is_id(value: object) -> bool:

@@ -227,5 +227,5 @@ def _tokenizer_class(path: str | os.PathLike) -> type[PreTrainedTokenizerBase]:
 
 def remote_code_files() -> list[Path]:
     """Return the files of this folder that make a checkpoint load elsewhere with `trust_remote_code=True`."""
-    stay = ("__init__.py", "checkpoint_files.py", "hf_layout.py", Path(__file__).name)
+    stay = ("__init__.py", "checkpoint_files.py", "file_kinds.py", "hf_layout.py", Path(__file__).name)
     return sorted(file for file in Path(__file__).parent.glob("*.py") if file.name not in stay)

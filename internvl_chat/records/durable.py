@@ -9,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,19 @@ import orjson
 logger = logging.getLogger(__name__)
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})  # file systems mounted without flock
+
+
+def cache_home() -> Path:
+    """Where files are kept that can be made again: `internvl_chat` below $XDG_CACHE_HOME or ~/.cache.
+
+    A user without a home, as in some containers, has one below the folder of temporary files.
+    """
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "internvl_chat"
+    home = os.path.expanduser("~")
+    if home.startswith("~"):  # neither $HOME nor an entry of this user id
+        return Path(tempfile.gettempdir()) / f"internvl_chat-{os.getuid()}"
+    return Path(home) / ".cache" / "internvl_chat"
 
 
 def json_line(value: Any) -> bytes:

@@ -18,12 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from internvl_chat.records.durable import replacing
+from internvl_chat.model.file_kinds import wrong_kind
+from internvl_chat.records.durable import cache_home, replacing
 
 SCAN_BYTES = 1 << 24  # of the file, scanned at once
 BLANK_CANDIDATE = 32  # bytes; only lines shorter than this are looked at for being blank
 
 logger = logging.getLogger(__name__)
+
+
+class WrongFileError(ValueError):
+    """A file that is no JSONL; the text names it, what it is, and the cure."""
 
 
 class JsonlFile:
@@ -38,10 +43,12 @@ class JsonlFile:
 
         Raises:
             FileNotFoundError: there is no such file, or it is a folder, a pipe or a device.
+            WrongFileError: its first bytes are those of something else.
         """
         if not os.path.isfile(path):
             kind = "not a regular file" if os.path.exists(path) else "no such file"
             raise FileNotFoundError(f"{path}: {kind}; name a JSONL file, one row a line")
+        check_rows_file(path)
         self.path = str(path)
         self._map = _map_file(self.path)
         self._starts, self._line_numbers = load_index(self.path, cache_dir)
@@ -72,10 +79,15 @@ class JsonlFile:
         self._map = _map_file(self.path)
 
 
+def check_rows_file(path: str | Path) -> None:
+    """Raise WrongFileError where the first bytes of a file are not those of rows; an empty file passes."""
+    if os.path.getsize(path) and (wrong := wrong_kind(path, "rows")):
+        raise WrongFileError(f"{path}: {wrong}")
+
+
 def default_cache_dir() -> Path:
-    """Where indexes are kept: `$XDG_CACHE_HOME/internvl_chat/jsonl`, by default under `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "internvl_chat" / "jsonl"
+    """Where indexes are kept: `jsonl` below `cache_home()`."""
+    return cache_home() / "jsonl"
 
 
 def load_index(path: str, cache_dir: str | Path | None = None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from internvl_chat.model.file_kinds import wrong_kind
 from internvl_chat.records.rows import shown
 
 MAX_TILES = 256  # of a row: more is a slip of the pen, and planning them takes long
@@ -132,6 +133,8 @@ def read_entries(path: str | Path) -> dict[str, object]:
     if not Path(path).is_file():
         kind = "not a regular file" if Path(path).exists() else "no such file"
         raise FileNotFoundError(f"{path}: {kind}; name the meta.json of a mixture, see data/README.md")
+    if wrong := wrong_kind(path, "JSON"):
+        raise ValueError(f"{path}: not a usable meta.json: {wrong}")
     try:
         meta = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:

@@ -8,7 +8,6 @@ when it is complete, so that several processes may fetch it at once and none see
 from __future__ import annotations
 
 import logging
-import os
 import posixpath
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from urllib.parse import quote
 import fsspec
 import xxhash
 
-from internvl_chat.records.durable import replacing
+from internvl_chat.records.durable import cache_home, replacing
 
 SCHEMES = ("s3", "gs", "hf")
 ATTEMPTS = 4
@@ -46,8 +45,8 @@ def is_object(path: str) -> bool:
 
 
 def objects_cache() -> Path:
-    """Where objects are kept: `$XDG_CACHE_HOME/internvl_chat/objects`, by default under `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "internvl_chat" / "objects"
+    """Where objects are kept: `objects` below `cache_home()`."""
+    return cache_home() / "objects"
 
 
 def join_object(root: str, path: str) -> str:

@@ -74,6 +74,8 @@ _WARNINGS = (
     ("no_final_answer", "chosen lacks the final answer asked for", "delete the pair, or sample it again"),
     ("same_final_answer", "both give the same final answer", "check the labels of this correctness pair"),
     ("fewer_tiles", "images lose tiles so that the row fits", "raise --max_seq_length for full resolution"),
+    ("image_flat", "an image shows one colour, nothing else", "look at it: alpha, bit depth or a broken file hides it"),
+    ("video_short", "a video is shorter than its header says", "fetch it again: it is cut short"),
     ("image_tiny", "an image is only a few pixels wide or high", "fetch the file again; it may be a placeholder"),
     ("image_rotated", "an image is to be shown rotated (EXIF)", "save it upright: it is trained as stored"),
     ("image_animated", "an image has several frames", "save the frame that is meant: the first is trained on"),

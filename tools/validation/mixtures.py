@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from internvl_chat.data.mixture import MixedDataset, open_dataset
+from internvl_chat.records.jsonl import WrongFileError
 from internvl_chat.records.meta import DatasetSpec, read_entries
 from internvl_chat.records.objects import ObjectError
 from internvl_chat.records.rows import shown
@@ -51,6 +52,8 @@ def _open_entry(meta_path: Path, number: int, name: str, entry: object) -> Mixed
         return open_dataset(spec, number, meta_path)
     except (FileNotFoundError, ObjectError) as error:
         return Finding("path_missing", name, str(meta_path), 0, str(error))
+    except WrongFileError as error:
+        return Finding("wrong_file", name, str(meta_path), 0, str(error))
     except ValueError as error:
         return Finding("no_rows", name, str(meta_path), 0, str(error))
 

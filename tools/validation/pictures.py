@@ -14,6 +14,7 @@ from internvl_chat.data.video import Clip, open_video, read_frames
 
 REMEMBERED = 65_536  # image files
 SMALLEST_SIDE = 10  # pixels
+VISIBLE_LEVELS = 16  # of 256, between the darkest and the brightest pixel: 12 bits in 16 of a colour picture span 15
 _EXIF_ORIENTATION = 0x0112
 _ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 
@@ -35,11 +36,21 @@ class Picture:
 
 @dataclass(frozen=True)
 class Film:
-    """A video file that training can use: size of a frame in pixels, identity as of `Picture`, number of frames."""
+    """A video file that training can use: size of a frame in pixels, number of frames, all else as of `Picture`."""
 
     size: tuple[int, int]
     identity: str
     num_frames: int
+    oddities: tuple[tuple[str, str], ...]
+
+
+def flat_colour(image: Image.Image) -> str | None:
+    """What an RGB image shows that shows nothing: its one colour, in words; None where there is more to be seen."""
+    ranges = image.getextrema()
+    if max(high - low for low, high in ranges) >= VISIBLE_LEVELS:
+        return None
+    least, most = (tuple(bound[side] for bound in ranges) for side in (0, 1))
+    return f"it decodes to {least}" + (f" .. {most} of 255" if most != least else "")
 
 
 class PictureReader:
@@ -67,17 +78,20 @@ class PictureReader:
             for frame in read_frames(video, num_frames):
                 digest.update(frame.tobytes())
             identity = digest.hexdigest()
-        return Film(video.size, f"{identity} {clip}", len(video.frames))
+        oddities = (("video_short", f"{path}: {video.shortfall}"),) if video.shortfall else ()
+        return Film(video.size, f"{identity} {clip}", len(video.frames), oddities)
 
     def _read(self, path: str) -> Picture:
         with open_image(path) as image:
+            flat = None
             if self.decode:
-                decode_rgb(image)
+                flat = flat_colour(decode_rgb(image))
                 with open(path, "rb") as file:
                     identity = xxhash.xxh3_128_hexdigest(file.read())
             else:
                 identity = path
-            oddities = tuple((fault, f"{path}: {detail}") for fault, detail in self._oddities(image))
+            found = [*self._oddities(image), *([("image_flat", flat)] if flat else [])]
+            oddities = tuple((fault, f"{path}: {detail}") for fault, detail in found)
             return Picture(image.size, identity, oddities)
 
     def _oddities(self, image: Image.Image) -> Iterator[tuple[str, str]]:

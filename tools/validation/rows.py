@@ -133,7 +133,7 @@ class RowChecker:
             facts.tokens = text.length(facts.tiles)
             if facts.tiles < wanted:
                 facts.faults.append(("fewer_tiles", f"{facts.tiles} of {wanted} frames fit {self.max_seq_length}"))
-        facts.faults += suspicious_texts(pair, data.spec.name)
+        facts.faults += [*film.oddities, *suspicious_texts(pair, data.spec.name)]
         _measure(facts, pair, [Picture(film.size, film.identity, ())])
 
     def _count(self, grids: list[Grid]) -> int:

@@ -26,6 +26,7 @@ import orjson
 import xxhash
 from tqdm import tqdm
 
+from internvl_chat.records.jsonl import check_rows_file
 from internvl_chat.records.picture_keys import with_own_keys
 from internvl_chat.records.rows import RecordError, Source, parse_row
 
@@ -141,7 +142,13 @@ def find_datasets(data_dir: Path, exclude: Path) -> list[SampledDataset]:
 def partition_rows(
     dataset: SampledDataset, partitions: KeyPartitions, find_key: Callable[[bytes, Source], str]
 ) -> list[dict[str, Any]]:
-    """First pass: put every row where its question is; returns the rows that `find_key` refused (RecordError)."""
+    """First pass: put every row where its question is; returns the rows that `find_key` refused (RecordError).
+
+    Raises:
+        WrongFileError: a file is no JSONL.
+    """
+    for path in dataset.files:
+        check_rows_file(path)
     rejects = []
     for where, line in _located_lines(dataset):
         try:
