@@ -94,6 +94,9 @@ class DataArguments:
     min_num_frame: int = described(8, "Fewest frames of a video, one tile each, unless it has fewer.")
     max_num_frame: int = described(32, "Most frames of a video; as many are taken as fit --max_seq_length.")
     normalize_type: str = described("imagenet", "Pixel normalisation: imagenet, clip or siglip.")
+    follow_symlinks: bool = described(
+        False, "Also read images that are symlinks of single files out of their root, as in the cache of a hub."
+    )
     use_data_resampling: bool = described(False, "Accepted; the original never used it. Set repeat_time instead.")
 
     def __post_init__(self) -> None:

@@ -195,6 +195,7 @@ def build_dataset(
         pad2square=data_args.pad2square,
         min_num_frame=data_args.min_num_frame,
         max_num_frame=data_args.max_num_frame,
+        allow_file_symlinks=data_args.follow_symlinks,
         with_rejected=bool(mpo_args.loss_mixture().names),
         seed=mpo_args.seed,
     )

@@ -202,3 +202,32 @@ def test_workers_give_the_same_samples(dataset_of):
             assert batch.keys() == other.keys() and batch["row_ids"] == other["row_ids"]
             assert batch.get("skipped") == other.get("skipped")
             assert torch.equal(batch["pixel_values"], other["pixel_values"])
+
+
+def test_images_in_the_layout_of_a_hub_cache_take_a_flag(dataset_of, tmp_path):
+    """Snapshots of a hub's cache are symlinks of single files to its blobs."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "images/square.png").rename(tmp_path / "blobs/0f3c")
+    (tmp_path / "images/square.png").symlink_to("../blobs/0f3c")
+    rows = [{"image": "square.png", **GOOD}]
+    [skipped] = by_line(dataset_of(rows))
+    assert skipped.fault == "image_outside_root" and "give --follow_symlinks to read it" in skipped.reason
+    [sample] = by_line(dataset_of(rows, allow_file_symlinks=True))
+    assert sample["image_flags"].tolist() == [1]
+
+
+@pytest.mark.parametrize("key", ["images", "Images"])
+def test_pictures_under_images_are_trained_on(dataset_of, key):
+    [plain] = by_line(dataset_of([{"image": ["square.png"], **GOOD}]))
+    [other] = by_line(dataset_of([{key: ["square.png"], **GOOD}]))
+    assert torch.equal(plain["pixel_values"], other["pixel_values"]) and other["image_flags"].tolist() == [1]
+    [skipped] = by_line(dataset_of([{"img": "square.png", **GOOD}]))
+    assert skipped.fault == "picture_key" and "rename the key to 'image'" in skipped.reason
+
+
+def test_an_error_that_nobody_foresaw_names_its_row(dataset_of, monkeypatch):
+    dataset = dataset_of([GOOD, {"image": "square.png", **GOOD}])
+    monkeypatch.setattr("internvl_chat.data.dataset.open_image", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as raised:
+        by_line(dataset)
+    assert raised.value.__notes__ == [f"while reading row {dataset.mixture.datasets[0].rows.path}:2"]

@@ -113,3 +113,14 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
     make[kind]()
     with pytest.raises(FileNotFoundError, match=r"rows\.jsonl: (not a regular file|no such file); name a JSONL file"):
         JsonlFile(path, tmp_path)
+
+
+def test_a_user_without_a_home_has_a_cache_all_the_same(tmp_path, monkeypatch):
+    """As in a container whose user id has no entry: the index is optional, and so is its place."""
+    (tmp_path / "a.jsonl").write_bytes(b"{}\n")
+    (tmp_path / "t").mkdir()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
+    assert len(JsonlFile(tmp_path / "a.jsonl")) == 1
+    assert len(list((tmp_path / "t").glob("internvl_chat-*/jsonl/*.npy"))) == 1

@@ -46,6 +46,7 @@ from tools.evaluation.table import table
 from tools.reasoning_data_pipeline.engines.gpus import engine_worker
 from tools.reasoning_data_pipeline.engines.opening import ENGINES
 from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, SamplingSettings
+from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
 from tools.reasoning_data_pipeline.prompts.wording import VERSIONS
 
 
@@ -72,6 +73,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--by", default="task", help="row field to group by, such as metadata.task")
     parser.add_argument("--prompt-version", choices=VERSIONS, default="en", help="how --reasoned questions are put")
     parser.add_argument("--image-root", type=Path, help="folder of the prompts' images; paths may not lead out of it")
+    add_symlink_flag(parser)
     parser.add_argument("--beta", type=float, default=0.1, help="of the rewards, as in training")
     _add_answers(parser)
     _add_results(parser)
@@ -164,8 +166,15 @@ def measure(args: argparse.Namespace, checkpoint: str) -> tuple[dict[str, Any], 
                 report[way.name] = summarize(answered, args.by)
             rows[way.name] = answer_rows(way.name, answered)
     if args.pairs:
-        sizes = {"batch_size": args.batch_size, "max_tiles": args.max_num}
-        report["pairs"] = measure_pairs(checkpoint, args.reference, args.pairs, beta=args.beta, **sizes)
+        report["pairs"] = measure_pairs(
+            checkpoint,
+            args.reference,
+            args.pairs,
+            beta=args.beta,
+            batch_size=args.batch_size,
+            max_tiles=args.max_num,
+            follow_symlinks=args.follow_symlinks,
+        )
     return report, rows
 
 
@@ -190,7 +199,9 @@ def plan(args: argparse.Namespace) -> list[Way]:
     }
     ways = []
     for name, put in words.items():
-        questions = list(read_questions(getattr(args, name), put, args.image_root))
+        questions = list(
+            read_questions(getattr(args, name), put, args.image_root, follow_symlinks=args.follow_symlinks)
+        )
         ways.append(Way(name, questions, name != "probes" and args.temperature > 0))
         if ways[-1].is_sampled and args.greedy:
             ways.append(Way(f"{name}_greedy", questions, False))

@@ -130,6 +130,7 @@ def build_checker(data_args: DataArguments, args: ValidationArguments) -> RowChe
         frames=data_args.frame_limits(),
         decode=args.decode,
         allow_no_rejected=args.allow_no_rejected,
+        follow_symlinks=data_args.follow_symlinks,
     )
 
 

@@ -29,6 +29,7 @@ from internvl_chat.data.video import open_video, read_frames
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import DatasetSpec, read_meta
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, VideoClip, parse_row
+from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 TOKEN = re.compile(r"\s+|[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]|\w+|[^\w\s]")
@@ -102,19 +103,20 @@ def sample_rows(path: Path, number: int, seed: str) -> tuple[list[tuple[int, byt
     return [(line_no, line) for line, line_no in map(rows.__getitem__, sorted(drawn))], len(rows)
 
 
-def embed(root: str, path: str, max_side: int) -> Picture:
+def embed(root: str, path: str, max_side: int, *, follow_symlinks: bool = False) -> Picture:
     """The image as training sees it (alpha dropped), at most `max_side` pixels a side, as JPEG."""
     try:
-        image = load_image(resolve_image(root, path))
+        image = load_image(resolve_image(root, path, allow_file_symlinks=follow_symlinks))
     except ImageError as error:
         return Picture(path, problem=str(error))
     return Picture(path, uri=data_uri(image, max_side))
 
 
-def embed_frames(root: str, video: VideoClip, max_side: int) -> list[Picture]:
+def embed_frames(root: str, video: VideoClip, max_side: int, *, follow_symlinks: bool = False) -> list[Picture]:
     """FRAMES frames of a video, spread as training spreads them."""
     try:
-        frames = read_frames(open_video(resolve_image(root, video.path), video.clip), FRAMES)
+        path = resolve_image(root, video.path, allow_file_symlinks=follow_symlinks)
+        frames = read_frames(open_video(path, video.clip), FRAMES)
         return [Picture(video.path, uri=data_uri(frame, max_side)) for frame in frames]
     except ImageError as error:
         return [Picture(video.path, problem=str(error))]
@@ -135,12 +137,14 @@ def guess_verdict(dataset: str, row: PreferencePair) -> str:
     return row.extra.get("rejected_verdict", "wrong" if "correctness" in dataset else "not recorded")
 
 
-def view_pair(spec: DatasetSpec, line: int, row: PreferencePair, max_side: int) -> PairView:
+def view_pair(
+    spec: DatasetSpec, line: int, row: PreferencePair, max_side: int, *, follow_symlinks: bool = False
+) -> PairView:
     """Lay out one pair."""
     chosen, rejected = mark_differences(row.chosen, row.rejected or "")
-    pictures = [embed(spec.root, path, max_side) for path in row.image]
+    pictures = [embed(spec.root, path, max_side, follow_symlinks=follow_symlinks) for path in row.image]
     if row.video is not None:
-        pictures = embed_frames(spec.root, row.video, max_side)
+        pictures = embed_frames(spec.root, row.video, max_side, follow_symlinks=follow_symlinks)
     return PairView(
         dataset=spec.name,
         line=line,
@@ -157,7 +161,9 @@ def view_pair(spec: DatasetSpec, line: int, row: PreferencePair, max_side: int) 
     )
 
 
-def collect(specs: Sequence[DatasetSpec], *, number: int, seed: int, max_side: int) -> Iterator[PairView | SourceView]:
+def collect(
+    specs: Sequence[DatasetSpec], *, number: int, seed: int, max_side: int, follow_symlinks: bool = False
+) -> Iterator[PairView | SourceView]:
     """The views of `number` pairs per data set, then the data set's own line; prints the rows that cannot be read."""
     for spec in specs:
         rows, total = sample_rows(Path(spec.annotation), number, f"{seed} {spec.name}")
@@ -169,7 +175,7 @@ def collect(specs: Sequence[DatasetSpec], *, number: int, seed: int, max_side: i
             except RecordError as error:
                 print(f"left out: {error}")
                 continue
-            yield view_pair(spec, line, row, max_side)
+            yield view_pair(spec, line, row, max_side, follow_symlinks=follow_symlinks)
             shown += 1
         yield SourceView(spec.name, shown, total)
 
@@ -207,6 +213,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--number", type=int, default=20, help="pairs per data set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed shows other pairs (default: %(default)s)")
     parser.add_argument("--max-side", type=int, default=512, help="pixels of an embedded image (default: %(default)s)")
+    add_symlink_flag(parser)
     return parser
 
 
@@ -218,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("give --meta or --pairs")
     specs = [DatasetSpec(path.stem, args.root, str(path)) for path in args.pairs]
     specs += find_specs(args.meta) if args.meta else []
-    views = list(collect(specs, number=args.number, seed=args.seed, max_side=args.max_side))
+    how = {"max_side": args.max_side, "follow_symlinks": args.follow_symlinks}
+    views = list(collect(specs, number=args.number, seed=args.seed, **how))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(render(views, args.title), encoding="utf-8")
     shown = sum(isinstance(view, PairView) for view in views)

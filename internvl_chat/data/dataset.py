@@ -39,6 +39,20 @@ from internvl_chat.records.rows import PreferencePair, RecordError, Source, pars
 BYTES_PER_TOKEN = 4  # of a row's JSON: a rough figure, only to put rows of like length together
 
 
+class _Located:
+    """Around the reading of a row: an error that nobody foresaw leaves with a note of where the row stands."""
+
+    def __init__(self, where: Source) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            error.add_note(f"while reading row {self.where.file}:{self.where.line}")
+
+
 @dataclass(frozen=True)
 class SkippedRow:
     """A row that was left out: where it stands, `row_id` ("<data set>:<line>"), why, and the kind of fault that is."""
@@ -154,7 +168,8 @@ class MixtureDataset(Dataset):
         where = Source(found.data.rows.path, found.data.rows.line_number(found.row))
         row_id = f"{found.data.spec.name}:{where.line}"
         try:
-            return {**self._sample(found), "row_id": row_id}
+            with _Located(where):
+                return {**self._sample(found), "row_id": row_id}
         except RecordError as error:
             return SkippedRow(error.file, error.line, row_id, error.reason, error.fault)
         except ImageError as error:

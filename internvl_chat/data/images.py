@@ -113,7 +113,7 @@ def _check_symlink(link: str, base: str) -> None:
     """Raise ImageError where a symlink of a file leads out of both `base` and its own folder."""
     target = os.path.realpath(link)
     if not any(_is_under(target, os.path.realpath(home)) for home in (base, os.path.dirname(link))):
-        reason = f"a symlink of a single file out of its root {base!r} to {target}; copy the file"
+        reason = f"a symlink of a single file out of its root {base!r} to {target}; give --follow_symlinks to read it"
         raise ImageError(f"{shown_path(link)}: {reason}", "image_outside_root")
 
 

@@ -34,7 +34,6 @@ class FileKind(NamedTuple):
     good_for: str = ""
 
 
-_EMPTY = FileKind("an empty file", "write or fetch it again")
 _ZEROS = FileKind("a file of zero bytes only", "a copy or download was cut off: fetch it again")
 _ARRAY = FileKind("a JSON array over all rows", "write its entries one a line: jq -c '.[]' FILE > FILE.jsonl")
 _INDENTED = FileKind("JSON over several lines", "write each object on one line: jq -c . FILE > FILE.jsonl")
@@ -125,7 +124,7 @@ def wrong_kind(path: str | os.PathLike, wanted: str) -> str | None:
 def kind_of(head: bytes, wanted: str = "") -> FileKind | None:
     """The kind of a file that begins with `head`; None of what is not known. `wanted` rows tell JSON of other forms."""
     if not head:
-        return _EMPTY
+        return None
     if not head.strip(b"\0"):
         return _ZEROS
     for start, kind in _STARTS:

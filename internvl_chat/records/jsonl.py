@@ -81,7 +81,7 @@ class JsonlFile:
 
 def check_rows_file(path: str | Path) -> None:
     """Raise WrongFileError where the first bytes of a file are not those of rows; an empty file passes."""
-    if os.path.getsize(path) and (wrong := wrong_kind(path, "rows")):
+    if wrong := wrong_kind(path, "rows"):
         raise WrongFileError(f"{path}: {wrong}")
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from internvl_chat.model import load_config, load_model, load_tokenizer
 
@@ -54,6 +55,21 @@ def test_an_index_names_weight_files_of_its_folder_only(folder, weight_map, reas
     (folder / "model.safetensors").rename(folder / "part.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(ValueError, match=rf"index\.json: .*{reason}"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda key: key.replace("language_model.", "language_model.base_model.model.", 1),
+        lambda key: key.replace("q_proj.weight", "q_proj.base_layer.weight"),
+        lambda key: key.replace("q_proj.weight", "q_proj.lora_A.default.weight"),
+    ],
+)
+def test_lora_weights_that_were_not_merged_are_named_as_such(folder, rename):
+    weights = {rename(key): tensor for key, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="weights of LoRA adapters that were not merged .*; merge them first"):
         load_model(folder)
 
 

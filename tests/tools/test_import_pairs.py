@@ -78,3 +78,19 @@ def test_other_columns_are_refused(tmp_path):
     pq.write_table(pa.table({"prompt": ["a"], "image": [b""]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="no column question, chosen, rejected; the file has prompt, image"):
         main(["--parquet", str(tmp_path / "other.parquet"), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"image": "a.png"}\n', 'this is text that begins with \'{"image": "a.png"}\', not parquet'),
+        (b"version https://git-lfs.github.com/spec/v1\n", "this is a Git LFS pointer, not parquet; run 'git lfs pull'"),
+        (b"PAR1 and no more", "cannot be read as parquet"),
+        (b"", "cannot be read as parquet"),
+    ],
+)
+def test_a_file_that_is_no_parquet_is_named(tmp_path, content, reason):
+    (tmp_path / "x.parquet").write_bytes(content)
+    with pytest.raises(ValueError) as raised:
+        main(["--parquet", str(tmp_path / "x.parquet"), "--out", str(tmp_path / "out")])
+    assert str(raised.value).startswith(f"{tmp_path / 'x.parquet'}: ") and reason in str(raised.value)

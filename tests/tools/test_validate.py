@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from internvl_chat.data.dataset import MixtureDataset, SkippedRow
+from tests.videos import write_mp4
 from tools import validate
 from tools.validation.faults import FAULTS
 
@@ -36,6 +37,8 @@ ROW_FAULTS = [
     ("bad_json", b'{"question": "Why?", "chosen": "Yes", "rej'),
     ("bad_json", b'\xef\xbb\xbf{"question": "Why?", "chosen": "Yes", "rejected": "No"}'),
     ("bad_json", b"[1, 2]"),
+    ("picture_key", {"img": "0.png", "image": ...}),
+    ("picture_key", {"Video_Path": "short.mkv", "image": None}),
     ("missing_field", {"rejected": ...}),
     ("missing_field", {"question": ...}),
     ("wrong_type", {"chosen": 4}),
@@ -75,6 +78,10 @@ ROW_FAULTS = [
     ("image_rotated", {"image": "photo.jpg"}),
     ("image_animated", {"image": "moving.gif"}),
     ("image_transparent", {"image": "glass.png"}),
+    ("image_flat", {"image": "flat.png"}),
+    ("image_flat", {"image": "dark.png"}),
+    ("image_flat", {"image": "ink.png"}),
+    ("video_short", {"video": "short.mkv", "image": ...}),
     ("duplicate_pair", good(0)),
     ("duplicate_pair", {**good(1), "image": "copy_of_1.png"}),
     ("contradictory_pair", {**good(2), "chosen": good(2)["rejected"], "rejected": good(2)["chosen"]}),
@@ -113,7 +120,19 @@ def write_images(folder):
     frames = [Image.fromarray(pixels[:, at : at + 60]) for at in (0, 60)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     (folder / "cut.gif").write_bytes((folder / "moving.gif").read_bytes()[:-3000])
-    Image.new("RGBA", (60, 60), (0, 0, 0, 0)).save(folder / "glass.png")
+    glass = Image.fromarray(pixels[:, :60])
+    glass.putalpha(Image.new("L", glass.size))
+    glass.save(folder / "glass.png")
+    Image.new("RGB", (60, 60), (20, 30, 40)).save(folder / "flat.png")
+    Image.fromarray(pixels[:, :60] >> 4).save(folder / "dark.png")  # as of 12 bits in 16
+    ink = Image.new("RGBA", (60, 60))
+    ink.putalpha(glass.convert("L"))  # black ink whose alpha alone shows it; nowhere clear
+    ink.getchannel("A").point(lambda level: max(level, 1)).save(folder / "alpha.png")
+    ink.putalpha(Image.open(folder / "alpha.png"))
+    ink.save(folder / "ink.png")
+    write_mp4(folder / "short.mkv", 60)
+    film = (folder / "short.mkv").read_bytes()
+    (folder / "short.mkv").write_bytes(film[: len(film) // 2])
 
 
 def write_jsonl(path, rows):
@@ -136,8 +155,10 @@ def planted(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "bars.jsonl", rows)
     text = [{"question": f"{n} + 1?", "chosen": f"{n} + 1 = {n + 1}", "rejected": "1"} for n in range(120)]
     write_jsonl(tmp_path / "sums.jsonl", text)
+    write_jsonl(tmp_path / "words.jsonl", [{"question": "Why?", "chosen": "Well.", "rejected": "So."}])
     write_jsonl(tmp_path / "other.jsonl", [good(number) for number in range(600, 604)])
     write_jsonl(tmp_path / "empty.jsonl", [])
+    (tmp_path / "array.jsonl").write_text(json.dumps([good(1), good(2)], indent=1))
     write_jsonl(
         tmp_path / "held_out.jsonl", [good(601), good(700), {**good(2000), "chosen": "4, as seen.\nFinal answer: 4"}]
     )
@@ -146,8 +167,10 @@ def planted(tmp_path, monkeypatch):
         "sums": {"root": "", "annotation": "sums.jsonl", "repeat_times": 2},
         "other": {"root": "images", "annotation": "other.jsonl", "repeat_time": 0, "length": 3},
         "none": {"root": "images", "annotation": "empty.jsonl"},
+        "array": {"root": "images", "annotation": "array.jsonl"},
         "nowhere": {"root": "no_images", "annotation": "bars.jsonl"},
         "negative": {"root": "images", "annotation": "bars.jsonl", "repeat_time": -1},
+        "words": {"root": None, "annotation": "words.jsonl", "length": "number of samples in the dataset", "repeat": 2},
     }
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     held_out = {"held": {"root": "images", "annotation": "held_out.jsonl"}}
@@ -159,8 +182,10 @@ def planted(tmp_path, monkeypatch):
             ("length_differs", "other", 0),
             ("nothing_drawn", "other", 0),
             ("no_rows", "none", 0),
+            ("wrong_file", "array", 0),
             ("path_missing", "nowhere", 0),
             ("meta_unusable", "negative", 0),
+            ("length_differs", "words", 0),
             ("held_out_in_train", "held", 1),
             ("held_out_in_train", "held", 3),
         ]
@@ -189,7 +214,9 @@ def test_planted_faults_are_found_and_nothing_else(planted, golden, capsys):
         fault for fault, _, _ in expected.elements()
     )
     out = capsys.readouterr().out
-    assert report["verdict"] in out and report["verdict"].startswith("FAIL: 26 of ")
+    assert report["verdict"] in out and report["verdict"].startswith(
+        "FAIL: data sets that could not be read: negative, nowhere, array, none, 28 of "
+    )
     assert not list((folder / "report").glob("*.parts"))
 
 
@@ -211,7 +238,7 @@ def test_training_skips_what_validation_calls_unusable(planted, golden, tokenize
     samples = (dataset[place] for place in range(len(dataset)))
     assert errors == {sample.line for sample in samples if isinstance(sample, SkippedRow)}
     report = json.loads((folder / "report" / "validation.json").read_text())
-    assert report["unusable_rows"] == len(errors) == 26
+    assert report["unusable_rows"] == len(errors) == 28
 
 
 def test_a_killed_run_goes_on(planted, monkeypatch):

@@ -155,6 +155,18 @@ def test_a_worker_that_dies_names_its_rows(three_chunks, tmp_path):
         check_all(deadly, tmp_path / "a.parts", 2, lambda rows: None)
 
 
+def test_the_verdict_does_not_praise_rows_beside_data_sets_that_it_could_not_read():
+    summary = Summary(sets=[SetSummary("a", "train", 8, 8, usable=8)])
+    summary.note(Finding("meta_unusable", "my_photos", "meta.json", 0, "x"))
+    assert verdict(summary, strict=False, with_tokens=True) == (
+        "FAIL: data sets that could not be read: my_photos, all 8 rows of the others can be trained on, 1 error."
+    )
+    summary.sets.clear()
+    assert verdict(summary, strict=False, with_tokens=True) == (
+        "FAIL: data sets that could not be read: my_photos, there is no row to check."
+    )
+
+
 def test_the_verdict_says_what_it_comes_to():
     summary = Summary(sets=[SetSummary("a", "train", 10, 10, usable=10), SetSummary("b", "train", 3, 3)])
     assert verdict(summary, strict=False, with_tokens=True).startswith("PASS: all 13 rows can be trained on.")

@@ -20,7 +20,14 @@ from tools.evaluation.statistics import mean_interval, wilson
 
 
 def measure_pairs(
-    checkpoint: str, reference: str | None, meta: Path, *, beta: float, batch_size: int, max_tiles: int
+    checkpoint: str,
+    reference: str | None,
+    meta: Path,
+    *,
+    beta: float,
+    batch_size: int,
+    max_tiles: int,
+    follow_symlinks: bool = False,
 ) -> dict[str, Any]:
     """What a checkpoint says of the pairs of a mixture, as JSON values.
 
@@ -31,6 +38,7 @@ def measure_pairs(
         beta: of the rewards, > 0.
         batch_size: pairs at once.
         max_tiles: tile limit of a pair's pictures.
+        follow_symlinks: see `resolve_image`.
 
     Returns:
         `pairs` that could be read; percent of them whose chosen answer is `likelier` than the rejected one; with a
@@ -40,7 +48,7 @@ def measure_pairs(
     Raises:
         ValueError: no pair of the mixture could be read.
     """
-    batches = pair_batches(checkpoint, meta, batch_size, max_tiles)
+    batches = pair_batches(checkpoint, meta, batch_size, max_tiles, follow_symlinks=follow_symlinks)
     if not batches:
         raise ValueError(f"{meta}: no pair could be read from it")
     gaps = _gaps(log_probs(checkpoint, batches, "pairs"))
@@ -53,7 +61,9 @@ def measure_pairs(
     return found
 
 
-def pair_batches(checkpoint: str, meta: Path, batch_size: int, max_tiles: int) -> list[dict[str, Any]]:
+def pair_batches(
+    checkpoint: str, meta: Path, batch_size: int, max_tiles: int, *, follow_symlinks: bool = False
+) -> list[dict[str, Any]]:
     """The pairs of a mixture as packed batches, by the checkpoint's own tokenizer, template and tiling.
 
     Raises:
@@ -72,6 +82,7 @@ def pair_batches(checkpoint: str, meta: Path, batch_size: int, max_tiles: int) -
         dynamic_image_size=config.dynamic_image_size,
         use_thumbnail=config.use_thumbnail,
         pad2square=config.pad2square,
+        allow_file_symlinks=follow_symlinks,
     )
     collate = partial(collate_packed, pad_id=0)
     return [batch for batch in DataLoader(dataset, batch_size, collate_fn=collate) if "packed" in batch]

@@ -98,8 +98,10 @@ def as_vlmevalkit(*, use_mpo_prompt: bool, use_cot: bool) -> Words:
     return put
 
 
-def read_questions(files: Iterable[Path], words: Words, image_root: Path | None = None) -> Iterator[Question]:
-    """The rows of prompt files, put in words.
+def read_questions(
+    files: Iterable[Path], words: Words, image_root: Path | None = None, *, follow_symlinks: bool = False
+) -> Iterator[Question]:
+    """The rows of prompt files, put in words; images as of `ImageRoots`.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -108,7 +110,7 @@ def read_questions(files: Iterable[Path], words: Words, image_root: Path | None 
     """
     seen = Counter[str]()
     for row in chain.from_iterable(map(read_rows, files)):
-        images = ImageRoots(row.file.parent, image_root)
+        images = ImageRoots(row.file.parent, image_root, follow_symlinks)
         text, version = words(row)
         name = xxhash.xxh3_64_hexdigest(f"{text}\0{row.prompt.image}\0{row.prompt.answer!r}".encode())
         seen[name] += 1  # the same question twice is two questions

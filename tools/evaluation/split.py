@@ -24,7 +24,7 @@ import xxhash
 from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.rows import Prompt
 from tools.evaluation.questions import read_rows, right_answers
-from tools.reasoning_data_pipeline.prompts.files import ImageRoots
+from tools.reasoning_data_pipeline.prompts.files import ImageRoots, add_symlink_flag
 
 OPTION_FIELDS = frozenset({"choices", "options", *ascii_uppercase})
 BUCKETS = 1 << 32
@@ -53,6 +53,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--held-out", type=Path, nargs="+", default=[], help="files to hold out, instead of a share")
     parser.add_argument("--share", type=float, default=0.1, help="of --prompts to hold out (default: %(default)s)")
     parser.add_argument("--image-root", type=Path, help="folder of the images, as for sampling")
+    add_symlink_flag(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     return parser.parse_args(argv)
 
@@ -66,9 +67,9 @@ def split(args: argparse.Namespace) -> None:
     """
     if not 0 < args.share < 1:
         raise ValueError(f"--share {args.share} must lie between 0 and 1")
-    files = read_files(args.prompts, args.image_root)
+    files = read_files(args.prompts, args.image_root, args.follow_symlinks)
     if args.held_out:
-        held_out = read_files(args.held_out, args.image_root)
+        held_out = read_files(args.held_out, args.image_root, args.follow_symlinks)
         known = {item.subject for items in held_out.values() for item in items}
         train = keep(files, lambda item: item.subject not in known)
     else:
@@ -105,7 +106,7 @@ def _row(prompt: Prompt, root: str) -> dict[str, Any]:
     return replace(prompt, image=tuple(os.path.relpath(path, root) for path in prompt.image)).to_row()
 
 
-def read_files(paths: Sequence[Path], image_root: Path | None) -> Files:
+def read_files(paths: Sequence[Path], image_root: Path | None, follow_symlinks: bool = False) -> Files:
     """File name -> its rows.
 
     Raises:
@@ -114,11 +115,11 @@ def read_files(paths: Sequence[Path], image_root: Path | None) -> Files:
     """
     if len({path.name for path in paths}) < len(paths):
         raise ValueError(f"{[str(path) for path in paths]}: two files of one name; give each a name of its own")
-    return {path.name: list(_read_file(path, image_root)) for path in paths}
+    return {path.name: list(_read_file(path, image_root, follow_symlinks)) for path in paths}
 
 
-def _read_file(path: Path, image_root: Path | None) -> Iterator[Item]:
-    images = ImageRoots(path.parent, image_root)
+def _read_file(path: Path, image_root: Path | None, follow_symlinks: bool) -> Iterator[Item]:
+    images = ImageRoots(path.parent, image_root, follow_symlinks)
     for row in read_rows(path):
         written = row.prompt
         extra = {name: value for name, value in written.extra.items() if not (row.options and name in OPTION_FIELDS)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import xxhash
 from PIL import Image
@@ -56,19 +56,20 @@ def flat_colour(image: Image.Image) -> str | None:
 class PictureReader:
     """Reads image files as training does, remembering the last REMEMBERED."""
 
-    def __init__(self, *, decode: bool) -> None:
-        """Decode images whole, or read their headers only."""
+    def __init__(self, *, decode: bool, follow_symlinks: bool = False) -> None:
+        """Decode images whole, or read their headers only; `follow_symlinks` as of `resolve_image`."""
         self.decode = decode
+        self._resolve = partial(resolve_image, allow_file_symlinks=follow_symlinks)
         self._read_once = lru_cache(REMEMBERED)(self._read)
         self._read_video_once = lru_cache(REMEMBERED)(self._read_video)
 
     def read(self, root: str, path: str) -> Picture:
         """The image `path` of a row under `root`; ImageError where training cannot use it."""
-        return self._read_once(resolve_image(root, path))
+        return self._read_once(self._resolve(root, path))
 
     def read_video(self, root: str, path: str, clip: Clip | None, num_frames: int) -> Film:
         """The video `path` of a row, so many frames of it looked at; ImageError where training cannot use it."""
-        return self._read_video_once(resolve_image(root, path), clip, num_frames)
+        return self._read_video_once(self._resolve(root, path), clip, num_frames)
 
     def _read_video(self, path: str, clip: Clip | None, num_frames: int) -> Film:
         video = open_video(path, clip)

@@ -62,6 +62,7 @@ class RowChecker:
         frames: FrameLimits,
         decode: bool = True,
         allow_no_rejected: bool = False,
+        follow_symlinks: bool = False,
     ) -> None:
         """Take what training would use.
 
@@ -72,11 +73,12 @@ class RowChecker:
             frames: how many frames of a video are taken.
             decode: decode images whole, or read their headers only.
             allow_no_rejected: rows may lack a rejected answer, for supervised fine-tuning.
+            follow_symlinks: see `resolve_image`.
         """
         self.tiling, self.rows = tiling, rows
         self.max_seq_length, self.frames = max_seq_length, frames
         self.allow_no_rejected = allow_no_rejected
-        self.pictures = PictureReader(decode=decode)
+        self.pictures = PictureReader(decode=decode, follow_symlinks=follow_symlinks)
         # The template around a row of two tokens.
         self._frame = 0 if rows is None else rows.tokenize("a", ["a"], 0, Source("template", 0)).length(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,12 @@ def select_rows(total: int, start: int, limit: int | None) -> range:
     limit = total if limit is None else min(limit, total)
     step = total // max(limit, 1) or 1
     return range(start, min(total, start + step * limit), step)
+
+
+def add_symlink_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--follow-symlinks`, in the spelling of the training's flags too."""
+    reads = "also read images that are single files linked from elsewhere, as in the cache of a hub"
+    parser.add_argument("--follow-symlinks", "--follow_symlinks", action="store_true", help=reads)
 
 
 @dataclass(frozen=True)

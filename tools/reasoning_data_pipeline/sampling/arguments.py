@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tools.reasoning_data_pipeline.engines.opening import ENGINES
 from tools.reasoning_data_pipeline.engines.protocol import LMDEPLOY_BACKENDS, EngineOptions, SamplingSettings
+from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
 from tools.reasoning_data_pipeline.prompts.wording import STYLES, VERSIONS
 
 MIN_ROWS = 16  # answers: fewer at once take as long, as every step reads all weights
@@ -59,7 +60,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "--max-num", type=tile_limits, default=[6], help="tile limit; a list such as 1,6,12,18,24 samples at each"
     )
     group.add_argument("--image-root", type=Path, help="folder of the images; paths may not lead out of it")
-    group.add_argument("--follow-symlinks", action="store_true", help="also read single files linked from elsewhere")
+    add_symlink_flag(group)
 
 
 def _add_sampling(parser: argparse.ArgumentParser, num_samples: int) -> None:
