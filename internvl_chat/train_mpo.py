@@ -2,14 +2,15 @@
 
     python -m internvl_chat.train_mpo --model_name_or_path ckpt/InternVL2_5-8B --meta_path MMPR-v1.1/meta.json \
         --output_dir work_dirs/internvl2_5_8b_mpo --bf16 True --deepspeed zero_stage1_config.json
-    torchrun --nproc_per_node 8 -m internvl_chat.train_mpo run.yaml
+    torchrun --nproc_per_node 8 -m internvl_chat.train_mpo examples/full.yaml --learning_rate 2e-6
 
-All flags of the published launchers, or one JSON or YAML file of them. A run whose output folder holds checkpoints goes
-on from the last one, unless `--overwrite_output_dir True` says otherwise.
+All flags of the published launchers, or a YAML or JSON file of them, which flags after it override. A run whose output
+folder holds checkpoints goes on from the last one, unless `--overwrite_output_dir True` says otherwise.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -23,14 +24,14 @@ from typing import Any
 import torch
 import transformers
 import xxhash
-import yaml
-from transformers import HfArgumentParser, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from internvl_chat.adapters.lora import AdapterReference, add_adapters, lora_config
 from internvl_chat.adapters.quantization import check_four_bits, load_four_bits
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, check_sharding, settle_reference
 from internvl_chat.checkpoint.export import local_checkpoint
 from internvl_chat.checkpoint.resume import CHECKSUMS, damage, last_whole_checkpoint
+from internvl_chat.config_file import parse_flags, with_config
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.preflight import preflight
 from internvl_chat.model import (
@@ -51,7 +52,6 @@ from internvl_chat.run.trainer import MultimodalDPOTrainer
 
 logger = logging.getLogger(__name__)
 
-CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 SETTINGS_NAME = "settings.json"
 
 
@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a training.
 
     Args:
-        argv: flags without the program's name, or the path of one JSON or YAML file; None for the command line.
+        argv: flags without the program's name, the path of a YAML or JSON file of them in front; None for the
+            command line.
 
     Raises:
         ValueError, FileNotFoundError: a flag, the checkpoint or the mixture is not usable; said before the first step.
@@ -120,18 +121,15 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, MPOConfig]:
-    """Read flags, or the one JSON or YAML file that holds them.
+    """Read flags, or a YAML or JSON file of them and the flags that override it; see `internvl_chat.config_file`.
 
     Raises:
-        ValueError: an unknown key in the file, or a value out of its range.
+        ValueError: an unknown flag or key, or a value of a wrong type or out of its range.
+        FileNotFoundError: the file is not there.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, MPOConfig))
-    if len(argv) == 1 and Path(argv[0]).suffix == ".json":
-        groups = parser.parse_json_file(argv[0])
-    elif len(argv) == 1 and Path(argv[0]).suffix in CONFIG_SUFFIXES:
-        groups = parser.parse_yaml_file(argv[0])
-    else:
-        groups = parser.parse_args_into_dataclasses(list(argv))
+    groups: tuple[ModelArguments, DataArguments, MPOConfig] = parse_flags(
+        (ModelArguments, DataArguments, MPOConfig), argv
+    )
     settle_reference(groups[0], groups[2])
     check_sharding(groups[0], groups[2])
     return groups
@@ -159,9 +157,9 @@ def record_settings(
 
 def wants_deepspeed(argv: Sequence[str]) -> bool:
     """Whether the flags or the configuration file name a DeepSpeed configuration; asked before they are parsed."""
-    if len(argv) == 1 and Path(argv[0]).suffix in CONFIG_SUFFIXES:
-        return bool(yaml.safe_load(Path(argv[0]).read_text()).get("deepspeed"))
-    return any(word == "--deepspeed" or word.startswith("--deepspeed=") for word in argv)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--deepspeed")
+    return bool(parser.parse_known_args(with_config(argv))[0].deepspeed)
 
 
 def set_up_logging(args: MPOConfig) -> None:

@@ -18,7 +18,7 @@ from huggingface_hub.cli import hf as hub
 from transformers import HfArgumentParser
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
-from internvl_chat.train_mpo import CONFIG_SUFFIXES, parse_arguments
+from internvl_chat.train_mpo import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "ckpt/README.md")]
@@ -82,12 +82,10 @@ def module_file(name):
 
 
 def check_training(flags):
-    """The trainer's own; a file of flags stands for any."""
+    """The trainer's own."""
     if flags == ["--help"]:
         with pytest.raises(SystemExit, match="0"):
             parse_arguments(flags)
-    elif flags == ["run.yaml"]:
-        assert Path(flags[0]).suffix in CONFIG_SUFFIXES
     else:
         parse_arguments([*flags, "--bf16", "False"])  # a CPU may refuse it
 

@@ -24,6 +24,7 @@ LIBRARY = {
     "reference": {"records", "model", "packed"},
     "run": {"records", "arguments", "data", "losses", "model", "packed", "adapters", "checkpoint", "reference"},
     "arguments": {"data", "losses", "model"},
+    "config_file": {"model"},
     "trainer": {"run"},
     "collator": {"data"},
     "images": {"data"},
