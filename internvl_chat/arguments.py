@@ -217,8 +217,9 @@ class MPOConfig(TrainingArguments):
             self.dataloader_pin_memory = False
             if "RANK" in os.environ and self.ddp_backend is None:  # of torchrun, or of process.initialize
                 self.ddp_backend = "gloo"
-        if isinstance(self.report_to, str):
-            self.report_to = [name.strip() for name in self.report_to.split(",")]
+        named: Any = self.report_to  # type: ignore[has-type]
+        if isinstance(named, str):
+            self.report_to = [name.strip() for name in named.split(",")]
         if isinstance(self.deepspeed, str) and not self.deepspeed.startswith("{"):  # of JSON, transformers takes it
             self.deepspeed = resolve_deepspeed_config(self.deepspeed) if self.deepspeed else None
         if self.beta <= 0:

@@ -157,7 +157,9 @@ def _yaml_pairs(text: str) -> list[tuple[str, Value]]:
         if node is None:
             return []
         if not isinstance(node, yaml.MappingNode):
-            raise ValueError(f"it must be lines 'flag: value', not a {node.id}")
+            raise ValueError(
+                f"it must be lines 'flag: value', not a {type(node).__name__.removesuffix('Node').lower()}"
+            )
         return [(str(key.value), _yaml_value(str(key.value), value, loader)) for key, value in node.value]
     finally:
         loader.dispose()

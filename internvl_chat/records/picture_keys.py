@@ -73,14 +73,14 @@ def _paths(value: Any, key: str, own: str) -> str | list[str]:
     """What stands under `images` or `videos` as paths; a video is one path."""
     entries = value if isinstance(value, list) else [value]
     paths = [entry.get("path") if isinstance(entry, Mapping) and not entry.get("bytes") else entry for entry in entries]
-    if wrong := [entry for entry, path in zip(entries, paths, strict=True) if not isinstance(path, str) or not path]:
-        cure = "save each picture as a file and write its path" if isinstance(wrong[0], Mapping) else "write paths"
-        raise ValueError(f"field {key!r} holds {_shown(wrong[0])}; {cure} as {own!r}")
-    if own == "video":
-        if len(paths) > 1:
-            raise ValueError(f"field {key!r} names {len(paths)} videos, a row has one; write its path as 'video'")
-        return paths[0]
-    return paths if isinstance(value, list) else paths[0]
+    named = [path for path in paths if isinstance(path, str) and path]
+    if len(named) < len(entries):
+        wrong = next(entry for entry, path in zip(entries, paths, strict=True) if not isinstance(path, str) or not path)
+        cure = "save each picture as a file and write its path" if isinstance(wrong, Mapping) else "write paths"
+        raise ValueError(f"field {key!r} holds {_shown(wrong)}; {cure} as {own!r}")
+    if own == "video" and len(named) > 1:
+        raise ValueError(f"field {key!r} names {len(named)} videos, a row has one; write its path as 'video'")
+    return named if isinstance(value, list) and own == "image" else named[0]
 
 
 def _shown(value: Any, limit: int = 80) -> str:

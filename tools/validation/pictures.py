@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import xxhash
 from PIL import Image
@@ -46,7 +47,7 @@ class Film:
 
 def flat_colour(image: Image.Image) -> str | None:
     """What an RGB image shows that shows nothing: its one colour, in words; None where there is more to be seen."""
-    ranges = image.getextrema()
+    ranges: Any = image.getextrema()  # of each band
     if max(high - low for low, high in ranges) >= VISIBLE_LEVELS:
         return None
     least, most = (tuple(bound[side] for bound in ranges) for side in (0, 1))
