@@ -24,7 +24,7 @@ from torchvision import transforms
 
 from internvl_chat.data.images import Tiling, dynamic_preprocess, load_image
 from internvl_chat.model.constants import IMAGENET_MEAN, IMAGENET_STD
-from internvl_chat.model.normalization import normalize_tiles
+from internvl_chat.model.modeling_internvl import normalize_tiles
 
 # Photos, screenshots, charts and documents as in MMPR: (width, height, file type).
 KINDS = (

@@ -12,7 +12,7 @@ Prompts have 64 tokens of text.
 
 `original`: random order, one pair per micro-batch and rank, two rows padded to the longer, a model for the reference.
 `packed`: dealt the same way, our layout, cached reference. `balanced`: the pairs of a step dealt as by the trainer's
-sampler with `data.sampler.deal`, by tokens of prompt and answers, into micro-batches of 4 pairs on average
+sampler with `data.order.assign`, by tokens of prompt and answers, into micro-batches of 4 pairs on average
 (fewer where a rank has fewer in a step). `balanced_by_text`: the same, tiles not known, by tokens of text alone.
 Efficiency is the mean work of a rank over the time of the step; speedup the time of `original` for the same pairs over
 that of the form. Writes benchmarks/results/simulate_ranks.json.
@@ -30,7 +30,7 @@ from machine import write_results
 from training_flops import packed_work, padded_work
 from training_model import SIZES, TEXT_TOKENS, Shape
 
-from internvl_chat.data.sampler import deal
+from internvl_chat.data.order import assign
 
 SIZE = SIZES["2B"]
 RANKS = (8, 16, 32, 64, 128, 256, 512)
@@ -83,7 +83,7 @@ def one_step(shapes: Sequence[Shape], ranks: int) -> dict[str, tuple[float, floa
     num_slots = len(shapes) // min(PAIRS_PER_MICRO_BATCH, len(shapes) // ranks)
 
     def dealt(length: Any) -> list[list[int]]:
-        return deal([(length(shape), [place]) for place, shape in enumerate(shapes)], num_slots)
+        return assign([(length(shape), [place]) for place, shape in enumerate(shapes)], num_slots)
 
     plans = {
         "original": (original, alone),

@@ -25,7 +25,7 @@ from internvl_chat.arguments import MPOConfig
 from internvl_chat.losses.mixture import PreferenceLogps, RunningMean, mixed_preference_loss, nll_loss
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.model.normalization import normalize_tiles
+from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.packed.packing import pack_batch
 from internvl_chat.reference.cache import LogpsCache
 from internvl_chat.reference.frozen import CachedReference, fill_cache

@@ -16,8 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from internvl_chat.packed.attention import SharedPrefixLayout
-from internvl_chat.packed.packing import PairRow, pack_rows
+from internvl_chat.packed.layout import SharedPrefixLayout
+from internvl_chat.packed.packing import TokenizedPair, pack_pairs
 
 OUT = Path(__file__).parent / "images" / "fast_path.svg"
 PROMPT, CHOSEN, REJECTED = 8, 4, 6  # tokens in the right picture
@@ -83,7 +83,7 @@ def seen_keys(layout: SharedPrefixLayout, num_tokens: int) -> np.ndarray:
 def draw_attention(axes: Axes) -> None:
     """Queries down, keys across; prefix in blue, each branch in the colour of its answer."""
     answers = (np.arange(CHOSEN), np.arange(REJECTED))
-    packed = pack_rows([PairRow(np.arange(PROMPT), answers, b"prompt")])
+    packed = pack_pairs([TokenizedPair(np.arange(PROMPT), answers, b"prompt")])
     num_tokens = packed.input_ids.numel()
     part = ["prompt"] * (PROMPT - 1) + ["chosen"] * CHOSEN + ["rejected"] * REJECTED
     for query, key in zip(*np.nonzero(seen_keys(packed.layout, num_tokens)), strict=True):

@@ -1,11 +1,10 @@
-"""The documented name of `internvl_chat.data.images`."""
+"""The documented name of `internvl_chat.data.images`, and of what messages make of paths."""
 
 from internvl_chat.data.images import (
     AUGMENT_QUALITIES,
     DECODE_ERRORS,
     FORMATS,
     MAX_PIXELS,
-    PATH_CHARS,
     STRIP_ROWS,
     Grid,
     ImageError,
@@ -20,8 +19,8 @@ from internvl_chat.data.images import (
     pad_to_square,
     plan_grid,
     resolve_image,
-    shown_path,
 )
+from internvl_chat.records.rows import PATH_CHARS, shown_path
 
 __all__ = [
     "AUGMENT_QUALITIES",

@@ -5,7 +5,7 @@ import json
 import torch
 
 from internvl_chat.model import load_config, load_model
-from internvl_chat.packed.forward import use_shared_prefix
+from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.packed.packing import pack_batch
 from tests.flags import as_flags
 

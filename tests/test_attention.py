@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from internvl_chat.packed.attention import build_layout, shared_prefix_attention, working_dtype
-from internvl_chat.packed.groups import MOST_PADDING, group_segments
-from internvl_chat.packed.segments import Segment
+from internvl_chat.packed.attention import shared_prefix_attention, working_dtype
+from internvl_chat.packed.layout import MOST_PADDING, Segment, build_layout, group_segments
 
 SEGMENTS = [
     Segment(0, 5),

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import varlen
 
-from internvl_chat.packed import sinks as attention_sinks
-from internvl_chat.packed.attention import build_layout, shared_prefix_attention
-from internvl_chat.packed.groups import group_attention
-from internvl_chat.packed.segments import Segment, Weighting, map_tensors
-from internvl_chat.packed.varlen import build_varlen, trial_error, varlen_attention, varlen_refusal
+from internvl_chat.packed import varlen as packed_varlen
+from internvl_chat.packed.attention import group_attention, shared_prefix_attention, trial_error, varlen_refusal
+from internvl_chat.packed.layout import Segment, build_layout, build_varlen, map_tensors
+from internvl_chat.packed.varlen import Weighting, varlen_attention
 
 CPU = torch.device("cpu")
 SEGMENTS = [Segment(0, 5), Segment(5, 3, 0, 5), Segment(8, 7, 0, 5), Segment(15, 4), Segment(19, 2, 15, 4)]
@@ -110,7 +109,7 @@ def test_equals_the_groups_with_grouped_heads(kernel, monkeypatch):
 @pytest.mark.parametrize("window", [None, 1, 4, 100])
 def test_windows_and_sinks_equal_the_groups_with_gradients(window, with_sinks, monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", kernel_of_today)
-    monkeypatch.setattr(attention_sinks, "kernel_backward", backward_of_today)
+    monkeypatch.setattr(packed_varlen, "kernel_backward", backward_of_today)
     torch.manual_seed(0)
     leaves = [torch.randn(heads, 21, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)]
     leaves += [torch.tensor([-2.0, 0.0, 0.5, 3.0], dtype=torch.float64, requires_grad=True)] if with_sinks else []

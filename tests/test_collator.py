@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from internvl_chat.data.collator import dpo_concat_pad_data_collator
-from internvl_chat.data.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.records.samples import SkippedRow
 
 KEYS = ("input_ids", "labels", "attention_mask")
 

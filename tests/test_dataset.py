@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from internvl_chat.data.collator import dpo_concat_pad_data_collator
-from internvl_chat.data.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.collator import dpo_concat_pad_data_collator, join_sample
+from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.model import load_tokenizer
-from internvl_chat.model.normalization import normalize_tiles
+from internvl_chat.model.modeling_internvl import normalize_tiles
+from internvl_chat.records.samples import SkippedRow, prompt_key
 
 GOOD = {"question": "Why?", "chosen": "Yes", "rejected": "No"}
 OPTIONS = {"template": "internvl2_5", "num_image_token": 4, "image_size": 28, "max_seq_length": 512}
@@ -47,6 +48,11 @@ def by_line(dataset):
     return [samples[place] for place in order]
 
 
+def length(sample, answer=0):
+    """Tokens of a sample's prompt and one of its answers, joined."""
+    return sum(len(part) for part in (sample["prompt_ids"], sample["answers"][answer], sample["separator"]))
+
+
 @pytest.mark.parametrize("model", ["tiny-qwen2", "tiny-internlm2"])
 def test_samples_equal_the_golden_ones(model, golden_folder, tmp_path):
     info = json.loads((golden_folder / f"out/samples_{model}.json").read_text())["templates"]
@@ -58,7 +64,7 @@ def test_samples_equal_the_golden_ones(model, golden_folder, tmp_path):
         order = [row_id for name in golden["order"] for row_id in golden["order"][name]]
         assert len(dataset) == len(order) == 20
         for place, row_id in enumerate(order):
-            sample, figures = dataset[place], golden["samples"][row_id]
+            sample, figures = join_sample(dataset[place]), golden["samples"][row_id]
             for side in ("chosen", "rejected"):
                 for part in ("input_ids", "labels"):
                     expected = arrays[f"{template}|{row_id}|{side}_{part}"][: figures[side]["real_len"]]
@@ -73,12 +79,13 @@ def test_a_sample_by_hand(dataset_of):
     assert sample["row_id"] == "made:1"
     assert sample["pixel_values"].shape == (4, 3, 28, 28) and sample["pixel_values"].dtype == torch.uint8
     assert sample["image_flags"].tolist() == [1] * 4
-    length = sample["prompt_length"]
+    assert [part.dtype for part in (sample["prompt_ids"], *sample["answers"])] == [torch.int64] * 3
+    assert sample["prompt_key"] == prompt_key(sample["prompt_ids"].numpy(), sample["pixel_values"].numpy())
+    joined, length = join_sample(sample), len(sample["prompt_ids"])
     for side in ("chosen", "rejected"):
-        ids, labels = sample[f"{side}_input_ids"], sample[f"{side}_labels"]
-        assert ids.dtype == labels.dtype == torch.int64
+        ids, labels = joined[f"{side}_input_ids"], joined[f"{side}_labels"]
         assert (labels[:length] == -100).all() and labels[length] == ids[length]
-    assert torch.equal(sample["chosen_input_ids"][:length], sample["rejected_input_ids"][:length])
+    assert torch.equal(joined["chosen_input_ids"][:length], joined["rejected_input_ids"][:length])
 
 
 def test_text_rows_bring_a_blank_tile(dataset_of):
@@ -126,23 +133,20 @@ def test_tiles_fit_the_sequence(dataset_of, spare):
     row = {**GOOD, "image": "wide.png"}
     (free,) = by_line(dataset_of([row]))
     (least,) = by_line(dataset_of([row], max_dynamic_patch=1))
-    needed = len(least["chosen_input_ids"])
+    needed = length(least)
     (sample,) = by_line(dataset_of([row], max_seq_length=needed + 4 * spare))
-    assert len(sample["chosen_input_ids"]) <= needed + 4 * spare
+    assert length(sample) <= needed + 4 * spare
     # 2 tiles come with a thumbnail, so the tiles are 1, 3, 4, ... 13
     assert len(sample["pixel_values"]) == {0: 1, 1: 1, 3: 4, 4: 5, 20: 13}[spare]
-    text = [i for i in sample["chosen_input_ids"].tolist() if i != 625]
-    assert text == [i for i in free["chosen_input_ids"].tolist() if i != 625]
-    assert (
-        sample["chosen_labels"][sample["prompt_length"] :].tolist()
-        == free["chosen_labels"][free["prompt_length"] :].tolist()
-    )
+    text = [i for i in sample["prompt_ids"].tolist() if i != 625]
+    assert text == [i for i in free["prompt_ids"].tolist() if i != 625]
+    assert [ids.tolist() for ids in sample["answers"]] == [ids.tolist() for ids in free["answers"]]
 
 
 def test_a_row_that_cannot_fit_is_skipped(dataset_of):
     row = {**GOOD, "image": ["wide.png", "square.png"]}
     (least,) = by_line(dataset_of([row], max_dynamic_patch=1))
-    needed = len(least["chosen_input_ids"])
+    needed = length(least)
     (skipped,) = by_line(dataset_of([row], max_seq_length=needed - 1))
     assert skipped.reason == f"needs at least {needed} tokens with 2 tiles, max_seq_length is {needed - 1}"
 
@@ -150,7 +154,7 @@ def test_a_row_that_cannot_fit_is_skipped(dataset_of):
 def test_longest_answer_counts(dataset_of):
     row = {**GOOD, "image": "wide.png", "rejected": "No, " * 100}
     (sample,) = by_line(dataset_of([row], max_seq_length=512))
-    assert len(sample["chosen_input_ids"]) < len(sample["rejected_input_ids"]) <= 512
+    assert length(sample) < length(sample, 1) <= 512
     assert len(sample["pixel_values"]) > 1
 
 
@@ -182,13 +186,13 @@ def test_augmentation_depends_on_seed_row_and_copy(dataset_of):
 def test_fine_tuning_needs_no_rejected(dataset_of):
     rows = [{"question": "Why?", "chosen": "Yes"}, {**GOOD, "rejected": None}, GOOD]
     samples = by_line(dataset_of(rows, with_rejected=False))
-    assert all("chosen_input_ids" in sample and "rejected_input_ids" not in sample for sample in samples)
+    assert all(len(sample["answers"]) == 1 for sample in samples)
 
 
 def test_lengths_follow_the_rows(dataset_of):
     dataset = dataset_of([GOOD, {**GOOD, "chosen": "word " * 80}])
     lengths = dataset.lengths()
-    tokens = [len(dataset[place]["chosen_input_ids"]) for place in range(2)]
+    tokens = [length(dataset[place]) for place in range(2)]
     assert len(lengths) == 2 and np.argmax(lengths) == np.argmax(tokens)
 
 

@@ -10,8 +10,8 @@ from transformers import AutoModelForImageTextToText
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_model, load_tokenizer
 from internvl_chat.model.conversation import THINKING_SYSTEM_MESSAGE, get_template
-from internvl_chat.packed import forward
-from internvl_chat.packed.forward import kernel_refusals, use_shared_prefix
+from internvl_chat.packed import attention
+from internvl_chat.packed.attention import kernel_refusals, use_shared_prefix
 from internvl_chat.train_mpo import main, parse_arguments
 from tests.tools.test_convert import FAMILIES, SIZES, build
 from tools import convert
@@ -104,7 +104,7 @@ def test_the_log_names_each_kind_of_layer_that_the_kernel_does_not_take(golden_f
     device = torch.device("cpu")
     kinds = [f"{kind}_attention: the kernel needs a GPU, this is cpu" for kind in ("full", "sliding")]
     assert kernel_refusals(model, device, torch.bfloat16) == kinds
-    monkeypatch.setattr(forward, "varlen_refusal", lambda *_, windowed, with_sinks: "no" if windowed else "")
+    monkeypatch.setattr(attention, "varlen_refusal", lambda *_, windowed, with_sinks: "no" if windowed else "")
     assert kernel_refusals(model, device, torch.bfloat16) == ["sliding_attention: no"]
 
 
@@ -116,6 +116,6 @@ def test_the_thinking_prompt_takes_the_place_of_the_system_message(golden_folder
     assert message == THINKING_SYSTEM_MESSAGE and "<think> and </think>" in message and len(message) == 608
     options = {"template": "internvl2_5", "num_image_token": 4, "image_size": 56, "system_message": message}
     sample = MixtureDataset(golden_folder / "data" / "meta.json", tokenizer, **options)[0]
-    text = tokenizer.decode(sample["chosen_input_ids"])
+    text = tokenizer.decode(sample["prompt_ids"])
     expected = get_template("internvl2_5").prompt([("user", "")], message)
     assert text.startswith(expected.partition("<|im_end|>")[0])

@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import torch
 
 from internvl_chat.data.collator import dpo_concat_pad_data_collator
 from internvl_chat.losses.mixture import mixed_preference_loss, nll_loss
+from internvl_chat.losses.pair import PreferenceLogps
 from internvl_chat.model import load_config, load_model
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.packed.forward import PairLogps, answer_logps, pair_logps, use_shared_prefix
+from internvl_chat.packed.attention import use_shared_prefix
+from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import pack_batch
-from internvl_chat.run.trainer import preference_logps
 from tests.tools.test_convert import build
 
 FAMILIES = ("tiny-qwen2", "tiny-internlm2")
@@ -100,12 +102,13 @@ def plain_logps(model, batch):
             logps.append(logits[scored].log_softmax(-1).gather(-1, labels[scored, None]).double().sum())
         sides[side] = torch.stack(logps)
     lengths = {side: (batch[f"{side}_labels"] != IGNORE_INDEX).sum(-1) for side in SIDES}
-    return PairLogps(sides["chosen"], sides["rejected"], lengths["chosen"], lengths["rejected"])
+    return PreferenceLogps(sides["chosen"], sides["rejected"], lengths["chosen"], lengths["rejected"])
 
 
 def fast_logps(model, batch):
     packed = pack_batch(batch)
-    return pair_logps(answer_logps(model, packed), packed["packed"])
+    pack = packed["packed"]
+    return PreferenceLogps.of_answers(pack.pair_answers, pack.lengths, answer_logps(model, packed))
 
 
 def run(logps_of, policy, reference, batch):
@@ -113,11 +116,11 @@ def run(logps_of, policy, reference, batch):
     policy.zero_grad()
     policy_logps = logps_of(policy, batch)
     with torch.no_grad():
-        reference_logps = logps_of(reference, batch)
-    pairs = preference_logps(policy_logps, reference_logps)
+        frozen = logps_of(reference, batch)
+    pairs = replace(policy_logps, reference_chosen=frozen.policy_chosen, reference_rejected=frozen.policy_rejected)
     loss = mixed_preference_loss(pairs, nll_loss(pairs.policy_chosen, pairs.chosen_lengths)).total
     loss.backward()
-    logps = torch.cat([policy_logps.chosen, policy_logps.rejected]).detach()
+    logps = torch.cat([policy_logps.policy_chosen, policy_logps.policy_rejected]).detach()
     return logps, loss.item(), {name: keyless(name, p.grad.clone()) for name, p in policy.named_parameters()}
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from internvl_chat.losses.mixture import PreferenceLoss
-from internvl_chat.run import guards
-from internvl_chat.run.guards import CurveWatch, StepGuard, likelihood_displacement, loss_spike, reward_collapse
+from internvl_chat.run import metrics
+from internvl_chat.run.guards import CurveWatch, likelihood_displacement, loss_spike, reward_collapse
+from internvl_chat.run.metrics import StepGuard
 from internvl_chat.run.output import OutputError, check_writable, writing
 from internvl_chat.run.watchdog import Watchdog
 
@@ -60,10 +61,10 @@ def test_a_gradient_that_is_not_finite_names_parameters_and_rows(guard, model):
 
 
 def test_another_rank_is_at_fault(guard, model, monkeypatch):
-    monkeypatch.setattr(guards.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(guards.dist, "all_reduce", lambda tensor, op: tensor.fill_(1))
+    monkeypatch.setattr(metrics.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(metrics.dist, "all_reduce", lambda tensor, op: tensor.fill_(1))
     other = [(["b:9"], {"loss": math.nan, "nll": 2.0})]
-    monkeypatch.setattr(guards, "gather_objects", lambda mine: [mine, other])
+    monkeypatch.setattr(metrics, "gather_objects", lambda mine: [mine, other])
     guard.add(loss(1.0), ["a:1"])
     assert "loss is nan with parts {'nll': 2.0} for rows ['b:9']" in guard.check(torch.tensor(1.0), model)
 

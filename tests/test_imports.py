@@ -17,8 +17,8 @@ LIBRARY = {
     "records": {"model"},
     "model": set(),
     "losses": set(),
-    "data": {"records", "model", "arguments"},
-    "packed": {"data", "model"},
+    "data": {"records", "model"},
+    "packed": {"records", "model"},
     "adapters": {"model", "packed"},
     "checkpoint": {"model"},
     "reference": {"records", "model", "packed"},
@@ -27,7 +27,7 @@ LIBRARY = {
     "config_file": {"model"},
     "trainer": {"run"},
     "collator": {"data"},
-    "images": {"data"},
+    "images": {"data", "records"},
 }
 PIPELINE = {
     "files": set(),

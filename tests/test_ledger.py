@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from internvl_chat.data.dataset import SkippedRow
+from internvl_chat.records.samples import SkippedRow
 from internvl_chat.run.ledger import Ledger, TooManySkips, counts_of, promised, runs_of
 
 

@@ -8,7 +8,8 @@ import transformers.modeling_utils
 
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.model import load_model
-from internvl_chat.packed.forward import answer_logps, use_shared_prefix
+from internvl_chat.packed.attention import use_shared_prefix
+from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import pack_batch
 from internvl_chat.train_mpo import main
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from internvl_chat.losses.mixture import PreferenceLoss
-from internvl_chat.packed.forward import PairLogps
+from internvl_chat.losses.pair import PreferenceLogps
 from internvl_chat.run.metrics import MetricSums, pair_metrics
 from internvl_chat.run.process import gather_objects
 
@@ -18,11 +18,9 @@ def accelerator():
     return Accelerator(cpu=True)
 
 
-def policy(rejected=True):
-    chosen, lengths = torch.tensor([-4.0, -6.0]), torch.tensor([2, 3])
-    if not rejected:
-        return PairLogps(chosen, None, lengths, None)
-    return PairLogps(chosen, torch.tensor([-5.0, -1.0]), lengths, torch.tensor([4, 1]))
+def policy(*reference):
+    logps = torch.tensor([-4.0, -6.0]), torch.tensor([-5.0, -1.0])
+    return PreferenceLogps(*logps, torch.tensor([2, 3]), torch.tensor([4, 1]), *reference)
 
 
 def loss():
@@ -56,7 +54,8 @@ def test_sums_of_a_batch_by_hand():
 
 
 def test_fine_tuning_reports_nothing_of_a_preference():
-    assert not [name for name in pair_metrics(policy(rejected=False), loss()) if "reward" in name or "rejected" in name]
+    metrics = pair_metrics(policy(), loss(), has_rejected=False)
+    assert not [name for name in metrics if "reward" in name or "rejected" in name]
 
 
 def test_reading_gives_means_per_pair_and_starts_anew(accelerator):
@@ -77,8 +76,8 @@ def test_objects_of_a_single_process(accelerator):
 
 
 def test_distance_from_the_reference_is_per_token_of_chosen_answers():
-    reference = PairLogps(torch.tensor([-5.0, -9.0]), torch.zeros(2), torch.tensor([2, 3]), torch.tensor([4, 1]))
-    assert pair_metrics(policy(), loss(), reference)["kl/chosen"].item() == pytest.approx(1 / 2 + 3 / 3)
+    pairs = policy(torch.tensor([-5.0, -9.0]), torch.zeros(2))
+    assert pair_metrics(pairs, loss())["kl/chosen"].item() == pytest.approx(1 / 2 + 3 / 3)
 
 
 def test_sums_between_two_log_entries_are_kept(accelerator):

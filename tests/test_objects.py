@@ -55,7 +55,7 @@ def test_samples_from_a_store_are_those_of_files(bucket, meta, golden_folder, to
     here = MixtureDataset(golden_folder / "data" / "meta.json", tokenizer, **options)
     assert len(there) == len(here)
     for place in range(len(here)):
-        for name in ("chosen_input_ids", "pixel_values"):
+        for name in ("prompt_ids", "pixel_values"):
             assert there[place][name].tolist() == here[place][name].tolist()
     before = sorted(objects_cache().rglob("*.*"))
     assert there[0]["pixel_values"].shape and sorted(objects_cache().rglob("*.*")) == before  # fetched once

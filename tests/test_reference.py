@@ -5,7 +5,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
-from internvl_chat.packed.forward import answer_logps, packed, use_shared_prefix
+from internvl_chat.packed.attention import use_shared_prefix
+from internvl_chat.packed.logps import answer_logps
+from internvl_chat.packed.packing import with_packed
 from internvl_chat.reference.frozen import FrozenReference
 
 
@@ -20,7 +22,7 @@ def half_precision():
 
 def test_the_same_weights_give_the_same_logps_under_autocast(golden_batch, policy, half_precision):
     """Else rewards would begin at the rounding of bfloat16 instead of at 0."""
-    batch = packed(golden_batch("b1"))
+    batch = with_packed(golden_batch("b1"), policy.img_context_token_id)
     use_shared_prefix(policy)
     exact = answer_logps(policy.eval(), batch)
     reference = FrozenReference(policy, half_precision).answer_logps(batch)

@@ -10,8 +10,7 @@ from internvl_chat.arguments import MPOConfig
 from internvl_chat.data import costs as row_costs
 from internvl_chat.data.costs import place_costs
 from internvl_chat.data.dataset import MixtureDataset
-from internvl_chat.data.order import train_sampler
-from internvl_chat.data.sampler import StepSampler
+from internvl_chat.data.order import StepSampler, train_sampler
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from internvl_chat.data.mixture import Mixture
-from internvl_chat.data.sampler import StepSampler, deal, prompt_groups
+from internvl_chat.data.order import StepSampler, assign, prompt_groups
 
 
 def test_the_costliest_goes_where_least_is():
     units = [(5, [0]), (4, [1]), (3, [2]), (3, [3]), (3, [4])]
-    assert deal(units, 2) == [[0, 3], [1, 2, 4]]
+    assert assign(units, 2) == [[0, 3], [1, 2, 4]]
 
 
 def test_more_slots_than_units_leave_empty_ones():
-    assert deal([(1, [7])], 3) == [[7], [], []]
+    assert assign([(1, [7])], 3) == [[7], [], []]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

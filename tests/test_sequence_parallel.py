@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from internvl_chat.packed.attention import build_layout, shared_prefix_attention
-from internvl_chat.packed.segments import Segment
+from internvl_chat.packed.attention import shared_prefix_attention
+from internvl_chat.packed.layout import Segment, build_layout
 from internvl_chat.packed.sequence_parallel import SequenceGroup
 
 

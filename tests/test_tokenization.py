@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from internvl_chat.data.collator import join_sample
 from internvl_chat.data.tokenization import RowTokenizer, place_images
 from internvl_chat.model import load_tokenizer
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.model.conversation import get_template
-from internvl_chat.model.text_encoding import Part
+from internvl_chat.model.conversation import Part, get_template
 from internvl_chat.records.rows import RecordError, Source, Turn
 from tests.tools.test_convert import GPT_OSS_TOKENS
 
@@ -56,6 +57,18 @@ def golden_rows(folder):
             yield row, len(images) if isinstance(images, list) else 1
 
 
+def joined(text, prompt, number):
+    """Ids and labels of a prompt and one of its answers, as the collator for other code joins them."""
+    sample = {
+        "prompt_ids": torch.tensor(prompt),
+        "answers": (torch.tensor(text.answers[number]),),
+        "separator": torch.tensor(text.separator, dtype=torch.int64),
+        **dict.fromkeys(("pixel_values", "image_flags", "row_id")),
+    }
+    made = join_sample(sample)
+    return made["chosen_input_ids"].tolist(), made["chosen_labels"].tolist()
+
+
 def test_ids_and_labels_equal_the_golden_ones(model, any_tokenizer, golden_folder):
     info = json.loads((golden_folder / f"out/samples_{model}.json").read_text())["templates"]
     arrays = np.load(golden_folder / f"out/samples_{model}.npz")
@@ -68,7 +81,7 @@ def test_ids_and_labels_equal_the_golden_ones(model, any_tokenizer, golden_folde
             text = rows.tokenize(row["question"], [row["chosen"], row["rejected"]], images, AT)
             prompt = text.prompt_ids(counts)
             for number, side in enumerate(("chosen", "rejected")):
-                ids, labels = text.input_ids_and_labels(prompt, number)
+                ids, labels = joined(text, prompt, number)
                 length = figures[side]["real_len"]
                 key = f"{template}|{row['id']}|{side}"
                 assert ids == arrays[f"{key}_input_ids"][:length].tolist(), key
@@ -80,7 +93,7 @@ def test_ids_and_labels_equal_the_golden_ones(model, any_tokenizer, golden_folde
 def test_labels_by_hand(rows, any_tokenizer):
     text = rows.tokenize("Why?", ["No"], 0, AT)
     prompt = text.prompt_ids([])
-    ids, labels = text.input_ids_and_labels(prompt, 0)
+    ids, labels = joined(text, prompt, 0)
     end = any_tokenizer.convert_tokens_to_ids("<|im_end|>")
     answer = any_tokenizer.encode("No", add_special_tokens=False)
     newline = any_tokenizer.encode("\n", add_special_tokens=False)
@@ -97,7 +110,7 @@ def test_labels_of_gpt_oss_cover_the_channel_and_its_own_end(golden_folder):
     turns = [("user", "Who?"), ("assistant", "I"), ("user", "Why?"), ("assistant", None)]
     rendered = get_template("internvl3_5_gpt_oss").prompt(turns, "S")
     assert tokenizer.decode(prompt) + "<|channel|>final<|message|>" == rendered
-    ids, labels = text.input_ids_and_labels(prompt, 0)
+    ids, labels = joined(text, prompt, 0)
     assert labels == [IGNORE_INDEX] * len(prompt) + ids[len(prompt) :]
     assert tokenizer.decode(ids[len(prompt) :]) == "<|channel|>final<|message|>No<|return|>"
     special = [tokenizer.convert_tokens_to_ids(token) for token in ("<|channel|>", "<|message|>", "<|return|>")]
@@ -216,7 +229,7 @@ def test_earlier_turns_come_before_the_question_as_the_template_has_them(templat
         expected = expected.replace("<image>", f"<img>{'<IMG_CONTEXT>' * tiles * TOKENS_PER_TILE}</img>", 1)
     expected = expected.replace("<hole>", "<image>")  # in an answer it is text
     assert prompt == rows.encoder.beginning() + rows.encoder.encode([Part(expected, True)])
-    ids, labels = text.input_ids_and_labels(prompt, 0)
+    ids, labels = joined(text, prompt, 0)
     assert [label for label in labels if label != IGNORE_INDEX] == [*rows.encoder.encode_text("Yes."), *rows._end]
     assert text.length(4) == len(ids)
 

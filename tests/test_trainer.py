@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from internvl_chat.arguments import MPOConfig
-from internvl_chat.data.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.records.samples import SkippedRow
 from internvl_chat.run.trainer import MultimodalDPOTrainer
 
 BATCHES = ("b1", "b2", "b3", "b4", "b5")

@@ -7,12 +7,13 @@ import shutil
 import av
 import pytest
 
-from internvl_chat.data.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.images import ImageError
 from internvl_chat.data.tokenization import place_frames
 from internvl_chat.data.video import frame_places, open_video, read_frames
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 from internvl_chat.records.rows import RecordError, Source
+from internvl_chat.records.samples import SkippedRow
 from internvl_chat.train_mpo import main
 from tests.flags import as_flags
 from tests.videos import SIDE, number_of, write_gif, write_mp4
@@ -250,21 +251,26 @@ def test_rows_have_one_tile_per_frame(videos, tokenizer):
     assert frames == {number: 4 + number - 2 * (number == 5) for number in frames}  # frames 0 and 1 begin before 0.2 s
     sample = samples[0]
     context = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
-    assert (sample["chosen_input_ids"] == context).sum() == 4 * 4
-    text = tokenizer.decode([i for i in sample["chosen_input_ids"].tolist() if i != context])
+    assert (sample["prompt_ids"] == context).sum() == 4 * 4
+    text = tokenizer.decode([i for i in sample["prompt_ids"].tolist() if i != context])
     assert "user\nFrame1: <img></img>\nFrame2: <img></img>\nFrame3: <img></img>\nFrame4: <img></img>\nWhat" in text
     assert [number_of(tile.permute(1, 2, 0)) for tile in samples[19]["pixel_values"]] == list(range(23))
+
+
+def length(sample):
+    """Tokens of a sample's prompt and chosen answer, joined."""
+    return sum(len(part) for part in (sample["prompt_ids"], sample["answers"][0], sample["separator"]))
 
 
 def test_frames_fit_the_sequence(videos, tokenizer):
     whole = dataset(videos, tokenizer)
     place = next(p for p in range(20) if not isinstance(whole[p], SkippedRow) and whole[p]["row_id"] == "films:20")
-    longest = len(whole[place]["chosen_input_ids"])
+    longest = length(whole[place])
     for room, frames in ((longest, 23), (longest - 1, 22)):
         sample = dataset(videos, tokenizer, max_seq_length=room)[place]
-        assert len(sample["pixel_values"]) == frames and len(sample["chosen_input_ids"]) <= room
+        assert len(sample["pixel_values"]) == frames and length(sample) <= room
     sample = dataset(videos, tokenizer, max_seq_length=longest // 2)[place]
-    assert sample["pixel_values"].shape[0] in (9, 10, 11) and len(sample["chosen_input_ids"]) <= longest // 2
+    assert sample["pixel_values"].shape[0] in (9, 10, 11) and length(sample) <= longest // 2
     assert dataset(videos, tokenizer, max_num_frame=5, min_num_frame=1)[place]["pixel_values"].shape[0] == 5
     skipped = dataset(videos, tokenizer, max_seq_length=longest // 4)[place]
     assert skipped.fault == "too_long" and "tokens with 8 frames" in skipped.reason

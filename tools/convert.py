@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor, PreTrainedTokenizerBase
 
-from internvl_chat.checkpoint.export import stored_dtypes
+from internvl_chat.checkpoint.export import remote_code_files, stored_dtypes
 from internvl_chat.model import (
     InternVLChatConfig,
     InternVLChatModel,
@@ -29,7 +29,6 @@ from internvl_chat.model import (
     load_config,
     load_model,
     load_tokenizer,
-    remote_code_files,
 )
 from internvl_chat.model.constants import (
     IMAGENET_MEAN,

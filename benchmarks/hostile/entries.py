@@ -13,10 +13,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from internvl_chat import train_mpo
-from internvl_chat.data.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.images import Tiling, load_image
 from internvl_chat.model import load_model, load_tokenizer
-from internvl_chat.model.normalization import normalize_tiles
+from internvl_chat.model.modeling_internvl import normalize_tiles
+from internvl_chat.records.samples import SkippedRow
 from tools import evaluate, validate, view_pairs
 from tools.reasoning_data_pipeline import (
     mmpr_data_pipeline_correctness,
@@ -85,14 +86,14 @@ def watch_rows() -> None:
 
 
 def _read_back(dataset: MixtureDataset, sample: dict[str, Any]) -> tuple[int, list[str]]:
-    """Special tokens of a sample, and its answers as its labels spell them, without their end tokens."""
+    """Special tokens of a sample, and its answers as their ids spell them, without their end tokens."""
     tokenizer = dataset.rows.encoder.tokenizer
     special, texts = special_ids(tokenizer), []
     count = 0
-    for side in ("chosen", "rejected"):
-        ids, labels = sample[f"{side}_input_ids"], sample[f"{side}_labels"]
-        count += sum(int(index) in special for index in ids)
-        texts.append(tokenizer.decode(labels[labels >= 0][:-1], clean_up_tokenization_spaces=False))
+    for answer in sample["answers"]:
+        ids = [*sample["prompt_ids"].tolist(), *answer.tolist(), *sample["separator"].tolist()]
+        count += sum(index in special for index in ids)
+        texts.append(tokenizer.decode(answer[:-1], clean_up_tokenization_spaces=False))
     return count, texts
 
 

@@ -1,7 +1,8 @@
 """LoRA, low-rank adapters in place of full weights (arXiv 2106.09685), by peft: language model, vision tower or both.
 
-All other weights rest, so the model with its adapters off is the reference of preference optimization: no second model.
-A checkpoint is saved merged, in the layout of its source, or as the adapter alone, in peft's own layout.
+All other weights are frozen, so the model with its adapters off is the reference of preference optimization, and no
+second model is needed. A checkpoint is saved merged, in the layout of its source, or as the adapter alone, in the
+layout of peft.
 
     python -m internvl_chat.train_mpo ... --use_llm_lora 16 --use_backbone_lora 16
 """
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from internvl_chat.model import InternVLChatModel
-from internvl_chat.packed.forward import PairLogps, answer_logps, pair_logps
+from internvl_chat.packed.logps import answer_logps
 
 ADAPTER_FOLDER = "adapter"  # inside a checkpoint, where transformers does not take the whole for an adapter
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -98,10 +99,10 @@ class AdapterReference:
         self.policy = policy
 
     @torch.no_grad()
-    def logps(self, batch: dict[str, Any]) -> PairLogps:
-        """Sequence log-probs of both answers of each pair of a packed batch, (B,) each, without a graph."""
+    def answer_logps(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Log-probs (A,) of the distinct answers of a packed batch, without a graph."""
         with adapters_off(self.policy):
-            return pair_logps(answer_logps(self.policy, batch), batch["packed"])
+            return answer_logps(self.policy, batch)
 
 
 def merged_weights(

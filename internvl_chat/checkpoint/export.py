@@ -19,8 +19,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 
-from internvl_chat.model import InternVLChatConfig, InternVLChatModel, is_hf_layout, remote_code_files
-from internvl_chat.model.hf_layout import run_settings
+from internvl_chat import model as remote_code
+from internvl_chat.model import InternVLChatConfig, InternVLChatModel
+from internvl_chat.model.hf_layout import HF_MODEL_TYPE, run_settings
 
 CONFIG_NAME = "config.json"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -36,6 +37,7 @@ RUN_STATE = (
     "all_results.json",
     "train_results.json",
 )
+NO_REMOTE_CODE = ("__init__.py", "checkpoint_files.py", "file_kinds.py", "hf_layout.py", "loading.py")
 # Fields of config.json that a run may set; the rest stays as the source had it.
 RUN_FIELDS = (
     "template",
@@ -95,7 +97,7 @@ def export_checkpoint(
     stored = {key: weight.to(dtypes.get(key, usual)) for key, weight in weights.items()}
     model.save_pretrained(folder, state_dict=stored, max_shard_size="5GB")  # as the published files are cut
     copy_companions(source, folder)
-    if is_hf_layout(source):
+    if json.loads((folder / CONFIG_NAME).read_text())["model_type"] == HF_MODEL_TYPE:
         write_hf_settings(folder, model.config)
         return
     copy_remote_code(source, folder)
@@ -117,6 +119,11 @@ def copy_companions(source: Path, folder: Path) -> None:
         is_weight = path.name.endswith(WEIGHT_SUFFIXES)
         if path.is_file() and path.suffix in COPIED_SUFFIXES and not is_weight and path.name not in RUN_STATE:
             shutil.copyfile(path, folder / path.name)
+
+
+def remote_code_files() -> list[Path]:
+    """The files of `internvl_chat.model` that make a checkpoint load elsewhere with `trust_remote_code=True`."""
+    return sorted(file for file in Path(remote_code.__path__[0]).glob("*.py") if file.name not in NO_REMOTE_CODE)
 
 
 def copy_remote_code(source: Path, folder: Path) -> None:

@@ -1,7 +1,8 @@
-"""Samples to a batch: chosen and rejected padded apart, tiles of all rows one after the other.
+"""Samples to the batch that MMPR training code knows: chosen and rejected padded apart, tiles one after the other.
 
-The names and shapes are those that MMPR training code expects; what is added are `row_ids`, `prompt_lengths` and
-`num_tiles`, which packing needs, and `skipped`.
+Names and shapes are those of the original; what is added are `row_ids`, `prompt_lengths`, `num_tiles` and `skipped`.
+Training itself packs samples as they are (`internvl_chat.packed.packing`). This adapter is for other code; a batch of
+it, or of a collator like it, can be trained on too.
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ from typing import Any
 
 import torch
 
-from internvl_chat.data.dataset import SkippedRow
 from internvl_chat.model.constants import IGNORE_INDEX
-
-SIDES = ("chosen", "rejected")
+from internvl_chat.records.samples import SIDES, SkippedRow
 
 
 def dpo_concat_pad_data_collator(features: Sequence[Mapping[str, Any] | SkippedRow], pad_id: int = 0) -> dict[str, Any]:
@@ -43,20 +42,38 @@ def dpo_concat_pad_data_collator(features: Sequence[Mapping[str, Any] | SkippedR
     one, and alone where all rows were skipped. The samples are left as they are; their dtypes are kept.
 
     Args:
-        features: samples of `MixtureDataset`, 1-D tensors and (T, 3, H, W) pixels, or `SkippedRow`s.
+        features: samples as above, 1-D tensors and (T, 3, H, W) pixels, samples of `MixtureDataset`, which are first
+            brought into this form (`join_sample`), or `SkippedRow`s.
         pad_id: fills input ids behind their end.
 
     Raises:
         ValueError: some samples of a batch have a rejected side and others have none.
     """
     skipped = [feature for feature in features if isinstance(feature, SkippedRow)]
-    rows = [feature for feature in features if not isinstance(feature, SkippedRow)]
+    samples = [feature for feature in features if not isinstance(feature, SkippedRow)]
+    rows = [join_sample(sample) if "prompt_ids" in sample else sample for sample in samples]
     batch: dict[str, Any] = {}
     if rows:
         for side in SIDES:
             batch |= _pad_side(rows, side, pad_id)
         batch |= _join_tiles(rows) | _row_facts(rows)
     return batch | ({"skipped": skipped} if skipped else {})
+
+
+def join_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A `Sample` with prompt and answers joined, ids and labels (S,) of each side:
+
+    {"prompt_ids": [5], "answers": ([6, 7], [8]), "separator": [9], ...}
+    {"chosen_input_ids": [5, 6, 7, 9], "chosen_labels": [-100, 6, 7, -100],
+     "rejected_input_ids": [5, 8, 9], "rejected_labels": [-100, 8, -100], "prompt_length": 1, ...}
+    """
+    prompt, separator = sample["prompt_ids"], sample["separator"]
+    joined = {name: sample[name] for name in ("pixel_values", "image_flags", "row_id")}
+    before, behind = (torch.full_like(part, IGNORE_INDEX) for part in (prompt, separator))
+    for side, answer in zip(SIDES, sample["answers"], strict=False):
+        joined[f"{side}_input_ids"] = torch.cat([prompt, answer, separator])
+        joined[f"{side}_labels"] = torch.cat([before, answer, behind])
+    return joined | {"prompt_length": len(prompt)}
 
 
 def _join_tiles(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

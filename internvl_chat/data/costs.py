@@ -13,9 +13,9 @@ from functools import lru_cache, partial
 import numpy as np
 from tqdm import tqdm
 
-from internvl_chat.data.dataset import BYTES_PER_TOKEN, MixtureDataset
+from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.images import ImageError, count_tiles, open_image, resolve_image
-from internvl_chat.data.mixture import MixedDataset
+from internvl_chat.data.mixture import BYTES_PER_TOKEN, MixedDataset
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
 from internvl_chat.run.process import gather_objects
 

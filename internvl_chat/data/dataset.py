@@ -1,7 +1,7 @@
 """meta.json to training samples: every row read, checked, tokenized and cut into tiles, or skipped with a reason.
 
     dataset = MixtureDataset("meta.json", tokenizer, template="internvl2_5", num_image_token=256)
-    dataset[0]  # {"chosen_input_ids": ..., "pixel_values": ..., "row_id": "chartqa:17", ...} or SkippedRow(...)
+    dataset[0]  # {"prompt_ids": ..., "answers": ..., "row_id": "chartqa:17", ...} or SkippedRow(...)
 
 A row that cannot be used is never replaced by another: it comes out as a `SkippedRow`, which the collator passes on.
 Tiles are planned before images are decoded, so that prompt and longest answer fit `max_seq_length`; nothing is cut.
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,12 +30,11 @@ from internvl_chat.data.images import (
     open_image,
     resolve_image,
 )
-from internvl_chat.data.mixture import MixedDataset, Mixture, Place
+from internvl_chat.data.mixture import BYTES_PER_TOKEN, MixedDataset, Mixture, Place
 from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow
 from internvl_chat.data.video import FrameLimits, Video, open_video, read_frames
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
-
-BYTES_PER_TOKEN = 4  # of a row's JSON: a rough figure, only to put rows of like length together
+from internvl_chat.records.samples import Sample, SkippedRow, prompt_key
 
 
 class _Located:
@@ -54,29 +52,16 @@ class _Located:
 
 
 @dataclass(frozen=True)
-class SkippedRow:
-    """A row that was left out: where it stands, `row_id` ("<data set>:<line>"), why, and the kind of fault that is."""
-
-    file: str
-    line: int
-    row_id: str
-    reason: str
-    fault: str = "unusable_row"
-
-
-@dataclass(frozen=True)
 class PlannedRow:
     """A row before its images are decoded.
 
     Attributes:
-        sides: "chosen", and "rejected" where the row has one.
-        text: the tokenized row.
+        text: the tokenized row, its answers chosen, then rejected where the row has one.
         grids: of tiles, one per image or frame.
         images: opened; none of a row with a video.
         video: whose frames are the images, as many as there are grids; None elsewhere.
     """
 
-    sides: tuple[str, ...]
     text: TokenizedRow
     grids: list[Grid]
     images: list[Image.Image]
@@ -90,12 +75,7 @@ class PlannedRow:
 class MixtureDataset(Dataset):
     """The samples of a mixture, one epoch, in the order of `Mixture`.
 
-    `dataset[place]` is a dict, S tokens and T tiles being those of the row:
-        chosen_input_ids, chosen_labels: (S,) int64; labels are IGNORE_INDEX but for the answer and its end token.
-        rejected_input_ids, rejected_labels: likewise; absent without `with_rejected`.
-        pixel_values: (T, 3, image_size, image_size) uint8; image_flags: (T,) int64, 0 for the blank tile of a text row.
-        row_id: "<data set>:<line>"; prompt_length: tokens that the two answers share.
-    or a `SkippedRow`.
+    `dataset[place]` is a `Sample`, with one answer without `with_rejected`, or a `SkippedRow`.
     """
 
     def __init__(
@@ -163,13 +143,13 @@ class MixtureDataset(Dataset):
         """A rough length of each sample in tokens of text, (len(self),) int64: to put rows of like length together."""
         return self.mixture.row_bytes().astype(np.int64) // BYTES_PER_TOKEN
 
-    def __getitem__(self, place: int) -> dict[str, Any] | SkippedRow:
+    def __getitem__(self, place: int) -> Sample | SkippedRow:
         found = self.mixture.locate(place)
         where = Source(found.data.rows.path, found.data.rows.line_number(found.row))
         row_id = f"{found.data.spec.name}:{where.line}"
         try:
             with _Located(where):
-                return {**self._sample(found), "row_id": row_id}
+                return self._sample(found, row_id)
         except RecordError as error:
             return SkippedRow(error.file, error.line, row_id, error.reason, error.fault)
         except ImageError as error:
@@ -180,40 +160,40 @@ class MixtureDataset(Dataset):
         where = Source(data.rows.path, data.rows.line_number(row))
         line, _ = data.rows[row]
         pair = PreferencePair.from_row(parse_row(line, *where), where, allow_no_rejected=not self.with_rejected)
-        answers = {"chosen": pair.chosen}
+        answers = [pair.chosen]
         if self.with_rejected and pair.rejected is not None:
-            answers["rejected"] = pair.rejected
-        self.rows.check_length([pair.conversation, *answers.values()], where, self.max_seq_length)
+            answers.append(pair.rejected)
+        self.rows.check_length([pair.conversation, *answers], where, self.max_seq_length)
         resolve = partial(resolve_image, data.root, allow_file_symlinks=self.allow_file_symlinks)
         if pair.video is not None:
             video = open_video(resolve(pair.video.path), pair.video.clip)
-            texts = (pair.question, list(answers.values()))
+            texts = (pair.question, answers)
             text_with = partial(self.rows.tokenize_video, *texts, where=where, history=pair.history)
             text, number = plan_frames(
                 text_with, len(video.frames), self.frames, where, max_seq_length=self.max_seq_length
             )
-            return PlannedRow(tuple(answers), text, [(1, 1)] * number, [], video)
-        text = self.rows.tokenize(pair.question, list(answers.values()), len(pair.image), where, pair.history)
+            return PlannedRow(text, [(1, 1)] * number, [], video)
+        text = self.rows.tokenize(pair.question, answers, len(pair.image), where, pair.history)
         paths = [resolve(path) for path in pair.image]
         opened = [open_image(path) for path in paths]
         sizes, limit = [image.size for image in opened], data.spec.max_dynamic_patch
         grids = plan_tiles(self.tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
-        return PlannedRow(tuple(answers), text, grids, opened)
+        return PlannedRow(text, grids, opened)
 
-    def _sample(self, found: Place) -> dict[str, Any]:
-        """The sample of a row without its id; RecordError or ImageError where it cannot be used."""
+    def _sample(self, found: Place, row_id: str) -> Sample:
+        """The sample of a row; RecordError or ImageError where it cannot be used."""
         planned = self.plan_row(found.data, found.row)
         tiles, tile_counts = self._cut_images(planned, found)
-        prompt = planned.text.prompt_ids(tile_counts)
-        sample: dict[str, Any] = {
+        prompt = np.array(planned.text.prompt_ids(tile_counts), np.int64)
+        return {
+            "prompt_ids": torch.from_numpy(prompt),
+            "answers": tuple(map(torch.tensor, planned.text.answers)),
+            "separator": torch.tensor(planned.text.separator, dtype=torch.int64),
             "pixel_values": torch.from_numpy(tiles),
             "image_flags": torch.full((len(tiles),), int(bool(planned.grids)), dtype=torch.int64),
-            "prompt_length": len(prompt),
+            "prompt_key": prompt_key(prompt, tiles),
+            "row_id": row_id,
         }
-        for number, side in enumerate(planned.sides):
-            ids, labels = planned.text.input_ids_and_labels(prompt, number)
-            sample[f"{side}_input_ids"], sample[f"{side}_labels"] = torch.tensor(ids), torch.tensor(labels)
-        return sample
 
     def _cut_images(self, planned: PlannedRow, found: Place) -> tuple[np.ndarray, list[int]]:
         """The tiles (T, 3, S, S) of a row's images, how many each has; one blank tile and [] where there are none."""

@@ -1,9 +1,9 @@
 """Images to tiles: safe opening, dynamic tiling, uint8 tiles (T, 3, S, S).
 
 An image is stretched to the grid of square tiles whose aspect ratio is nearest to its own, and cut; with more than one
-tile the whole image follows as a thumbnail. Tiles stay uint8 until they are on the device
-(`internvl_chat.model.normalization.normalize_tiles`): a quarter of the bytes to write, to send from a loader worker and
-to keep, and the same pixels. Grid and pixels are those of the original, resized once by Pillow's bicubic filter.
+tile the whole image follows as a thumbnail. Tiles stay uint8 until they are on the device (see `normalize_tiles` of the
+model): a quarter of the bytes to write, to send from a loader worker and to keep, and the same pixels. Grid and pixels
+are those of the original, resized once by Pillow's bicubic filter.
 
     image = load_image(resolve_image("images/", "a.png"))
     tiling = Tiling(image_size=448, max_num=12)
@@ -26,13 +26,12 @@ from PIL import Image
 from internvl_chat.model.constants import IMAGENET_MEAN
 from internvl_chat.model.file_kinds import wrong_kind
 from internvl_chat.records.objects import ObjectError, fetch, is_object, join_object
-from internvl_chat.records.rows import shown
+from internvl_chat.records.rows import shown_path
 
 STRIP_ROWS = 256
 WHITES = (2**8 - 1, 2**12 - 1, 2**16 - 1)  # the largest value of 8, 12 and 16 bits
 MAX_PIXELS = 100_000_000  # width x height; Pillow takes 400 MB for RGB, twice that while it converts from CMYK
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program (EPS)
-PATH_CHARS = 300  # of a path, in messages
 AUGMENT_QUALITIES = (75, 100)  # JPEG qualities of data_augment, both included
 
 # What Pillow and its codecs raise on broken files (RuntimeError by AVIF, others found by fuzzing), and what code that
@@ -102,11 +101,6 @@ def _fetch_image(root: str, path: str) -> str:
         raise ImageError(str(error), "image_missing") from error
     except ObjectError as error:
         raise ImageError(str(error), "image_unreachable") from error
-
-
-def shown_path(path: str) -> str:
-    """A path from a row, for a message: as it is where it is short and has nothing in it that a terminal obeys."""
-    return path if path.isprintable() and len(path) <= PATH_CHARS else shown(path, PATH_CHARS)
 
 
 def _check_symlink(link: str, base: str) -> None:

@@ -23,13 +23,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from internvl_chat.data.images import shown_path
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import DatasetSpec, read_meta
 from internvl_chat.records.objects import fetch, is_object
-from internvl_chat.records.rows import shown
+from internvl_chat.records.rows import shown, shown_path
 
 MAX_PLACES = 100_000_000  # of a data set in an epoch, at 4 bytes each
+BYTES_PER_TOKEN = 4  # of a row's JSON: a rough figure, only to put rows of like length together
 
 logger = logging.getLogger(__name__)
 

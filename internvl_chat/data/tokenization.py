@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from internvl_chat.model.constants import (
-    IGNORE_INDEX,
     IMAGE_PLACEHOLDER,
     IMG_CONTEXT_TOKEN,
     IMG_END_TOKEN,
     IMG_START_TOKEN,
     VIDEO_PLACEHOLDER,
 )
-from internvl_chat.model.conversation import get_template
-from internvl_chat.model.text_encoding import Part, TextEncoder
+from internvl_chat.model.conversation import Part, TextEncoder, get_template
 from internvl_chat.records.rows import RecordError, Source, Turn, shown
 
 
@@ -63,12 +61,6 @@ class TokenizedRow:
         for tiles, piece in zip(tile_counts, self.pieces[1:], strict=True):
             ids += [self.image.start, *[self.image.context] * (tiles * self.image.per_tile), self.image.end, *piece]
         return ids
-
-    def input_ids_and_labels(self, prompt_ids: list[int], answer: int) -> tuple[list[int], list[int]]:
-        """Ids and labels (IGNORE_INDEX where unsupervised) of the prompt followed by answer number `answer`."""
-        ids = self.answers[answer]
-        labels = [IGNORE_INDEX] * len(prompt_ids) + ids + [IGNORE_INDEX] * len(self.separator)
-        return prompt_ids + ids + self.separator, labels
 
 
 class RowTokenizer:

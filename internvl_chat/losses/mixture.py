@@ -197,12 +197,12 @@ class RunningMean:
         self.count = torch.zeros((), dtype=torch.float64)  # observations, >= 0
 
     def update(self, rewards: Tensor) -> Tensor:
-        """Add this rank's rewards, of any shape, as one observation; no rewards are none. Returns the new mean.
+        """Add this rank's rewards, of any shape, as one observation; without rewards, none. Returns the new mean.
 
         A collective where torch.distributed is initialised: every rank calls it the same number of times.
         """
         values = rewards.detach().double()
-        present = values.new_tensor(float(values.numel() > 0))
+        present = values.new_full((), float(values.numel() > 0))
         total = values.mean() if values.numel() else values.sum()
         observed = torch.stack([total, present])
         if dist.is_available() and dist.is_initialized():

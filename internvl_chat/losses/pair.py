@@ -44,6 +44,23 @@ class PreferenceLogps:
             if not name.endswith("lengths") and value.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"{name} is {value.dtype}: sums over an answer need float32 or float64")
 
+    @classmethod
+    def of_answers(
+        cls, pair_answers: Tensor, lengths: Tensor, policy: Tensor, reference: Tensor | None = None
+    ) -> PreferenceLogps:
+        """What A distinct answers are to B pairs.
+
+        Args:
+            pair_answers: (2, B) the answers of each pair, chosen then rejected. (1, B) in fine-tuning: the chosen ones
+                stand in for the rejected ones, which no loss reads.
+            lengths: (A,) tokens with a label, >= 1.
+            policy: (A,) log pi(y | x).
+            reference: (A,) log pi_ref(y | x), None without a reference.
+        """
+        sides = pair_answers[0], pair_answers[-1]
+        of_reference = () if reference is None else (reference[side] for side in sides)
+        return cls(*(policy[side] for side in sides), *(lengths[side] for side in sides), *of_reference)
+
     @property
     def has_reference(self) -> bool:
         """Whether reference log-probs are there."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .configuration_internvl_chat import InternVLChatConfig
-    from .loading import is_hf_layout, load_config, load_model, load_tokenizer, remote_code_files
+    from .loading import is_hf_layout, load_config, load_model, load_tokenizer
     from .modeling_internvl_chat import InternVLChatModel
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "load_config",
     "load_model",
     "load_tokenizer",
-    "remote_code_files",
 ]
 _HOMES = {"InternVLChatConfig": "configuration_internvl_chat", "InternVLChatModel": "modeling_internvl_chat"}
 

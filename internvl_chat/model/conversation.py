@@ -1,12 +1,27 @@
-"""Chat templates of the InternVL families, as data, with the one `render` that training and chat share.
+"""Chat templates of the InternVL families, as data, and prompts to token ids.
 
-All of them have the same shape, `<system>{sep}` and then `{role prefix}{text}{sep}` per turn; only the strings differ.
-GPT-OSS also writes which channel an answer is for, and ends the last answer otherwise than earlier turns.
-The system messages are those of the released models: a model asked under another one is another model.
+All templates have the same shape, `<system>{sep}` and then `{role prefix}{text}{sep}` per turn; only the strings
+differ. GPT-OSS also writes which channel an answer is for, and ends the last answer otherwise than earlier turns. The
+system messages are those of the released models: a model asked under another one is another model. `Template.render`
+writes a conversation out; training writes its turns around the images of a row by itself, to the same ids.
+
+A template writes special tokens; a question or an answer that spells one out ("<|im_end|>", "<IMG_CONTEXT>", "</s>")
+means its characters. Tokenizers cannot tell the two apart in one string, so `TextEncoder` encodes prompts from parts.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from .constants import IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Where special tokens of these families start: cutting a text after these characters leaves none of them whole.
+_AFTER_OPENING = re.compile(r"(?<=[<\[])")
 
 _SYSTEM_2_5 = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
@@ -38,7 +53,7 @@ and not reference the thinking section.
 """.strip()
 
 
-class Segment(NamedTuple):
+class Piece(NamedTuple):
     """A piece of a rendered conversation; `supervised` says whether the model learns to write it."""
 
     text: str
@@ -76,10 +91,10 @@ class Template:
         """What ends the answer that is learned or generated."""
         return self.last_end_token or self.end_token
 
-    def render(self, turns: list[tuple[str, str | None]], system_message: str | None = None) -> list[Segment]:
-        """Return the conversation as segments whose texts, joined, are the whole prompt.
+    def render(self, turns: list[tuple[str, str | None]], system_message: str | None = None) -> list[Piece]:
+        """Return the conversation as pieces whose texts, joined, are the whole prompt.
 
-        An assistant turn becomes three segments: its prefix, the supervised answer with what it is written between, the
+        An assistant turn becomes three pieces: its prefix, the supervised answer with what it is written between, the
         separator.
 
         Args:
@@ -91,24 +106,24 @@ class Template:
             ValueError: a role is unknown, or a text is missing elsewhere than in the last assistant turn.
         """
         system = self.system_message if system_message is None else system_message
-        segments = [Segment(self.system_prefix + system + self.end_token + self.separator, False)]
+        pieces = [Piece(self.system_prefix + system + self.end_token + self.separator, False)]
         for index, (role, text) in enumerate(turns):
             is_last = index == len(turns) - 1
             _check_turn(index, role, text, is_last=is_last)
-            segments += self._turn(role, text, is_last=is_last)
-        return [segment for segment in segments if segment.text]
+            pieces += self._turn(role, text, is_last=is_last)
+        return [piece for piece in pieces if piece.text]
 
-    def _turn(self, role: str, text: str | None, *, is_last: bool) -> list[Segment]:
+    def _turn(self, role: str, text: str | None, *, is_last: bool) -> list[Piece]:
         if role == "user":
-            return [Segment(f"{self.user_prefix}{text}{self.end_token}{self.separator}", False)]
+            return [Piece(f"{self.user_prefix}{text}{self.end_token}{self.separator}", False)]
         if text is None:
-            return [Segment(self.assistant_prefix + self.answer_prefix, False)]
+            return [Piece(self.assistant_prefix + self.answer_prefix, False)]
         answer = self.answer_prefix + text + (self.stop_token if is_last else self.end_token)
-        return [Segment(self.assistant_prefix, False), Segment(answer, True), Segment(self.separator, False)]
+        return [Piece(self.assistant_prefix, False), Piece(answer, True), Piece(self.separator, False)]
 
     def prompt(self, turns: list[tuple[str, str | None]], system_message: str | None = None) -> str:
         """Return `render` as one string; see there for the arguments."""
-        return "".join(segment.text for segment in self.render(turns, system_message))
+        return "".join(piece.text for piece in self.render(turns, system_message))
 
 
 def _check_turn(index: int, role: str, text: str | None, *, is_last: bool) -> None:
@@ -174,3 +189,71 @@ def get_template(name: str | None) -> Template:
     if name is None or name not in TEMPLATES:
         raise ValueError(f"unknown chat template {name!r}; known: {', '.join(sorted(TEMPLATES))}")
     return TEMPLATES[name]
+
+
+class Part(NamedTuple):
+    """A piece of a prompt; special tokens are read as such only where it is `trusted`."""
+
+    text: str
+    trusted: bool
+
+
+class TextEncoder:
+    """Encodes plain text and prompts of parts with a tokenizer of either family."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Take a tokenizer; the image tokens count as special whether it calls them so or not."""
+        self.tokenizer = tokenizer
+        special = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}, key=len, reverse=True)
+        self._special_pattern = re.compile("(" + "|".join(map(re.escape, special)) + ")")
+        image_tokens = [IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN]
+        self._reserved = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(image_tokens)}
+        self._reserved |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._reserved -= {tokenizer.unk_token_id, None}  # of tokens that it does not know
+
+    @cached_property
+    def _most_characters(self) -> int:
+        """Of a text that one token can stand for; normalization may have made one of up to four."""
+        return 4 * max(map(len, self.tokenizer.get_vocab()))
+
+    def fewest_tokens(self, text: str) -> int:
+        """A number that the tokens of a text reach at least, told from its length: encoding 10 MB takes 1.5 GB."""
+        return -(-len(text) // self._most_characters)
+
+    def special_id(self, token: str) -> int:
+        """Id of a special token; ValueError unless the tokenizer knows it."""
+        index = self.tokenizer.convert_tokens_to_ids(token)
+        if not isinstance(index, int) or index == self.tokenizer.unk_token_id:
+            raise ValueError(f"the tokenizer does not know {token!r}: do tokenizer and template belong together?")
+        return index
+
+    def beginning(self) -> list[int]:
+        """What this tokenizer puts in front of a text: its token for the beginning, or nothing."""
+        return [i for i in self.tokenizer.encode("", add_special_tokens=True) if i == self.tokenizer.bos_token_id]
+
+    def encode(self, parts: Iterable[Part]) -> list[int]:
+        """Ids of parts that follow each other without a seam, nothing put in front."""
+        ids: list[int] = []
+        plain = ""
+        for part in parts:
+            pieces = self._special_pattern.split(part.text) if part.trusted else [part.text]
+            plain += pieces[0]  # plain, special, plain, ..., plain
+            for special, after in zip(pieces[1::2], pieces[2::2], strict=True):
+                ids += [*self.encode_text(plain), self.special_id(special)]
+                plain = after
+        return ids + self.encode_text(plain)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text, in which no special token can occur.
+
+        `split_special_tokens` sees to that, but for a vocabulary that holds a special token as text too, such as
+        InternLM2's [UNUSED_TOKEN_145]. Such a text is cut where special tokens open, and into characters if need be.
+        """
+        if not text:
+            return []
+        # verbose: over-long rows are planned for or skipped with a reason, the tokenizer's warning would mislead.
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        if len(text) == 1 or self._reserved.isdisjoint(ids):
+            return ids
+        parts = [part for part in _AFTER_OPENING.split(text) if part]
+        return [index for part in (parts if len(parts) > 1 else text) for index in self.encode_text(part)]

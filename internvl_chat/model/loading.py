@@ -8,7 +8,6 @@ are read; pickled weights can run code.
 
 import os
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 import transformers
@@ -223,9 +222,3 @@ def _tokenizer_class(path: str | os.PathLike) -> type[PreTrainedTokenizerBase]:
             f"which is not run; known are {', '.join(_INTERNLM_TOKENIZERS)} and those of transformers"
         )
     return found
-
-
-def remote_code_files() -> list[Path]:
-    """Return the files of this folder that make a checkpoint load elsewhere with `trust_remote_code=True`."""
-    stay = ("__init__.py", "checkpoint_files.py", "file_kinds.py", "hf_layout.py", Path(__file__).name)
-    return sorted(file for file in Path(__file__).parent.glob("*.py") if file.name not in stay)

@@ -4,6 +4,9 @@ The forward pass in four sentences. Every tile becomes P image tokens (`extract_
 is 1 replace, in order, the embeddings of the `<IMG_CONTEXT>` tokens (`embed`). The language model runs over the result.
 A tile with flag 0 touches the graph without changing a value: rows without images then have the same backward pass.
 
+Which tiles and which tokens these are can be said in index tensors, as training does: else the host has to wait for the
+GPU to learn how many there are.
+
 Shapes: B rows, S tokens, T tiles, P image tokens per tile, D width, V vocabulary.
 """
 
@@ -16,9 +19,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_internlm2 import InternLM2Config
 from .configuration_internvl_chat import InternVLChatConfig
+from .constants import NORMALIZATIONS
 from .modeling_intern_vit import InternVisionModel
 from .modeling_internlm2 import InternLM2ForCausalLM
-from .normalization import normalize_tiles
 
 
 class InternVLNetwork(PreTrainedModel, GenerationMixin):
@@ -65,7 +68,10 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
         position_ids: torch.Tensor | None = None,
         image_flags: torch.Tensor | None = None,
         *,
+        image_tiles: torch.Tensor | None = None,
+        image_positions: torch.Tensor | None = None,
         head_labels: torch.Tensor | None = None,
+        head_positions: torch.Tensor | None = None,
         **kwargs: object,
     ) -> CausalLMOutputWithPast:
         """Score every next token.
@@ -76,8 +82,11 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
             attention_mask: (B, S), 1 for tokens and 0 for padding.
             position_ids: (B, S).
             image_flags: (T,), as of `embed`.
+            image_tiles: as of `embed`.
+            image_positions: as of `embed`.
             head_labels: (B, S), given to an output layer that takes labels besides hidden states and then need not
                 form the logits; it runs in here because DDP watches what a forward uses.
+            head_positions: (L,) where labels stand, given to that output layer as `positions`.
             kwargs: of the language model: `labels` (B, S) adds a loss; `use_cache`, `past_key_values`, ...; unknown
                 ones reach the attention function.
 
@@ -89,17 +98,27 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
         """
         decode = self.language_model if head_labels is None else self.language_model.model
         decoded = decode(
-            inputs_embeds=self.embed(pixel_values, input_ids, image_flags),
+            inputs_embeds=self.embed(
+                pixel_values, input_ids, image_flags, image_tiles=image_tiles, image_positions=image_positions
+            ),
             attention_mask=attention_mask,
             position_ids=position_ids,
             **kwargs,
         )
         if head_labels is None:
             return decoded
-        return CausalLMOutputWithPast(logits=self.get_output_embeddings()(decoded.last_hidden_state, head_labels))
+        known = {} if head_positions is None else {"positions": head_positions}
+        head = self.get_output_embeddings()
+        return CausalLMOutputWithPast(logits=head(decoded.last_hidden_state, head_labels, **known))
 
     def embed(
-        self, pixel_values: torch.Tensor | None, input_ids: torch.Tensor, image_flags: torch.Tensor | None = None
+        self,
+        pixel_values: torch.Tensor | None,
+        input_ids: torch.Tensor,
+        image_flags: torch.Tensor | None = None,
+        *,
+        image_tiles: torch.Tensor | None = None,
+        image_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the embeddings of the tokens, image features in place of `<IMG_CONTEXT>`.
 
@@ -108,6 +127,8 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
             input_ids: (B, S).
             image_flags: (T,) or (T, 1); 1 for tiles of images, 0 for a stand-in tile of a row without image. All 1
                 when absent.
+            image_tiles: (T',) the tiles whose flag is 1, in place of the flags.
+            image_positions: (K,) as of `insert_features`.
 
         Returns:
             (B, S, D).
@@ -118,13 +139,19 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
         if pixel_values is None:
             return self.insert_features(input_ids, None)
         features = self.extract_feature(pixel_values)
-        if image_flags is not None:
-            # Selecting keeps the graph even when nothing is selected: stand-in tiles get a gradient of exactly zero.
+        # Selecting keeps the graph even when nothing is selected: stand-in tiles get a gradient of exactly zero.
+        if image_tiles is not None:
+            features = features.index_select(0, image_tiles)
+        elif image_flags is not None:
             features = features[image_flags.reshape(-1).to(features.device).bool()]
-        return self.insert_features(input_ids, features)
+        return self.insert_features(input_ids, features, image_positions)
 
-    def insert_features(self, input_ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+    def insert_features(
+        self, input_ids: torch.Tensor, features: torch.Tensor | None, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the embeddings of `input_ids` (B, S) with `features` (T, P, D) in place of `<IMG_CONTEXT>`.
+
+        `positions` (K,) are those of `<IMG_CONTEXT>` in the flattened ids, looked up where they are not given.
 
         Raises:
             ValueError: as of `embed`.
@@ -132,20 +159,27 @@ class InternVLNetwork(PreTrainedModel, GenerationMixin):
         inputs_embeds = self.language_model.get_input_embeddings()(input_ids)  # (B, S, D)
         if features is None:
             return inputs_embeds
-        if self.img_context_token_id is None:
-            raise ValueError(
-                f"img_context_token_id is {self.img_context_token_id}: load with load_model, or set it to "
-                "tokenizer.convert_tokens_to_ids('<IMG_CONTEXT>')"
-            )
-        is_image = input_ids == self.img_context_token_id  # (B, S)
-        wanted, given = int(is_image.sum()), features.shape[0] * features.shape[1]
+        if positions is None:
+            positions = self._image_positions(input_ids)
+        wanted, given = len(positions), features.shape[0] * features.shape[1]
         if wanted != given:
             raise ValueError(
                 f"the text has {wanted} image tokens but the tiles give {given} ({features.shape[0]} tiles of "
                 f"{features.shape[1]}): an image was cut, left out or tiled differently from its text; "
                 "check num_image_token and that max_seq_length cuts no image"
             )
-        return inputs_embeds.masked_scatter(is_image.unsqueeze(-1), features.to(inputs_embeds.dtype))
+        flat = inputs_embeds.flatten(0, 1)
+        filled = flat.index_copy(0, positions, features.flatten(0, 1).to(flat.dtype))
+        return filled.view_as(inputs_embeds)
+
+    def _image_positions(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return where `<IMG_CONTEXT>` stands in the flattened ids (B * S,)."""
+        if self.img_context_token_id is None:
+            raise ValueError(
+                f"img_context_token_id is {self.img_context_token_id}: load with load_model, or set it to "
+                "tokenizer.convert_tokens_to_ids('<IMG_CONTEXT>')"
+            )
+        return (input_ids.flatten() == self.img_context_token_id).nonzero().squeeze(-1)
 
     def extract_feature(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Turn tiles into image tokens.
@@ -194,3 +228,30 @@ def _projector(config: InternVLChatConfig) -> nn.Sequential:
     shuffled = config.vision_config.hidden_size * int(1 / config.downsample_ratio) ** 2
     width = config.llm_config.hidden_size
     return nn.Sequential(nn.LayerNorm(shuffled), nn.Linear(shuffled, width), nn.GELU(), nn.Linear(width, width))
+
+
+def normalize_tiles(tiles: torch.Tensor, normalize_type: str = "imagenet") -> torch.Tensor:
+    """Return `(tiles / 255 - mean) / std`, bit for bit what float preprocessing on the host gives.
+
+    Args:
+        tiles: (T, 3, H, W) uint8, RGB, on any device.
+        normalize_type: "imagenet", "clip" or "siglip".
+
+    Returns:
+        (T, 3, H, W) float32.
+
+    Raises:
+        ValueError: the tiles are not uint8 (they may be normalised already), or the type is unknown.
+    """
+    if tiles.dtype != torch.uint8:
+        raise ValueError(f"normalize_tiles takes uint8 tiles, got {tiles.dtype}: were they normalised before?")
+    if normalize_type not in NORMALIZATIONS:
+        raise ValueError(f"unknown normalize_type {normalize_type!r}; known: {', '.join(NORMALIZATIONS)}")
+    # Numbers are filled in on the device, not copied to it: for a copy the host would wait until the GPU is idle.
+    mean, std = (
+        torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=tiles.device) for value in values])
+        for values in NORMALIZATIONS[normalize_type]
+    )
+    # The divisor is a tensor on the device: CUDA divides by a Python number through its reciprocal, off by one ulp.
+    scale = torch.full((), 255.0, dtype=torch.float32, device=tiles.device)
+    return (tiles.to(torch.float32) / scale - mean) / std

@@ -11,9 +11,8 @@ from transformers import GenerationConfig
 
 from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMAGE_PLACEHOLDER, IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
-from .conversation import Template, get_template
+from .conversation import Part, Template, TextEncoder, get_template
 from .modeling_internvl import InternVLNetwork
-from .text_encoding import Part, TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

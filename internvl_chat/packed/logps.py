@@ -1,4 +1,4 @@
-"""Log-probs of labels without ever holding the (N, V) logits.
+"""A pack through a model: log-probs of its answers, without ever holding the (N, V) logits.
 
 With V = 150,000 the logits of one pair, and what autograd keeps of them, outweigh the model. Here the LM head runs on
 chunks of positions that have a label; only one float per position is kept, and the backward pass computes the logits of
@@ -11,6 +11,7 @@ call per chunk would gather per chunk, and ranks with unlike numbers of labels w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,12 +21,19 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from internvl_chat.model.constants import IGNORE_INDEX
+from internvl_chat.packed.packing import PackedPairs
 
 CHUNK_SIZE = 1024  # positions whose logits are held at once: 0.6 GB in float32 with V = 150,000
 
 
 def token_logps(
-    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None, *, chunk_size: int = CHUNK_SIZE
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    *,
+    positions: Tensor | None = None,
+    chunk_size: int = CHUNK_SIZE,
 ) -> Tensor:
     """log softmax(hidden weight^T + bias)[label] per position, exact, with gradients for hidden, weight and bias.
 
@@ -37,6 +45,7 @@ def token_logps(
         weight: (V, D), the LM head's; may be frozen or shared with the embedding.
         labels: (...) int64 in [0, V), or IGNORE_INDEX where there is none: those positions cost nothing.
         bias: (V,) or None.
+        positions: (L,) where the flattened labels have one. None: they are looked up, for which the host has to wait.
         chunk_size: positions per chunk, >= 1.
 
     Returns:
@@ -54,7 +63,7 @@ def token_logps(
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
     flat = labels.flatten()
-    kept = (flat != IGNORE_INDEX).nonzero().squeeze(-1)
+    kept = (flat != IGNORE_INDEX).nonzero().squeeze(-1) if positions is None else positions
     hidden = hidden.reshape(-1, hidden.shape[-1])[kept]
     logps = _ChunkedLogps.apply(hidden, weight, bias, flat[kept], chunk_size)
     return logps.new_zeros(flat.shape).index_copy(0, kept, logps).view(labels.shape)
@@ -70,10 +79,10 @@ class _ChunkedLogps(torch.autograd.Function):
         head = _cast(weight, bias, hidden.dtype)
         logps = hidden.new_empty(len(hidden), dtype=_precise(hidden))
         normalizers = torch.empty_like(logps)
-        for rows in _chunks(len(hidden), chunk_size):
-            logits = functional.linear(hidden[rows], *head).to(logps.dtype)
-            normalizers[rows] = logits.logsumexp(-1)
-            logps[rows] = logits.gather(-1, labels[rows, None]).squeeze(-1) - normalizers[rows]
+        for part in _chunks(len(hidden), chunk_size):
+            logits = functional.linear(hidden[part], *head).to(logps.dtype)
+            normalizers[part] = logits.logsumexp(-1)
+            logps[part] = logits.gather(-1, labels[part, None]).squeeze(-1) - normalizers[part]
         ctx.chunk_size = chunk_size
         ctx.save_for_backward(hidden, weight, bias, labels, normalizers)
         return logps
@@ -88,16 +97,16 @@ class _ChunkedLogps(torch.autograd.Function):
         by_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         by_weight = torch.zeros_like(weight, dtype=sums) if ctx.needs_input_grad[1] else None
         by_bias = torch.zeros_like(bias, dtype=sums) if ctx.needs_input_grad[2] else None
-        for rows in _chunks(len(hidden), ctx.chunk_size):
+        for part in _chunks(len(hidden), ctx.chunk_size):
             # d logp / d z = onehot(label) - softmax(z), the softmax from the logits, computed again
-            by_logits = functional.linear(hidden[rows], *head).to(grad.dtype)
-            by_logits.sub_(normalizers[rows, None]).exp_().mul_(-grad[rows, None])
-            by_logits.scatter_add_(-1, labels[rows, None], grad[rows, None])
+            by_logits = functional.linear(hidden[part], *head).to(grad.dtype)
+            by_logits.sub_(normalizers[part, None]).exp_().mul_(-grad[part, None])
+            by_logits.scatter_add_(-1, labels[part, None], grad[part, None])
             by_logits = by_logits.to(hidden.dtype)
             if by_hidden is not None:
-                by_hidden[rows] = by_logits @ head[0]
+                by_hidden[part] = by_logits @ head[0]
             if by_weight is not None:
-                by_weight += by_logits.T @ hidden[rows]
+                by_weight += by_logits.T @ hidden[part]
             if by_bias is not None:
                 by_bias += by_logits.sum(0)
         return by_hidden, *_cast(by_weight, by_bias, weight.dtype), None, None
@@ -127,11 +136,18 @@ class LogpsHead(nn.Linear):
         new.weight, new.bias = head.weight, head.bias
         return new
 
-    def forward(self, hidden: Tensor, labels: Tensor | None = None, chunk_size: int = CHUNK_SIZE) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        labels: Tensor | None = None,
+        chunk_size: int = CHUNK_SIZE,
+        *,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Logits (..., V), or with labels (...) their log-probs (...) by `token_logps`."""
         if labels is None:
             return super().forward(hidden)
-        return token_logps(hidden, self.weight, labels, self.bias, chunk_size=chunk_size)
+        return token_logps(hidden, self.weight, labels, self.bias, positions=positions, chunk_size=chunk_size)
 
 
 def install_logps_head(language_model: PreTrainedModel) -> None:
@@ -159,7 +175,7 @@ def sequence_logps(token_logps: Tensor, sequence_ids: Tensor | None = None, num_
     Args:
         token_logps: (B, S) padded, or (N,) packed; 0 where there is no label, as `token_logps` gives them.
         sequence_ids: (N,) int64 in [0, num_sequences), the answer of each packed position; None for (B, S).
-        num_sequences: B of a packed row.
+        num_sequences: B of a pack.
 
     Returns:
         (B,) float64: log pi(y | x) in nats.
@@ -168,9 +184,31 @@ def sequence_logps(token_logps: Tensor, sequence_ids: Tensor | None = None, num_
         ValueError: only one of sequence_ids and num_sequences, or ids of another shape.
     """
     if (sequence_ids is None) != (num_sequences is None):
-        raise ValueError(f"packed rows need both sequence_ids and num_sequences, got {sequence_ids}, {num_sequences}")
+        raise ValueError(f"packs need both sequence_ids and num_sequences, got {sequence_ids}, {num_sequences}")
     if sequence_ids is None or num_sequences is None:
         return token_logps.double().sum(-1)
     if sequence_ids.shape != token_logps.shape:
         raise ValueError(f"{tuple(sequence_ids.shape)} sequence_ids for {tuple(token_logps.shape)} token_logps")
     return token_logps.new_zeros(num_sequences, dtype=torch.float64).index_add(0, sequence_ids, token_logps.double())
+
+
+def answer_logps(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Log-probs (A,) of the distinct answers of a packed batch, float64 nats; vision tower and prompts run once.
+
+    Args:
+        model: the policy or the reference, wrapped or not, switched by `use_shared_prefix`.
+        batch: of `collate_packed`; `pixel_values` may be normalised already.
+    """
+    pack: PackedPairs = batch["packed"]
+    logps = model(
+        pixel_values=batch["pixel_values"],
+        input_ids=pack.input_ids,
+        position_ids=pack.position_ids,
+        image_tiles=batch["image_tiles"],
+        image_positions=pack.image_positions,
+        shared_prefix=pack.layout,
+        head_labels=pack.labels[None],
+        head_positions=pack.label_positions,
+        use_cache=False,
+    ).logits[0]
+    return sequence_logps(logps, pack.answer_ids, len(pack.lengths))

@@ -1,15 +1,18 @@
-"""A collated batch becomes one packed row in which each prompt is computed once for all its answers.
+"""The pairs of a micro-batch become one pack of tokens, in which each prompt is computed once for all its answers.
 
     [ prompt[:-1] | last, chosen[:-1] | last, rejected[:-1] | next prompt ... ]
 
 Position ids of every branch continue its prompt. Repeating the prompt's last token at the head of each branch gives
 every position at most one label: the token that follows it. No padding, no token after the last supervised one. Pairs
-of a batch that share prompt and images share the prefix too, and an answer that several of them name runs once.
+that share prompt and images share the prefix too, and an answer that several of them name runs once.
+
+What the forward pass would otherwise have to ask the GPU for, which positions hold images and which have labels, is
+noted here, on the CPU: every such question makes the host wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +20,10 @@ import numpy as np
 import torch
 import xxhash
 
-from internvl_chat.data.collator import SIDES, dpo_concat_pad_data_collator
+from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.packed.attention import SharedPrefixLayout, build_layout
-from internvl_chat.packed.segments import Segment, map_tensors
+from internvl_chat.packed.layout import Segment, SharedPrefixLayout, build_layout, map_tensors
+from internvl_chat.records.samples import SIDES, SkippedRow, prompt_key
 
 
 @dataclass(frozen=True)
@@ -31,21 +34,30 @@ class PackedPairs:
         input_ids: (1, N).
         position_ids: (1, N).
         labels: (N,) the token that follows, IGNORE_INDEX inside a prompt.
+        label_positions: (L,) where there is a label.
         answer_ids: (N,) which of the A answers a position belongs to; 0 inside a prompt, where it does not count.
         lengths: (A,) supervised tokens of each answer.
         pair_answers: (2, B) the answers of each pair, chosen then rejected; (1, B) in fine-tuning.
         answer_keys: A keys of 16 bytes, equal where prompt, images and answer are.
         layout: who attends to whom.
+        image_positions: (K,) where an image token stands; None where nobody said which token that is.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     labels: torch.Tensor
+    label_positions: torch.Tensor
     answer_ids: torch.Tensor
     lengths: torch.Tensor
     pair_answers: torch.Tensor
     answer_keys: tuple[bytes, ...]
     layout: SharedPrefixLayout
+    image_positions: torch.Tensor | None = None
+
+    @property
+    def has_rejected(self) -> bool:
+        """Whether pairs have a rejected answer; in fine-tuning they have none."""
+        return len(self.pair_answers) == len(SIDES)
 
     def to(self, *args: Any, **kwargs: Any) -> PackedPairs:
         """Like `Tensor.to`, for all tensors; accelerate and transformers call it."""
@@ -57,98 +69,37 @@ class PackedPairs:
 
 
 @dataclass(frozen=True)
-class PairRow:
-    """One tokenized pair: the prompt (S,) and its answers, chosen then rejected, 1-D arrays of token ids.
+class TokenizedPair:
+    """The prompt (P,) of a pair and its answers, chosen then rejected, 1-D int64 arrays of token ids.
 
-    Rows with equal `prompt_key` have the same prompt and images.
+    Pairs with equal `prompt_key` have the same prompt and images.
     """
 
     prompt: np.ndarray
     answers: tuple[np.ndarray, ...]
     prompt_key: bytes
 
-
-def split_row(input_ids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Prompt and supervised answer of one row of (S,) ids; what follows the last supervised token is dropped.
-
-    Raises:
-        ValueError: nothing is supervised, or the very first token is, or the supervised part has a gap.
-    """
-    supervised = np.flatnonzero(labels != IGNORE_INDEX)
-    if supervised.size == 0 or supervised[0] == 0:
-        raise ValueError(f"a row of {len(labels)} tokens has {supervised.size} supervised ones after its prompt")
-    start, end = supervised[0], supervised[-1] + 1
-    if end - start != supervised.size:
-        raise ValueError(f"{supervised.size} supervised tokens lie in a span of {end - start}: one span is expected")
-    return input_ids[:start], input_ids[start:end]
+    @property
+    def answer_keys(self) -> list[bytes]:
+        """16 bytes for each answer, equal where prompt, images and answer are."""
+        return [xxhash.xxh3_128_digest(self.prompt_key + answer.tobytes()) for answer in self.answers]
 
 
-def pair_rows(batch: Mapping[str, Any]) -> list[PairRow]:
-    """The pairs of a batch of `dpo_concat_pad_data_collator`, without their padding.
-
-    Raises:
-        ValueError: the two prompts of a pair differ, or `split_row` refuses a row.
-    """
-    sides = [side for side in SIDES if f"{side}_input_ids" in batch]
-    tiles = _tiles_of_rows(batch)
-    rows = []
-    for index in range(len(batch["chosen_input_ids"])):
-        split = [split_row(batch[f"{s}_input_ids"][index].numpy(), batch[f"{s}_labels"][index].numpy()) for s in sides]
-        prompt = split[0][0]
-        if any(not np.array_equal(prompt, other) for other, _ in split[1:]):
-            raise ValueError(f"pair {index} of the batch: chosen and rejected do not start with the same prompt")
-        digest = xxhash.xxh3_128(prompt.tobytes())
-        # Who does not say whose tiles are whose gets every row taken for a prompt of its own.
-        digest.update(str(index).encode() if tiles is None else tiles[index].numpy().tobytes())
-        rows.append(PairRow(prompt, tuple(answer for _, answer in split), digest.digest()))
-    return rows
-
-
-def _tiles_of_rows(batch: Mapping[str, Any]) -> tuple[torch.Tensor, ...] | None:
-    return batch["pixel_values"].split(batch["num_tiles"].tolist()) if "num_tiles" in batch else None
-
-
-def pack_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Pack a batch of `dpo_concat_pad_data_collator`, on the CPU.
-
-    Returns:
-        `packed`, `pixel_values` and `image_flags` of each distinct prompt once, `row_ids` and `skipped` as they were.
-
-    Raises:
-        ValueError: as `pair_rows`.
-    """
-    rows = pair_rows(batch)
-    first_rows: dict[bytes, int] = {}
-    for index, row in enumerate(rows):
-        first_rows.setdefault(row.prompt_key, index)
-    pixels, flags = batch["pixel_values"], batch["image_flags"]
-    if len(first_rows) < len(rows):
-        counts = batch["num_tiles"].tolist()
-        pixels = torch.cat([pixels.split(counts)[row] for row in first_rows.values()])
-        flags = torch.cat([flags.split(counts)[row] for row in first_rows.values()])
-    kept = {name: batch[name] for name in ("row_ids", "skipped") if name in batch}
-    return {"packed": pack_rows(rows), "pixel_values": pixels, "image_flags": flags, **kept}
-
-
-def pack_rows(rows: Sequence[PairRow]) -> PackedPairs:
-    """Lay pairs out in one row: each distinct prompt once, in order of appearance, with its distinct answers."""
+def pack_pairs(pairs: Sequence[TokenizedPair], image_token_id: int | None = None) -> PackedPairs:
+    """Lay pairs out: each distinct prompt once, in order of appearance, with its distinct answers."""
     prompts: dict[bytes, np.ndarray] = {}
     answers: dict[bytes, dict[bytes, np.ndarray]] = {}
-    for row in rows:
-        prompts.setdefault(row.prompt_key, row.prompt)
-        answers.setdefault(row.prompt_key, {}).update({_answer_key(row, answer): answer for answer in row.answers})
-    layout = _Layout()
+    for pair in pairs:
+        prompts.setdefault(pair.prompt_key, pair.prompt)
+        answers.setdefault(pair.prompt_key, {}).update(zip(pair.answer_keys, pair.answers, strict=True))
+    pack = _Pack()
     for key, prompt in prompts.items():
-        layout.add(prompt, answers[key])
-    return layout.finish([[_answer_key(row, answer) for answer in row.answers] for row in rows])
+        pack.add(prompt, answers[key])
+    return pack.finish([pair.answer_keys for pair in pairs], image_token_id)
 
 
-def _answer_key(row: PairRow, answer: np.ndarray) -> bytes:
-    return xxhash.xxh3_128_digest(row.prompt_key + answer.tobytes())
-
-
-class _Layout:
-    """A packed row in the making."""
+class _Pack:
+    """Packed tokens in the making."""
 
     def __init__(self) -> None:
         self.pieces: list[tuple[np.ndarray, ...]] = []  # token ids, positions, labels, answer ids
@@ -175,8 +126,8 @@ class _Layout:
         self.pieces.append((ids, positions, labels, np.full(len(ids), answer_id)))
         self.size += len(ids)
 
-    def finish(self, pairs: Sequence[Sequence[bytes]]) -> PackedPairs:
-        """The packed row, for pairs that name their answers by key."""
+    def finish(self, pairs: Sequence[Sequence[bytes]], image_token_id: int | None) -> PackedPairs:
+        """The pack, for pairs that name their answers by key."""
         columns = [np.concatenate(column).astype(np.int64) for column in zip(*self.pieces, strict=True)]
         input_ids, position_ids, labels, answer_ids = map(torch.from_numpy, columns)
         numbers = [[self.answer_ids[key] for key in keys] for keys in pairs]
@@ -184,19 +135,128 @@ class _Layout:
             input_ids=input_ids[None],
             position_ids=position_ids[None],
             labels=labels,
+            label_positions=(labels != IGNORE_INDEX).nonzero().squeeze(-1),
             answer_ids=answer_ids,
             lengths=torch.tensor(self.lengths),
             pair_answers=torch.tensor(numbers).T.contiguous(),
             answer_keys=tuple(self.answer_ids),
             layout=build_layout(self.segments),
+            image_positions=None if image_token_id is None else (input_ids == image_token_id).nonzero().squeeze(-1),
         )
 
 
-def collate_packed(features: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any]:
-    """Samples to what a step needs: the contract batch of `dpo_concat_pad_data_collator`, packed.
+def collate_packed(
+    features: Sequence[Mapping[str, Any] | SkippedRow], image_token_id: int | None = None
+) -> dict[str, Any]:
+    """Samples to what a step needs.
+
+    Args:
+        features: samples of `MixtureDataset`, or such as `dpo_concat_pad_data_collator` takes; skipped rows.
+        image_token_id: of `<IMG_CONTEXT>`.
 
     Returns:
-        as `pack_batch`; only `skipped`, or nothing, where no row can be used.
+        `packed`; `pixel_values` (T, ...) and `image_flags` (T,) of each distinct prompt once, and `image_tiles`, the
+        tiles whose flag is set; `row_ids` where the samples have them; `skipped` where there are some. Only that, or
+        nothing, where no row can be used.
+
+    Raises:
+        ValueError: as `tokenized_pair`.
     """
-    batch = dpo_concat_pad_data_collator(features, pad_id)
-    return pack_batch(batch) if "pixel_values" in batch else batch
+    skipped = [feature for feature in features if isinstance(feature, SkippedRow)]
+    samples = [feature for feature in features if not isinstance(feature, SkippedRow)]
+    batch: dict[str, Any] = {"skipped": skipped} if skipped else {}
+    if not samples:
+        return batch
+    pairs = [tokenized_pair(sample, number) for number, sample in enumerate(samples)]
+    firsts = {pair.prompt_key: sample for pair, sample in reversed(list(zip(pairs, samples, strict=True)))}
+    of_prompts = [firsts[key] for key in dict.fromkeys(pair.prompt_key for pair in pairs)]
+    flags = torch.cat([torch.as_tensor(sample["image_flags"]) for sample in of_prompts])
+    if all("row_id" in sample for sample in samples):
+        batch["row_ids"] = [sample["row_id"] for sample in samples]
+    return batch | {
+        "packed": pack_pairs(pairs, image_token_id),
+        "pixel_values": torch.cat([sample["pixel_values"] for sample in of_prompts]),
+        "image_flags": flags,
+        "image_tiles": flags.flatten().nonzero().squeeze(-1),
+    }
+
+
+def tokenized_pair(sample: Mapping[str, Any], number: int = 0) -> TokenizedPair:
+    """The pair of a sample: as it is, or found again in joined ids and labels (see `dpo_concat_pad_data_collator`).
+
+    Raises:
+        ValueError: the two prompts of joined ids differ, or `split_ids` refuses them; names the pair by its `number`.
+    """
+    if "prompt_ids" in sample:
+        answers = tuple(ids.numpy() for ids in sample["answers"])
+        return TokenizedPair(sample["prompt_ids"].numpy(), answers, sample["prompt_key"])
+    sides = [side for side in SIDES if f"{side}_input_ids" in sample]
+    columns = [(np.asarray(sample[f"{side}_input_ids"]), np.asarray(sample[f"{side}_labels"])) for side in sides]
+    (prompt, *others), answers = zip(*(split_ids(ids, labels) for ids, labels in columns), strict=True)
+    if any(not np.array_equal(prompt, other) for other in others):
+        raise ValueError(f"pair {number} of the batch: chosen and rejected do not start with the same prompt")
+    tiles = sample["pixel_values"].numpy()
+    return TokenizedPair(prompt, answers, sample.get("prompt_key") or prompt_key(prompt, tiles))
+
+
+def split_ids(input_ids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Prompt and supervised answer of (S,) joined ids; what follows the last supervised token is dropped.
+
+    Raises:
+        ValueError: nothing is supervised, or the very first token is, or the supervised part has a gap.
+    """
+    supervised = np.flatnonzero(labels != IGNORE_INDEX)
+    if supervised.size == 0 or supervised[0] == 0:
+        raise ValueError(f"a row of {len(labels)} tokens has {supervised.size} supervised ones after its prompt")
+    start, end = supervised[0], supervised[-1] + 1
+    if end - start != supervised.size:
+        raise ValueError(f"{supervised.size} supervised tokens lie in a span of {end - start}: one span is expected")
+    return input_ids[:start], input_ids[start:end]
+
+
+def pack_batch(batch: Mapping[str, Any], image_token_id: int | None = None) -> dict[str, Any]:
+    """Pack a batch of `dpo_concat_pad_data_collator`, on the CPU; results and errors as of `collate_packed`."""
+    packed = collate_packed(list(_samples_of(batch)), image_token_id)
+    return packed | {name: batch[name] for name in ("row_ids", "skipped") if name in batch}
+
+
+def _samples_of(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The padded samples of a batch, each with its tiles.
+
+    Where other code does not say whose tiles are whose, the first sample has all of them, and no two samples count as
+    of one prompt.
+    """
+    names = [f"{side}_{part}" for side in SIDES for part in ("input_ids", "labels") if f"{side}_{part}" in batch]
+    size, pixels, flags = len(batch["chosen_input_ids"]), batch["pixel_values"], batch["image_flags"]
+    counts = batch["num_tiles"].tolist() if "num_tiles" in batch else [len(pixels)] + [0] * (size - 1)
+    parts = zip(pixels.split(counts), flags.split(counts), strict=True)
+    for number, (tiles, own_flags) in enumerate(parts):
+        sample = {name: batch[name][number] for name in names} | {"pixel_values": tiles, "image_flags": own_flags}
+        if "num_tiles" not in batch:
+            prompt = np.append(sample["chosen_input_ids"].numpy(), number)
+            sample["prompt_key"] = prompt_key(prompt, pixels.numpy())
+        yield sample
+
+
+def with_packed(batch: dict[str, Any], image_token_id: int | None) -> dict[str, Any]:
+    """The batch with `packed`: as the collator made it, or made here of a batch that was only padded."""
+    if "packed" in batch:
+        return batch
+    device = batch["pixel_values"].device
+    on_cpu = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    packed = pack_batch(on_cpu, image_token_id)
+    return {name: value.to(device) if hasattr(value, "to") else value for name, value in packed.items()}
+
+
+def idle_batch(model: InternVLChatModel, device: torch.device) -> dict[str, Any]:
+    """The smallest batch that runs every module, for a rank without a usable row: a blank tile, a supervised token."""
+    size = model.config.force_image_size or model.config.vision_config.image_size
+    tokens = [model.img_context_token_id] * model.num_image_token + [0, 0]
+    batch = {
+        "chosen_input_ids": torch.tensor([tokens]),
+        "chosen_labels": torch.tensor([[IGNORE_INDEX] * (len(tokens) - 1) + [0]]),
+        "pixel_values": torch.zeros(1, 3, size, size, dtype=torch.uint8),
+        "image_flags": torch.ones(1, dtype=torch.long),
+    }
+    packed = pack_batch(batch, model.img_context_token_id)
+    return {name: value.to(device) for name, value in packed.items()}

@@ -1,12 +1,12 @@
-"""Sequence parallelism: the ranks of a group share the packed row of one batch, so that longer rows fit.
+"""Sequence parallelism: the ranks of a group share the pack of one batch, so that longer ones fit.
 
 A rank has a part of the tiles in the vision tower and a part of the positions in decoder and LM head. In attention it
 has all positions and a part of the heads, one all-to-all before and one behind (DeepSpeed-Ulysses, arXiv 2309.14509);
-written here because the row's own attention has to run between the two.
+written here because the pack's own attention has to run between the two.
 
 Hooks do it, so the model stays as it is and an engine that wraps it sees ordinary modules. All ranks of a group get the
 same batch and come to the same loss. Collectives are those that autograd runs backwards, hence the mean over all ranks
-that an engine takes of the gradients is the gradient of the unsplit row.
+that an engine takes of the gradients is the gradient of the unsplit pack.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from internvl_chat.model.constants import IGNORE_INDEX
 
 
 class SequenceGroup:
-    """The ranks that share rows, and how many positions and tiles the row in the model has."""
+    """The ranks that share packs, and how many positions and tiles the pack in the model has."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         """Take a group of two ranks or more."""
@@ -75,7 +75,7 @@ class SequenceGroup:
 
 
 def split_rows(model: InternVLChatModel, group: SequenceGroup) -> None:
-    """Let the model work on this rank's part of each packed row; its log-probs are those of the whole row.
+    """Let the model work on this rank's part of each pack; its log-probs are those of the whole pack.
 
     Do it once, behind `use_shared_prefix` and before any engine wraps the model.
 
@@ -100,9 +100,9 @@ def split_rows(model: InternVLChatModel, group: SequenceGroup) -> None:
         parts = {"inputs_embeds": group.own(embeds, 1), "position_ids": group.own(positions, 1)}
         return args, {**kwargs, **parts, "sequence_group": group}
 
-    def split_labels(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def split_labels(_: nn.Module, args: tuple[Any, ...], __: dict[str, Any]) -> tuple[Any, Any]:
         hidden, labels = args
-        return hidden, group.own(labels, 1, IGNORE_INDEX)
+        return (hidden, group.own(labels, 1, IGNORE_INDEX)), {}  # positions of labels are those of all ranks
 
     def join_logps(_: nn.Module, args: tuple[Any, ...], logps: Tensor) -> Tensor:
         return group.whole(logps, 1, group.num_positions)
@@ -111,5 +111,5 @@ def split_rows(model: InternVLChatModel, group: SequenceGroup) -> None:
     model.mlp1.register_forward_hook(join_tiles)
     model.language_model.model.register_forward_pre_hook(split_positions, with_kwargs=True)
     head = model.language_model.get_output_embeddings()
-    head.register_forward_pre_hook(split_labels)
+    head.register_forward_pre_hook(split_labels, with_kwargs=True)
     head.register_forward_hook(join_logps)

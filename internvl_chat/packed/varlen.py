@@ -1,64 +1,52 @@
-"""Packed attention on a GPU: all segments of a row in one call of torch's variable-length Flash kernel.
+"""Packed attention on a GPU: all segments in one call of torch's variable-length Flash kernel.
 
-A segment has fewer queries than keys where it has a prefix. The kernel puts its causal diagonal at the bottom right, as
-segments need it, only where its backend is Flash; other backends put it at the top left. So the kernel is tried on a
-small row first, and where it fails or answers otherwise, `varlen_refusal` says why and groups take its place. Windows
-and attention sinks are tried apart: a kernel may lack them.
+Attention sinks, which the kernel lacks, are exact, forward and backward, from its log-sum-exp. A sink s stands in the
+denominator of the softmax of its head alone: weights are e^score / (e^lse + e^s), where lse is the log-sum-exp of the
+scores. So the output is the kernel's times sigmoid(lse - s), and lse' = log(e^lse + e^s). The backward kernel makes the
+weights again, from scores and lse, and the scores' gradients from them and the products of the output with its
+gradient. Given lse' and the output with the sink, it therefore returns the gradients of queries, keys and values with
+the sink. The gradient of s is minus its own weight e^(s - lse') times the product.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from internvl_chat.packed.groups import build_groups, group_attention
-from internvl_chat.packed.segments import Segment, Weighting, map_tensors
-from internvl_chat.packed.sinks import sink_attention
+from internvl_chat.packed.layout import VarlenIndex
 
-HALF = (torch.bfloat16, torch.float16)  # all that the kernel takes
-FURTHEST = 5e-2  # from float32, relative to the largest number: bfloat16 keeps 8 bits, a wrong mask is off by all
-TRIAL = (Segment(0, 70), Segment(70, 5, 0, 70), Segment(75, 33, 0, 70), Segment(108, 20))
-TRIAL_WINDOW = 24
+Ends = tuple[Tensor, Tensor, int, int]  # of queries and of keys, most queries and most keys of a segment
 
 
 @dataclass(frozen=True)
-class VarlenIndex:
-    """S segments as one call; their queries are the packed row itself, in its order.
+class Weighting:
+    """How the scores of what a query sees become weights.
 
     Attributes:
-        keys: (M,) positions in the packed row of the keys of one segment after the other.
-        query_ends: (S + 1,) int32, where each segment's queries end, from 0.
-        key_ends: (S + 1,) int32 likewise of the keys.
-        longest: most queries and most keys of a segment.
+        scaling: of the scores, None for 1/sqrt(D).
+        dropout: probability that a weight is left out.
+        window: a query sees so many keys, itself the last of them; None for all. It counts positions, not places in the
+            pack: an answer's first token has the end of its prompt in its window.
+        sinks: (H,) a logit per head that stands in the denominator of the softmax and gives nothing to the output;
+            None for no such term.
     """
 
-    keys: torch.Tensor
-    query_ends: torch.Tensor
-    key_ends: torch.Tensor
-    longest: tuple[int, int]
-
-
-def build_varlen(segments: Sequence[Segment]) -> VarlenIndex:
-    """Index of a row that the segments cover."""
-    ordered = sorted(segments, key=lambda s: s.start)
-    spans = [(s.prefix_start, s.prefix_length) for s in ordered], [(s.start, s.length) for s in ordered]
-    keys = [np.arange(start, start + length) for pair in zip(*spans, strict=True) for start, length in pair]
-    lengths = [s.length for s in ordered], [s.num_keys for s in ordered]
-    query_ends, key_ends = (torch.tensor([0, *np.cumsum(part)], dtype=torch.int32) for part in lengths)
-    return VarlenIndex(torch.from_numpy(np.concatenate(keys)), query_ends, key_ends, (max(lengths[0]), max(lengths[1])))
+    scaling: float | None = None
+    dropout: float = 0.0
+    window: int | None = None
+    sinks: torch.Tensor | None = None
 
 
 def varlen_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, index: VarlenIndex, weighting: Weighting
 ) -> torch.Tensor:
-    """Outputs (N, H, D) of a packed row from (H, N, D) queries and (H_kv, N, D) keys and values, all half precision.
+    """Outputs (N, H, D) of a pack from (H, N, D) queries and (H_kv, N, D) keys and values, all half precision.
 
     The kernel has no dropout.
     """
@@ -92,49 +80,68 @@ def _kernel(window: int | None) -> tuple[Callable[..., Any], dict[str, Any]]:
     return varlen_attn, options | ({"enable_gqa": True} if "enable_gqa" in known else {})
 
 
-@lru_cache
-def varlen_refusal(
-    device: torch.device, dtype: torch.dtype, *, windowed: bool = False, with_sinks: bool = False
-) -> str:
-    """Why rows of this type on this device do not go through the kernel; empty where they do. Tried once a process."""
-    if device.type != "cuda":
-        return f"the kernel needs a GPU, this is {device}"
-    if dtype not in HALF:
-        return f"the kernel takes bfloat16 and float16, this is {dtype}"
-    return trial_error(device, dtype, windowed=windowed, with_sinks=with_sinks)
+def sink_attention(
+    kernel: Callable[..., Any],
+    states: tuple[Tensor, ...],
+    sinks: Tensor,
+    ends: Ends,
+    options: dict[str, Any],
+) -> Tensor:
+    """Outputs (N, H, D) of a variable-length kernel with attention sinks.
+
+    Args:
+        kernel: `varlen_attn` of torch.
+        states: (N, H, D) queries, (M, H_kv, D) keys and values.
+        sinks: (H,) logits.
+        ends: where segments end, as the kernel takes them.
+        options: keywords of the kernel, `scale` and `window_size` among them.
+
+    Raises:
+        ImportError: this version of the kernel does not return its log-sum-exp.
+    """
+    return _SinkAttention.apply(*states, sinks, kernel, ends, options)
 
 
-def trial_error(device: torch.device, dtype: torch.dtype, *, windowed: bool = False, with_sinks: bool = False) -> str:
-    """What is wrong with the kernel's outputs and gradients on a small row, against groups in float32; empty if not."""
-    generator = torch.Generator().manual_seed(0)
-    states = [torch.randn(heads, 128, 64, generator=generator).to(device, dtype) for heads in (4, 2, 2)]
-    states += [torch.linspace(-1, 3, 4).to(device, dtype)] if with_sinks else []
-    window = TRIAL_WINDOW if windowed else None
-    groups, restore = build_groups(TRIAL, window)
-    placed = [map_tensors(group, lambda tensor: tensor.to(device)) for group in groups]
-    index = map_tensors(build_varlen(TRIAL), lambda tensor: tensor.to(device))
+class _SinkAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, kernel: Any, ends: Ends, options: Any
+    ) -> Tensor:
+        from torch.nn.attention.varlen import AuxRequest
 
-    def kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sinks: torch.Tensor) -> torch.Tensor:
-        return varlen_attention(query, key, value, index, Weighting(None, 0.0, window, *sinks))
+        output, lse = kernel(query, key, value, *ends, return_aux=AuxRequest(lse=True), **options)  # lse (H, N)
+        logits = sinks.to(lse.dtype, copy=True)[:, None]  # kept itself, it would be gone where ZeRO-3 frees parameters
+        output = (output * torch.sigmoid(lse - logits).T[..., None]).to(output.dtype)
+        ctx.save_for_backward(query, key, value, logits, output, torch.logaddexp(lse, logits))
+        ctx.ends, ctx.options = ends, options
+        return output
 
-    def expected(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sinks: torch.Tensor) -> torch.Tensor:
-        weighting = Weighting(None, 0.0, window, *sinks)
-        parts = [group_attention(query, key, value, group, weighting) for group in placed]
-        return torch.cat(parts)[restore.to(device)]
-
-    try:
-        found = _with_gradients(kernel, states)
-    except (AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
-        return f"the kernel of torch {torch.__version__} does not run: {error}"
-    wanted = _with_gradients(expected, [part.float() for part in states])
-    away = max(((ours - true).abs().max() / true.abs().max()).item() for ours, true in zip(found, wanted, strict=True))
-    if not away <= FURTHEST:  # NaN too
-        return f"the kernel of torch {torch.__version__} is {away:.0%} off on a trial: its mask lies otherwise"
-    return ""
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, logits, output, lse = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        of_states = kernel_backward(grad, (query, key, value), output, lse, ctx.ends, ctx.options)
+        products = (grad.to(lse.dtype) * output).sum(-1).T  # (H, N)
+        of_sinks = -((logits - lse).exp() * products).sum(1)
+        return *of_states, of_sinks, None, None, None
 
 
-def _with_gradients(attend: Callable[..., torch.Tensor], states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Outputs, then gradients for each of the states of the sum of their squares, in float32."""
-    leaves = [part.detach().requires_grad_() for part in states]
-    output = attend(*leaves).float()
-    return [output.detach(), *(grad.float() for grad in torch.autograd.grad(output.square().sum(), leaves))]
+def kernel_backward(
+    grad: Tensor, states: tuple[Tensor, ...], output: Tensor, lse: Tensor, ends: Ends, options: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values by the backward pass of the kernel, which torch has no public name for."""
+    before, after = options["window_size"]
+    return torch.ops.aten._flash_attention_backward(
+        grad,
+        *states,
+        output,
+        lse,
+        *ends,
+        0.0,  # dropout
+        before < 0,  # causal, without a window
+        torch.zeros(2, dtype=torch.uint64, device=grad.device),  # the state of dropout's generator
+        torch.empty(0, device=grad.device),
+        scale=options["scale"],
+        window_size_left=before,
+        window_size_right=after,
+    )

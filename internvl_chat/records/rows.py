@@ -24,6 +24,7 @@ import orjson
 from internvl_chat.records.picture_keys import with_own_keys
 
 FEW_KEYS = 64  # of rows as people write them
+PATH_CHARS = 300  # of a path, in messages
 ImageForm = Literal["absent", "null", "empty", "str", "list"]
 
 
@@ -116,6 +117,11 @@ def shown(value: object, limit: int = 80) -> str:
     """repr(value), cut to `limit` characters: for error messages about values of any size."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+def shown_path(path: str) -> str:
+    """A path from a row, for a message: as it is where it is short and has nothing in it that a terminal obeys."""
+    return path if path.isprintable() and len(path) <= PATH_CHARS else shown(path, PATH_CHARS)
 
 
 def _own_keys(row: Mapping[str, Any], where: Source) -> Mapping[str, Any]:

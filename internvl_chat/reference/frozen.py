@@ -20,7 +20,8 @@ from accelerate.utils import DistributedType
 from trl.models.utils import prepare_deepspeed
 
 from internvl_chat.model import InternVLChatModel
-from internvl_chat.packed.forward import PairLogps, answer_logps, idle_batch, pair_logps
+from internvl_chat.packed.logps import answer_logps
+from internvl_chat.packed.packing import idle_batch
 from internvl_chat.reference.cache import LogpsCache
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,8 @@ LAYOUT_VERSION = 2  # of the packed forward; raise it when a change moves log-pr
 class Reference(Protocol):
     """Gives log-probs to batches."""
 
-    def logps(self, batch: dict[str, Any]) -> PairLogps:
-        """Sequence log-probs of both answers of each pair of a packed batch, (B,) each, without a graph."""
+    def answer_logps(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Log-probs (A,) of the distinct answers of a packed batch, without a graph."""
 
 
 class FrozenReference:
@@ -60,10 +61,6 @@ class FrozenReference:
         with self.autocast():
             return answer_logps(self.model, batch)
 
-    def logps(self, batch: dict[str, Any]) -> PairLogps:
-        """Sequence log-probs of both answers of each pair of a packed batch, (B,) each, without a graph."""
-        return pair_logps(self.answer_logps(batch), batch["packed"])
-
 
 class CachedReference:
     """Log-probs that a reference gave before, read from disk."""
@@ -72,14 +69,14 @@ class CachedReference:
         """Read from `cache`, which `fill_cache` has filled."""
         self.cache = cache
 
-    def logps(self, batch: dict[str, Any]) -> PairLogps:
-        """Sequence log-probs of both answers of each pair of a packed batch, (B,) each.
+    def answer_logps(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Log-probs (A,) of the distinct answers of a packed batch.
 
         Raises:
             LookupError: an answer is not in the cache; names the rows.
         """
-        row = batch["packed"]
-        found = self.cache.lookup(row.answer_keys)
+        pack = batch["packed"]
+        found = self.cache.lookup(pack.answer_keys)
         if np.isnan(found).any():
             self.cache.forget_filled()
             raise LookupError(
@@ -87,7 +84,7 @@ class CachedReference:
                 f"{batch.get('row_ids')} are missing: an image, answer or setting changed after the cache was filled; "
                 "start the run again to compute them, or use --reference model"
             )
-        return pair_logps(torch.from_numpy(found).to(row.labels.device), row)
+        return torch.from_numpy(found).to(pack.labels.device)
 
 
 def cache_folder(root: str | Path, source: Path, settings: str) -> Path:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from internvl_chat.data.dataset import SkippedRow
 from internvl_chat.data.mixture import MixedDataset
+from internvl_chat.records.samples import SkippedRow
 from internvl_chat.run.output import writing
 from internvl_chat.run.process import gather_objects
 

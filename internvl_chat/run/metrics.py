@@ -1,22 +1,31 @@
-"""What a run reports: per-pair means over all ranks, summed on the device and read once per log entry."""
+"""Numbers of a step, kept on the device: per-pair means over all ranks for the log, and whether all are finite.
+
+`MetricSums` is read once per log entry. `StepGuard` looks at the losses of a step and at its gradient once, on all
+ranks together: the only time that the host waits for the device in a step.
+"""
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 
 from internvl_chat.losses.mixture import PreferenceLoss
-from internvl_chat.packed.forward import PairLogps
+from internvl_chat.losses.pair import PreferenceLogps
 from internvl_chat.run.process import gather_objects
+
+ROWS_NAMED = 20  # in an error that cannot tell which row it was
 
 
 def pair_metrics(
-    policy: PairLogps, result: PreferenceLoss, reference: PairLogps | None = None
+    pairs: PreferenceLogps, result: PreferenceLoss, *, has_rejected: bool = True
 ) -> dict[str, torch.Tensor]:
     """Sums over the B pairs of a micro-batch, each a scalar.
 
@@ -28,19 +37,19 @@ def pair_metrics(
             the policy likes length more than the data do.
     """
     metrics = {
-        "nll_loss": result.nll.detach() * len(policy.chosen),
-        "logps/chosen": policy.chosen.sum(),
-        "lengths/chosen": policy.chosen_lengths.sum(),
+        "nll_loss": result.nll.detach() * len(pairs.policy_chosen),
+        "logps/chosen": pairs.policy_chosen.sum(),
+        "lengths/chosen": pairs.chosen_lengths.sum(),
     }
     metrics |= {f"losses/{name}": losses.sum() for name, losses in result.losses.items()}
-    if reference is not None:
-        metrics["kl/chosen"] = ((policy.chosen - reference.chosen) / policy.chosen_lengths).sum()
-    if policy.rejected is not None and policy.rejected_lengths is not None:
+    if pairs.has_reference:
+        metrics["kl/chosen"] = (pairs.chosen_logratios / pairs.chosen_lengths).sum()
+    if has_rejected:
         margins = result.chosen_rewards - result.rejected_rewards
-        longer = policy.chosen_lengths - policy.rejected_lengths
+        longer = pairs.chosen_lengths - pairs.rejected_lengths
         metrics |= {
-            "logps/rejected": policy.rejected.sum(),
-            "lengths/rejected": policy.rejected_lengths.sum(),
+            "logps/rejected": pairs.policy_rejected.sum(),
+            "lengths/rejected": pairs.rejected_lengths.sum(),
             "rewards/chosen": result.chosen_rewards.sum(),
             "rewards/rejected": result.rejected_rewards.sum(),
             "rewards/margins": margins.sum(),
@@ -109,3 +118,64 @@ def peak_memory() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # from KiB
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Losses of a micro-batch, still on the device: (1 + parts,) in the order of `names`, the total first."""
+
+    names: tuple[str, ...]
+    values: torch.Tensor
+    row_ids: Sequence[str]
+
+
+class StepGuard:
+    """Looks for numbers that are not finite in an optimizer step, with one synchronisation of the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        """No micro-batch has been seen; ranks agree by tensors on `device`."""
+        self.device = device
+        self.batches: list[MicroBatch] = []
+
+    def add(self, result: PreferenceLoss, row_ids: Sequence[str]) -> None:
+        """Remember the losses of a micro-batch until `check`."""
+        parts = {"loss": result.total.detach(), **result.parts, "nll": result.nll.detach()}
+        values = torch.stack([value.double() for value in parts.values()])
+        self.batches.append(MicroBatch(tuple(parts), values, row_ids))
+
+    def check(self, grad_norm: torch.Tensor | float | None, model: torch.nn.Module) -> str | None:
+        """What is not finite in this step, naming rows, parts of the loss or parameters; None where all is well.
+
+        A collective that says the same on all ranks.
+
+        Args:
+            grad_norm: of the step, over all ranks; None where it is not known, or not to be judged.
+            model: whose gradients are at fault if the losses are not.
+        """
+        batches, self.batches = self.batches, []
+        numbers = [torch.zeros((), dtype=torch.float64, device=self.device), *(batch.values[0] for batch in batches)]
+        if grad_norm is not None:
+            numbers.append(torch.as_tensor(grad_norm, dtype=torch.float64, device=self.device))
+        is_wrong = (~torch.isfinite(torch.stack(numbers))).any().int()
+        if dist.is_initialized():
+            dist.all_reduce(is_wrong, op=dist.ReduceOp.MAX)
+        return describe(batches, grad_norm, model) if is_wrong.item() else None
+
+
+def describe(batches: Sequence[MicroBatch], grad_norm: torch.Tensor | float | None, model: torch.nn.Module) -> str:
+    """The losses of all ranks that are not finite; else the gradient, and the rows that it came of. A collective."""
+    mine = [(list(b.row_ids), dict(zip(b.names, b.values.tolist(), strict=True))) for b in batches]
+    gathered = [batch for part in gather_objects(mine) for batch in part]
+    wrong = [(rows, parts) for rows, parts in gathered if not math.isfinite(parts["loss"])]
+    if wrong:
+        told = "; ".join(f"loss is {parts.pop('loss')} with parts {parts} for rows {rows}" for rows, parts in wrong)
+        return f"{told}: look at these rows, or lower --learning_rate"
+    rows = [row for rows, _ in gathered for row in rows]
+    of_rows = f"rows {rows[:ROWS_NAMED]}{f' and {len(rows) - ROWS_NAMED} more' if len(rows) > ROWS_NAMED else ''}"
+    names = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
+    of_names = f" in {len(names)} parameters, first {names[:3]}" if names else ""
+    return f"losses are finite, but the norm of the gradient is {float(grad_norm or 0)}{of_names}; {of_rows}"

@@ -20,7 +20,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
-from internvl_chat.adapters.lora import adapted_layers, load_adapter, merged_weights, save_adapter
+from internvl_chat.adapters.lora import load_adapter, merged_weights, save_adapter
 from internvl_chat.adapters.quantization import is_in_four_bits
 from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.checkpoint.resume import (
@@ -132,7 +132,7 @@ class ResumableTrainer(Trainer):
             dataset,
             batch_sampler=batches,
             collate_fn=self.data_collator,
-            worker_init_fn=shield(None),
+            worker_init_fn=shield(None) if workers else None,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
             prefetch_factor=self.args.dataloader_prefetch_factor,
@@ -204,7 +204,7 @@ class ResumableTrainer(Trainer):
 
         Where the model is in 4 bits they are merged into the weights of its source, read again for that.
         """
-        if adapted_layers(model):
+        if has_adapters(model):
             weights = model.state_dict() if weights is None else weights
             save_adapter(model, weights, folder)
             if self.args.save_adapter_only:
@@ -263,7 +263,7 @@ class ResumableTrainer(Trainer):
         self.state.save_to_json(str(fresh / TRAINER_STATE_NAME))
         self.ledger.write(fresh / RESUME_FOLDER, self._promised())
         own = self.accelerator.unwrap_model(self.model)
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled or adapted_layers(own)):  # they keep exact ones
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled or has_adapters(own)):  # they keep exact ones
             save_exact_weights(own, self.source, fresh)
         state = {**self.run_state(), "data": self._data_facts(), "unlogged": unlogged}
         (fresh / PREFERENCE_STATE).write_text(json.dumps(state))
@@ -299,7 +299,7 @@ class ResumableTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """As in transformers, then the weights that the export had rounded; with LoRA the adapter alone."""
         own, folder = self.model if model is None else model, Path(resume_from_checkpoint)
-        if adapted_layers(own):
+        if has_adapters(own):
             load_adapter(own, folder)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -340,3 +340,8 @@ class ResumableTrainer(Trainer):
         self._total_loss_scalar -= self._tr_loss.item()  # of steps that this call did not take
         self._globalstep_last_logged -= states[0]["steps"]
         self.sums["train"].load_state_dicts([state["sums"] for state in mine])
+
+
+def has_adapters(model: torch.nn.Module) -> bool:
+    """Whether peft has put adapters into a model: it leaves their configuration there."""
+    return hasattr(model, "peft_config")

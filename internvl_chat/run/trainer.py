@@ -25,24 +25,18 @@ from trl.trainer.callbacks import SyncRefModelCallback
 
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.checkpoint.resume import REFERENCE_WEIGHTS, RESUME_FOLDER, load_weights, save_weights
-from internvl_chat.losses.mixture import PreferenceLogps, PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
+from internvl_chat.losses.mixture import PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
+from internvl_chat.losses.pair import PreferenceLogps
 from internvl_chat.model import InternVLChatModel
-from internvl_chat.packed.forward import (
-    PairLogps,
-    answer_logps,
-    idle_batch,
-    kernel_refusals,
-    packed,
-    pair_logps,
-    use_shared_prefix,
-)
-from internvl_chat.packed.packing import collate_packed
+from internvl_chat.packed.attention import kernel_refusals, use_shared_prefix
+from internvl_chat.packed.logps import answer_logps
+from internvl_chat.packed.packing import collate_packed, idle_batch, with_packed
 from internvl_chat.packed.sequence_parallel import SequenceGroup, split_rows
 from internvl_chat.reference.cache import LogpsCache
 from internvl_chat.reference.frozen import CachedReference, FrozenReference, Reference, fill_cache
-from internvl_chat.run.guards import CurveWatch, StepGuard
+from internvl_chat.run.guards import CurveWatch
 from internvl_chat.run.ledger import SkippedRows
-from internvl_chat.run.metrics import pair_metrics
+from internvl_chat.run.metrics import StepGuard, pair_metrics
 from internvl_chat.run.progress import show_steps
 from internvl_chat.run.resumable import ResumableTrainer
 from internvl_chat.run.watchdog import Watchdog
@@ -90,7 +84,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
         self.mixture = args.loss_mixture()
         if self.mixture.needs_reference and ref_model is None and reference is None:
             raise ValueError(f"loss_type {args.loss_type!r} compares with a reference: pass ref_model")
-        kwargs.setdefault("data_collator", partial(collate_packed, pad_id=processing_class.pad_token_id))
+        kwargs.setdefault("data_collator", partial(collate_packed, image_token_id=model.img_context_token_id))
         use_shared_prefix(model)
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         for refusal in kernel_refusals(model.language_model, args.device, dtype):
@@ -99,6 +93,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = True
         show_steps(self, Path(args.output_dir))
         self.source = Path(source)
+        self.image_token_id = model.img_context_token_id
         self.running_mean = RunningMean()
         self.eval_skipped = SkippedRows(Path(args.output_dir) / "eval_skipped.jsonl")
         self.guard = StepGuard(args.device)
@@ -184,23 +179,24 @@ class MultimodalDPOTrainer(ResumableTrainer):
         is_idle = "pixel_values" not in inputs
         if is_idle:  # all ranks have to run the same modules
             inputs = idle_batch(self.accelerator.unwrap_model(model), self.args.device)
-        inputs = packed(inputs)
-        row = inputs["packed"]
-        policy = pair_logps(answer_logps(model, inputs), row)
-        reference = self.reference.logps(inputs) if self.reference is not None else None
+        inputs = with_packed(inputs, self.image_token_id)
+        pack = inputs["packed"]
+        policy = answer_logps(model, inputs)
+        reference = self.reference.answer_logps(inputs) if self.reference is not None else None
         if is_idle:
             if self.mixture.needs_delta and model.training:
-                self.running_mean.update(policy.chosen[:0])
-            return (policy.chosen.sum() * 0.0, None) if return_outputs else policy.chosen.sum() * 0.0
-        result = self._preference_loss(policy, reference, is_training=model.training)
-        num_pairs = len(policy.chosen)
-        metrics = pair_metrics(policy, result, reference)
+                self.running_mean.update(policy[:0])
+            return (policy.sum() * 0.0, None) if return_outputs else policy.sum() * 0.0
+        pairs = PreferenceLogps.of_answers(pack.pair_answers, pack.lengths, policy, reference)
+        result = self._preference_loss(pairs, is_training=model.training)
+        num_pairs = len(pairs.policy_chosen)
+        metrics = pair_metrics(pairs, result, has_rejected=pack.has_rejected)
         if model.training:
             self.guard.add(result, inputs.get("row_ids", []))
         else:
             metrics["loss"] = result.total.detach().double() * num_pairs
         if self.counts_rows:
-            self.sums["train" if model.training else "eval"].add(metrics, num_pairs, row.input_ids.numel())
+            self.sums["train" if model.training else "eval"].add(metrics, num_pairs, pack.input_ids.numel())
         loss = result.total
         if num_items_in_batch is not None:  # the mean over ranks that follows takes num_processes out again
             loss = loss * (num_pairs * self.accelerator.num_processes / num_items_in_batch)
@@ -213,15 +209,14 @@ class MultimodalDPOTrainer(ResumableTrainer):
         else:
             self.eval_skipped.add(inputs.get("skipped", []))
 
-    def _preference_loss(self, policy: PairLogps, reference: PairLogps | None, *, is_training: bool) -> PreferenceLoss:
+    def _preference_loss(self, pairs: PreferenceLogps, *, is_training: bool) -> PreferenceLoss:
         """Mixed loss of the pairs of a micro-batch; in training the delta takes their rewards in first."""
-        pairs = preference_logps(policy, reference)
         delta = None
         if self.mixture.needs_delta:
             delta = self.running_mean.update(pairs.rewards(self.args.beta)) if is_training else self.running_mean.mean
         return mixed_preference_loss(
             pairs,
-            nll_loss(policy.chosen, policy.chosen_lengths, self.args.nll_mode),
+            nll_loss(pairs.policy_chosen, pairs.chosen_lengths, self.args.nll_mode),
             self.mixture,
             beta=self.args.beta,
             label_smoothing=self.args.label_smoothing,
@@ -276,7 +271,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         """Pairs of an optimizer step over all ranks, at least 1."""
         pairs = sum(len(batch.get("row_ids", [])) for batch in batch_samples)
-        count = torch.tensor(pairs, device=device)
+        count = torch.full((), pairs, device=device)  # not copied there, for which the host would wait
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count, reduction="sum")
         return count.clamp(min=1)
@@ -344,16 +339,3 @@ class MultimodalDPOTrainer(ResumableTrainer):
         """Take back what `run_state` gave."""
         self.running_mean.load_state_dict(state["running_mean"])
         self.skipped_steps = state["skipped_steps"]
-
-
-def preference_logps(policy: PairLogps, reference: PairLogps | None) -> PreferenceLogps:
-    """What the losses see. In fine-tuning the chosen answers stand in for the rejected ones, which no loss reads."""
-    rejected = policy.chosen.detach() if policy.rejected is None else policy.rejected
-    return PreferenceLogps(
-        policy_chosen=policy.chosen,
-        policy_rejected=rejected,
-        chosen_lengths=policy.chosen_lengths,
-        rejected_lengths=policy.chosen_lengths if policy.rejected_lengths is None else policy.rejected_lengths,
-        reference_chosen=None if reference is None else reference.chosen,
-        reference_rejected=None if reference is None else reference.rejected,
-    )

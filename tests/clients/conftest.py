@@ -11,7 +11,7 @@ from data.make_visual_reasoning import make_visual_reasoning, parse_arguments
 from internvl_chat.data.images import Tiling, load_image
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import load_tokenizer
-from internvl_chat.model.normalization import normalize_tiles
+from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.records.rows import Source
 from internvl_chat.train_mpo import main as train
 from tools.convert import convert_to_hf

@@ -3,24 +3,24 @@ import json
 import pytest
 
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.model.conversation import TEMPLATES, Segment, get_template
+from internvl_chat.model.conversation import TEMPLATES, Piece, get_template
 
 
 def test_one_turn_literally():
     template = get_template("internvl2_5")
-    segments = template.render([("user", "Hi"), ("assistant", "Hello")], system_message="S")
-    assert segments == [
-        Segment("<|im_start|>system\nS<|im_end|>\n", False),
-        Segment("<|im_start|>user\nHi<|im_end|>\n", False),
-        Segment("<|im_start|>assistant\n", False),
-        Segment("Hello<|im_end|>", True),
-        Segment("\n", False),
+    pieces = template.render([("user", "Hi"), ("assistant", "Hello")], system_message="S")
+    assert pieces == [
+        Piece("<|im_start|>system\nS<|im_end|>\n", False),
+        Piece("<|im_start|>user\nHi<|im_end|>\n", False),
+        Piece("<|im_start|>assistant\n", False),
+        Piece("Hello<|im_end|>", True),
+        Piece("\n", False),
     ]
 
 
-def test_templates_without_a_separator_have_no_empty_segment():
-    segments = get_template("Hermes-2").render([("user", "Hi"), ("assistant", "Hello")])
-    assert segments[-1] == Segment("Hello<|im_end|>", True)
+def test_templates_without_a_separator_have_no_empty_piece():
+    pieces = get_template("Hermes-2").render([("user", "Hi"), ("assistant", "Hello")])
+    assert pieces[-1] == Piece("Hello<|im_end|>", True)
 
 
 def test_open_turn_ends_with_the_assistant_prefix():
@@ -34,13 +34,13 @@ def test_gpt_oss_literally():
     turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     template = get_template("internvl3_5_gpt_oss")
     assert template.render(turns, system_message="S") == [
-        Segment("<|start|>system<|message|>S<|end|>", False),
-        Segment("<|start|>user<|message|>a<|end|>", False),
-        Segment("<|start|>assistant", False),
-        Segment("<|channel|>final<|message|>b<|end|>", True),
-        Segment("<|start|>user<|message|>c<|end|>", False),
-        Segment("<|start|>assistant", False),
-        Segment("<|channel|>final<|message|>d<|return|>", True),
+        Piece("<|start|>system<|message|>S<|end|>", False),
+        Piece("<|start|>user<|message|>a<|end|>", False),
+        Piece("<|start|>assistant", False),
+        Piece("<|channel|>final<|message|>b<|end|>", True),
+        Piece("<|start|>user<|message|>c<|end|>", False),
+        Piece("<|start|>assistant", False),
+        Piece("<|channel|>final<|message|>d<|return|>", True),
     ]
     asked = template.prompt([("user", "a"), ("assistant", None)], "S")
     assert (
@@ -51,7 +51,7 @@ def test_gpt_oss_literally():
 
 def test_every_answer_of_a_conversation_is_supervised():
     turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
-    supervised = [segment.text for segment in get_template("internvl2_5").render(turns) if segment.supervised]
+    supervised = [piece.text for piece in get_template("internvl2_5").render(turns) if piece.supervised]
     assert supervised == ["b<|im_end|>", "d<|im_end|>"]
 
 
@@ -93,10 +93,10 @@ def image_strings(tokenizer, ids):
     return [f"<img>{'<IMG_CONTEXT>' * count}</img>" for count in counts]
 
 
-def tokenize(tokenizer, segments):
+def tokenize(tokenizer, pieces):
     ids = [tokenizer.bos_token_id] if getattr(tokenizer, "add_bos_token", False) else []
     labels = [IGNORE_INDEX] * len(ids)
-    for text, supervised in segments:
+    for text, supervised in pieces:
         piece = tokenizer(text, add_special_tokens=False).input_ids
         ids += piece
         labels += piece if supervised else [IGNORE_INDEX] * len(piece)
@@ -114,7 +114,7 @@ def test_golden_token_ids_and_labels(family, rows):
                     question = f"<image>\n{question}"
                 for image in image_strings(family.tokenizer, expected[0]):
                     question = question.replace("<image>", image, 1)
-                segments = get_template(name).render([("user", question), ("assistant", rows[sample][side])])
-                assert tokenize(family.tokenizer, segments) == expected, (name, sample, side)
+                pieces = get_template(name).render([("user", question), ("assistant", rows[sample][side])])
+                assert tokenize(family.tokenizer, pieces) == expected, (name, sample, side)
                 compared += 1
     assert compared == 52

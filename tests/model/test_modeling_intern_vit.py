@@ -4,7 +4,7 @@ from torch import nn
 
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.modeling_intern_vit import InternAttention, InternVisionModel, resize_position_grid
-from internvl_chat.model.normalization import normalize_tiles
+from internvl_chat.model.modeling_internvl import normalize_tiles
 
 TOLERANCE = 1e-4  # of the golden figures; measured differences are below 2e-6
 

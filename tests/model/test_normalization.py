@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from internvl_chat.model.constants import IMAGENET_MEAN, IMAGENET_STD
-from internvl_chat.model.normalization import normalize_tiles
+from internvl_chat.model.modeling_internvl import normalize_tiles
 
 
 def test_bits_are_those_of_the_golden_pixels(qwen2):

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from internvl_chat.model import remote_code_files
+from internvl_chat.checkpoint.export import remote_code_files
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
 SCRIPT = """

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config
-from internvl_chat.packed.forward import answer_logps, use_shared_prefix
+from internvl_chat.packed.attention import use_shared_prefix
+from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import pack_batch
 from internvl_chat.train_mpo import main as train
 from internvl_chat.train_mpo import parse_arguments

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from internvl_chat.data.dataset import MixtureDataset, SkippedRow
+from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.records.samples import SkippedRow
 from tests.videos import write_mp4
 from tools import validate
 from tools.validation.faults import FAULTS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from tqdm import tqdm
 
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.model import load_config, load_model, load_tokenizer
-from internvl_chat.packed.forward import PairLogps, answer_logps, pair_logps, use_shared_prefix
+from internvl_chat.packed.attention import use_shared_prefix
+from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import collate_packed
 from tools.evaluation.accuracy import percent, percents
 from tools.evaluation.statistics import mean_interval, wilson
@@ -84,28 +84,26 @@ def pair_batches(
         pad2square=config.pad2square,
         allow_file_symlinks=follow_symlinks,
     )
-    collate = partial(collate_packed, pad_id=0)
-    return [batch for batch in DataLoader(dataset, batch_size, collate_fn=collate) if "packed" in batch]
+    return [batch for batch in DataLoader(dataset, batch_size, collate_fn=collate_packed) if "packed" in batch]
 
 
 @torch.inference_mode()
-def log_probs(checkpoint: str, batches: Sequence[dict[str, Any]], title: str) -> PairLogps:
-    """Log-probs of all pairs, each field (B,) over all batches."""
+def log_probs(checkpoint: str, batches: Sequence[dict[str, Any]], title: str) -> torch.Tensor:
+    """Log-probs of chosen and rejected answers of all pairs of all batches, (2, B) float64 nats."""
     model = load_model(checkpoint, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     use_shared_prefix(model)
     parts = []
     for batch in tqdm(batches, desc=title):
         moved = {name: value.to(model.device) if hasattr(value, "to") else value for name, value in batch.items()}
-        parts.append(pair_logps(answer_logps(model, moved), moved["packed"]))
-    names = ("chosen", "rejected", "chosen_lengths", "rejected_lengths")
-    return PairLogps(*(torch.cat([getattr(part, name) for part in parts]).cpu() for name in names))
+        parts.append(answer_logps(model, moved)[moved["packed"].pair_answers])
+    return torch.cat(parts, 1).cpu()
 
 
-def _gaps(logps: PairLogps) -> torch.Tensor:
-    """(B,) log-prob of chosen minus rejected, float64."""
-    assert logps.rejected is not None, f"pairs were read with rejected answers, got {logps}"
-    return logps.chosen.double() - logps.rejected.double()
+def _gaps(logps: torch.Tensor) -> torch.Tensor:
+    """Log-prob (B,) of chosen minus rejected."""
+    chosen, rejected = logps
+    return chosen - rejected
 
 
 def _share(name: str, values: torch.Tensor) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from internvl_chat.data.images import ImageError
 from internvl_chat.model import InternVLChatModel, load_model, load_tokenizer
-from internvl_chat.model.normalization import normalize_tiles
+from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.records.rows import RecordError
 from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, Prefilled, Row, prefill
 from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, map_ahead, read_tiles

@@ -10,9 +10,9 @@ from typing import Any
 
 import xxhash
 
-from internvl_chat.data.images import ImageError, resolve_image, shown_path
+from internvl_chat.data.images import ImageError, resolve_image
 from internvl_chat.records.jsonl import JsonlFile
-from internvl_chat.records.rows import RecordError, Source, parse_row
+from internvl_chat.records.rows import RecordError, Source, parse_row, shown_path
 
 
 @dataclass(frozen=True)
