@@ -39,11 +39,13 @@ BASE = ROOT / "ckpt/tiny-base"
 BESIDE = {
     "internvl_chat.arguments": "flags",
     "internvl_chat.model.configuration_internvl_chat": "fields of config.json",
+    "internvl_chat.model.file_kinds": "what a file is by its first bytes",
     "internvl_chat.records.durable": "how a file is written whole",
     "internvl_chat.records.objects": "where a file lies",
     "internvl_chat.run.guards": "looks on: reads the log",
     "internvl_chat.run.output": "what is said when a file cannot be written",
     "internvl_chat.run.process": "which rank this is",
+    "internvl_chat.run.progress": "looks on: writes the log",
     "internvl_chat.run.watchdog": "looks on",
 }
 
