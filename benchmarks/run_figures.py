@@ -17,8 +17,8 @@ from typing import Any
 
 from machine import write_results
 
+from tools.curves.log import read_log
 from tools.evaluation.run_figures import measure
-from tools.plot_curves import read_log
 
 FLAGS = ("max_steps", "per_device_train_batch_size", "learning_rate", "warmup_steps", "beta", "loss_type", "reference")
 

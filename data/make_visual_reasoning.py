@@ -26,7 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from internvl_chat.records.meta import DatasetSpec
-from tools.visual_reasoning.questions import DESCRIBE, IN_A_WORD, Question, ask_anything, describe, look
+from tools.visual_reasoning.questions import DESCRIBE, IN_A_WORD, SceneQuestion, ask_anything, describe, look
 from tools.visual_reasoning.scenes import render
 
 PLACEHOLDER = "<image>\n"
@@ -81,7 +81,7 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
         _write_meta(args.out / f"{name}.json", {part: files[part] for part in parts if part in files}, args)
 
 
-def _add_rows(files: Files, kind: str, image: str, question: Question, rng: random.Random, slips: float) -> None:
+def _add_rows(files: Files, kind: str, image: str, question: SceneQuestion, rng: random.Random, slips: float) -> None:
     """The rows about one picture of a kind: look, reason, train or held_out."""
     if kind == "look":
         _add_look_rows(files, image, question, rng)
@@ -92,7 +92,7 @@ def _add_rows(files: Files, kind: str, image: str, question: Question, rng: rand
         _add_pair_rows(files, kind, image, question, rng)
 
 
-def _add_look_rows(files: Files, image: str, question: Question, rng: random.Random) -> None:
+def _add_look_rows(files: Files, image: str, question: SceneQuestion, rng: random.Random) -> None:
     """Questions about what is seen, and every other time what is in the picture."""
     for _ in range(LOOKS_PER_PICTURE):
         files["look_ask"].append(_sft_row(image, *look(question.scene, rng)))
@@ -104,7 +104,7 @@ def _sft_row(image: str, text: str, chosen: str) -> Row:
     return {"image": image, "question": PLACEHOLDER + text, "chosen": chosen}
 
 
-def _add_pair_rows(files: Files, split: str, image: str, question: Question, rng: random.Random) -> None:
+def _add_pair_rows(files: Files, split: str, image: str, question: SceneQuestion, rng: random.Random) -> None:
     """A pair and its bare question; for held-out pictures also a question about what is seen."""
     solution, slip = question.solution(), question.slip()
     pair = {**_sft_row(image, question.step_by_step, solution.response), "rejected": slip.response}

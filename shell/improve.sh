@@ -10,7 +10,8 @@
 #   --out           default work_dirs/improve: questions/, before.json, and round_<k>/ with checkpoint/ and report.html
 #
 # Environment: that of launch.sh (LAUNCHER, GPUS, BATCH_SIZE, ...), TP (GPUs of one engine), and more flags for stages:
-# SAMPLE, PAIR, DATA (validation and training), TRAIN, EVALUATE, such as TRAIN="--learning_rate 5e-7".
+# SAMPLE, PAIR, DATA (validation and training), TRAIN, EVALUATE, such as TRAIN="--learning_rate 5e-7". Rows that cannot
+# be trained on are skipped, a tenth of all at most: TRAIN="--max_skipped_share 0.01" is stricter.
 # A run that was stopped, at any point, goes on when the same command starts again: what is complete is skipped, and
 # sampling and training go on where they were. PATIENCE=60: seconds for processes of a killed run to end. DRY_RUN=1
 # prints the commands.
@@ -45,6 +46,8 @@ read -ra sample <<<"${SAMPLE:-}"
 read -ra pair <<<"${PAIR:-}"
 read -ra data <<<"${DATA:-}"
 read -ra train <<<"${TRAIN:-}"
+skipped=0.1 # of the rows, at most: validation lets pass what training would skip
+[[ " ${TRAIN:-} " =~ \ --max_skipped_share[=\ ]+([^ ]+)\  ]] && skipped=${BASH_REMATCH[1]}
 read -ra evaluate <<<"${EVALUATE:---temperature 1 --samples 8 --greedy}"
 
 if [[ -z ${DRY_RUN:-} ]]; then
@@ -94,9 +97,10 @@ for ((round = 1; round <= rounds; round++)); do
         tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess \
         --data-dir "$at/sampled" --save-dir "$at/pairs" --answer-fix --image-root "$root" "${pair[@]}"
     rows=(--meta_path "$at/pairs/meta.json" --model_name_or_path "$from" "${data[@]}")
-    stage "validate_$round" "$PYTHON" tools/validate.py "${rows[@]}" --output_dir "$at/validation"
+    stage "validate_$round" "$PYTHON" tools/validate.py "${rows[@]}" --max_skipped_share "$skipped" \
+        --output_dir "$at/validation"
     stage "train_$round" env REPORT=0 "${launch[@]}" internvl_chat.train_mpo "${rows[@]}" --output_dir "$at/checkpoint" \
-        --reference cache --learning_rate 1e-6 --drop_path_rate 0.1 "${train[@]}"
+        --reference cache --learning_rate 1e-6 --drop_path_rate 0.1 --max_skipped_share "$skipped" "${train[@]}"
     ask "after_$round" "$at/checkpoint" "$at/after" --before "$out/before.json"
     stage "report_$round" "$PYTHON" tools/report.py "$at/checkpoint" --evaluation "$at/after.json" \
         --out "$at/report.html"

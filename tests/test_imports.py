@@ -38,6 +38,21 @@ PIPELINE = {
     "pairs": {"files", "answers"},
 }
 LIBRARY_OF_PIPELINE = {"records", "data", "model"}
+# The other rooms of tools, which may import any room of the library, and of the pipelines what stands behind the colon.
+TOOLS = {
+    "pages": set(),
+    "curves": set(),
+    "plan": set(),
+    "checkpoints": set(),
+    "visual_reasoning": {"reasoning_data_pipeline.prompts"},
+    "evaluation": {
+        "curves",
+        *(f"reasoning_data_pipeline.{room}" for room in ("answers", "engines", "files", "prompts")),
+    },
+    "validation": {"pages", "reasoning_data_pipeline.answers"},
+}
+# Who may import an entry script: its older name, and what tells a training's needs from its own flags.
+MAY_IMPORT_ENTRIES = {"tools/mm_reasoning_pipeline/internvl_lmdeploy_cot_postprocess.py", "tools/footprint.py"}
 WITHOUT_TORCH = [
     "internvl_chat.records.rows",
     "internvl_chat.records.meta",
@@ -45,6 +60,8 @@ WITHOUT_TORCH = [
     "internvl_chat.run.process",
     "tools.reasoning_data_pipeline.answers",
     "tools.reasoning_data_pipeline.files.store",
+    "tools.evaluate",
+    "tools.validate",
     "tools.view_pairs",
     "tools.import_pairs",
     "tools.report",
@@ -98,6 +115,60 @@ def test_rooms_of_the_pipelines_import_what_the_table_says(path):
     assert rooms_of(path, "internvl_chat") <= LIBRARY_OF_PIPELINE
 
 
+def room_of_tools(name):
+    """The room of a module of tools, with a dot for one of the pipelines; an entry script stands in none."""
+    parts = name.removeprefix("tools.").split(".")
+    return ".".join(parts[: 2 if parts[0] == "reasoning_data_pipeline" else 1])
+
+
+@pytest.mark.parametrize("path", [path for home in TOOLS for path in modules(ROOT / "tools" / home)], ids=module_name)
+def test_rooms_of_the_tools_import_what_the_table_says(path):
+    home = room(path, ROOT / "tools")
+    found = {room_of_tools(name) for name in imported(path) if name.startswith("tools.")}
+    assert found - {home} <= TOOLS[home]
+
+
+def test_every_folder_of_tools_is_in_the_table():
+    folders = {path.parent.name for path in modules(ROOT / "tools") if path.parent.parent == ROOT / "tools"}
+    assert folders == {*TOOLS, "reasoning_data_pipeline", "mm_reasoning_pipeline"}
+
+
+SCRIPTS = sorted(
+    [*(ROOT / "tools").glob("*.py"), *PIPELINES.glob("*.py"), *(ROOT / "tools/mm_reasoning_pipeline").glob("*.py")]
+)
+
+
+def test_nobody_imports_an_entry_script():
+    """Whatever two of them share lies in a room."""
+    entries = {module_name(path) for path in [*SCRIPTS, PACKAGE / "train_mpo.py"]}
+    for path in modules(PACKAGE) + modules(ROOT / "tools"):
+        found = {name for whole in imported(path) for name in (whole, whole.rpartition(".")[0])}
+        if str(path.relative_to(ROOT)) not in MAY_IMPORT_ENTRIES:
+            assert not found & entries, path
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=module_name)
+def test_what_lies_beside_the_rooms_is_an_entry_script(path):
+    assert 'if __name__ == "__main__":' in path.read_text()
+
+
+@pytest.mark.parametrize("path", PIPELINES.glob("*.py"), ids=module_name)
+def test_entry_scripts_of_the_pipelines_are_short(path):
+    text = path.read_text()
+    own = text.removeprefix(f'"""{ast.get_docstring(ast.parse(text), clean=False)}"""')
+    assert len(own.splitlines()) <= 60
+
+
+def test_no_two_classes_of_the_tools_have_one_name():
+    names = [
+        node.name
+        for path in modules(ROOT / "tools")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_no_module_imports_itself_by_way_of_others():
     names = {module_name(path): path for folder in ("internvl_chat", "tools") for path in modules(ROOT / folder)}
     graph = {}
@@ -136,6 +207,18 @@ def test_every_module_imports_and_leaves_no_trace():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("script", ["view_pairs", "report", "import_pairs", "validate", "evaluate", "plot_curves"])
+def test_help_loads_nothing_heavy(script):
+    code = (
+        f"import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path('tools/{script}.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "loaded = {'torch', 'sympy', 'scipy.stats', 'matplotlib'} & sys.modules.keys()\n"
+        f"assert loaded <= {{{'matplotlib' if script == 'plot_curves' else ''!r}}}, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)

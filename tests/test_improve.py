@@ -185,3 +185,53 @@ def assert_same_files(one, other, pattern, seed):
     """Files of one pattern hold the same bytes, and there are some."""
     texts = [{path.relative_to(out): path.read_bytes() for path in out.glob(pattern)} for out in (one, other)]
     assert texts[0] and texts[0] == texts[1], (pattern, seed)
+
+
+def plant_empty_answers(program, out):
+    """An interpreter that spoils what stages leave: an empty answer among the sampled ones, and one in a pair."""
+    program.write_text(
+        f"""#!/usr/bin/env bash
+{sys.executable} "$@"
+status=$?
+plant() {{ # pattern, field: the first row of the first such file once more, with that field empty
+    for file in $1; do
+        {sys.executable} - "$file" "$2" <<'END'
+import json, sys
+path, field = sys.argv[1:]
+row = json.loads(open(path, encoding="utf-8").readline())
+open(path, "a", encoding="utf-8").write(json.dumps({{**row, field: ""}}) + "\\n")
+END
+        return
+    done
+}}
+case "$*" in
+*pipeline_correctness_postprocess*) plant "{out}/round_*/pairs/raw/*correctness_rules.jsonl" rejected ;;
+*pipeline_correctness*) plant "{out}/round_*/sampled/*/*/*.jsonl" response ;;
+esac
+exit $status
+"""
+    )
+    program.chmod(0o755)
+
+
+@pytest.mark.integration
+def test_an_empty_answer_ends_no_run(tmp_path):
+    """Sampled, it is never paired; in the pairs all the same, it is skipped. The verdict comes, twice."""
+    make_visual_reasoning(data_arguments(f"--out {tmp_path}/data --pairs 12 --held_out 0".split()))
+    prompts = sorted((tmp_path / "data").glob("train_*_prompts.jsonl"))
+    plant_empty_answers(tmp_path / "python", tmp_path / "out")
+    words = [*prompts, "--out", tmp_path / "out"]
+    for again in (False, True):
+        train = f"{TINY['TRAIN']} --max_skipped_share 0.5"  # one of few
+        settings = {**os.environ, **TINY, "PYTHON": str(tmp_path / "python"), "TRAIN": train}
+        done = subprocess.run(command("ckpt/tiny-base", *words), env=settings, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+        assert "exact McNemar, p = " in done.stdout
+        assert done.stdout.count("\ncomplete\n") == (len(STAGES) if again else 0)
+    at = tmp_path / "out" / "round_1"
+    counts = json.loads((at / "pairs" / "summary.json").read_text()).values()
+    assert sum(count["empty_answers"] for count in counts) >= 1
+    verdict = json.loads((at / "validation" / "validation.json").read_text())["verdict"]
+    assert "1 of " in verdict and verdict.startswith("PASS") and "Training skips them" in verdict
+    skipped = [json.loads(line) for line in (at / "checkpoint" / "skipped.jsonl").read_text().splitlines()]
+    assert {row["reason"].split(":")[0] for row in skipped} <= {"an answer is empty, nothing to learn from it"}

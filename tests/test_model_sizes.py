@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
-from tools.model_sizes import count_parameters, find_config, meta_model, published_config, published_names
+from tools.plan.model_sizes import count_parameters, find_config, meta_model, published_config, published_names
 
 # Billions of parameters: as the hub states them for the weight files (two bytes each: 1.88 GB for 1B, 4.41 GB for 2B,
 # 16.2 GB for 8B, 33 files of up to 5 GB for 78B). The project's documentation gives other figures for 4B, 38B and 78B.

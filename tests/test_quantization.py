@@ -24,7 +24,7 @@ from internvl_chat.packed.logps import answer_logps
 from internvl_chat.train_mpo import main, parse_arguments
 from tests.lora_runs import history, load, losses, pair_with_an_image, run_flags
 from tools.merge_lora import main as merge
-from tools.model_sizes import published_config
+from tools.plan.model_sizes import published_config
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (requirements-gpu.txt has it)"

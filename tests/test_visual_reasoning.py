@@ -12,7 +12,7 @@ from internvl_chat.data.images import plan_grid
 from internvl_chat.records.meta import read_meta
 from internvl_chat.records.rows import PreferencePair, Prompt, Source
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, parse_answer
-from tools.visual_reasoning.questions import IN_A_WORD, LOOKS, Question, ask, ask_anything, describe, look
+from tools.visual_reasoning.questions import IN_A_WORD, LOOKS, SceneQuestion, ask, ask_anything, describe, look
 from tools.visual_reasoning.scenes import CELL, COLOURS, HELD_OUT_SHARE, Scene, Shape, draw_scene, render
 
 RED, BLUE = Shape("red", "circle"), Shape("blue", "square")
@@ -21,7 +21,7 @@ SEEN = "red circle, nothing, blue square, red circle."
 
 
 def count(subject):
-    return Question(SCENE, "count", subject)
+    return SceneQuestion(SCENE, "count", subject)
 
 
 def test_right_steps_say_what_is_seen_list_what_is_meant_and_count():

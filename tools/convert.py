@@ -39,8 +39,8 @@ from internvl_chat.model.constants import (
 )
 from internvl_chat.model.conversation import Template, get_template
 from internvl_chat.model.hf_layout import InternVLChatModelHF, config_to_hf, register_weight_names, run_settings
-from tools.chat_template import VIDEO_TOKEN, chat_template
-from tools.make_tiny_checkpoint import preprocessor, save_tokenizer, write_json
+from tools.checkpoints.chat_template import VIDEO_TOKEN, chat_template
+from tools.checkpoints.files import preprocessor, save_tokenizer, write_json
 
 SHARD_SIZE = "5GB"  # as the published files are cut
 # Under these names transformers' processor finds the tokens of an image.

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import jinja2
 import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from internvl_chat.data.images import ImageError, Tiling, load_image
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
+from tools.pages.page import render
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 POLICY = "default-src 'none'; connect-src 'self'; img-src blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -65,7 +65,7 @@ class DemoServer(ThreadingHTTPServer):
         """Take what answers, the keywords of `generate`, and the most bytes of an image."""
         super().__init__(address, Handler)
         self.contenders, self.settings, self.most_bytes = contenders, settings, most_bytes
-        self.page = render_page([contender.name for contender in contenders])
+        self.page = render(TEMPLATE, names=[contender.name for contender in contenders])
         self.busy = threading.Lock()  # two questions at once would need the memory of two
 
     def answers(self, data: bytes, question: str) -> list[str]:
@@ -131,12 +131,6 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
-
-
-def render_page(names: Sequence[str]) -> str:
-    """The page for checkpoints of these names."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(names=names)
 
 
 def read_image(data: bytes) -> Image.Image:

@@ -38,10 +38,8 @@ from tools.evaluation.answering import (
     write_answers,
 )
 from tools.evaluation.comparison import compare
-from tools.evaluation.plots import save_plot
-from tools.evaluation.preference import measure_pairs
 from tools.evaluation.probes import judge_probes, measure_probes
-from tools.evaluation.questions import Question, Words, as_vlmevalkit, direct, read_questions, reasoned
+from tools.evaluation.questions import AskedQuestion, Words, as_vlmevalkit, direct, read_questions, reasoned
 from tools.evaluation.table import table
 from tools.reasoning_data_pipeline.engines.gpus import engine_worker
 from tools.reasoning_data_pipeline.engines.opening import ENGINES
@@ -55,7 +53,7 @@ class Way:
     """One way of asking: its name in the report, the questions, and whether answers are sampled."""
 
     name: str
-    questions: list[Question]
+    questions: list[AskedQuestion]
     is_sampled: bool
 
 
@@ -122,6 +120,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         write_answers(answers_path(args.out), answers)
         write_atomically(args.out, [json_text(report)])
     if args.plot:
+        from tools.evaluation.plots import save_plot
+
         save_plot(report, args.plot)
     return report
 
@@ -166,6 +166,8 @@ def measure(args: argparse.Namespace, checkpoint: str) -> tuple[dict[str, Any], 
                 report[way.name] = summarize(answered, args.by)
             rows[way.name] = answer_rows(way.name, answered)
     if args.pairs:
+        from tools.evaluation.preference import measure_pairs  # with torch, which takes seconds
+
         report["pairs"] = measure_pairs(
             checkpoint,
             args.reference,

@@ -27,7 +27,7 @@ from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.packed.logps import CHUNK_SIZE
 from internvl_chat.records.meta import read_meta
 from internvl_chat.train_mpo import adapt, freeze, parse_arguments
-from tools.model_sizes import Parameters, count_parameters, find_config, meta_model
+from tools.plan.model_sizes import Parameters, count_parameters, find_config, meta_model
 
 GIB = 1024**3
 USUAL_GPU_MEMORY = 80.0  # GiB, as A100 and H100 have
@@ -66,7 +66,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Row:
+class StepLoad:
     """Sizes of what one process computes at once: N packed tokens and T tiles."""
 
     tokens: int
@@ -91,7 +91,7 @@ class Footprint:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def footprint(config: InternVLChatConfig, count: Parameters, trained: int, plan: Plan, row: Row) -> Footprint:
+def footprint(config: InternVLChatConfig, count: Parameters, trained: int, plan: Plan, row: StepLoad) -> Footprint:
     """Memory of one GPU by the parts that users can do something about.
 
     Args:
@@ -118,7 +118,7 @@ def footprint(config: InternVLChatConfig, count: Parameters, trained: int, plan:
     )
 
 
-def activations(config: InternVLChatConfig, plan: Plan, row: Row) -> float:
+def activations(config: InternVLChatConfig, plan: Plan, row: StepLoad) -> float:
     """Bytes that the backward pass keeps of the layers, in the vision tower and the language model.
 
     Recomputing keeps the input of each layer, and one whole layer at a time. Per token a layer keeps about 14 times its
@@ -160,7 +160,7 @@ def expert_parameters(config: Any) -> tuple[int, int]:
     return experts * one, (experts - config.num_experts_per_tok) * one
 
 
-def lm_head(config: InternVLChatConfig, plan: Plan, row: Row) -> float:
+def lm_head(config: InternVLChatConfig, plan: Plan, row: StepLoad) -> float:
     """Bytes of the logits of one chunk in the backward pass, and of the float32 sum of the head's gradient."""
     vocabulary, width = config.llm_config.vocab_size, config.llm_config.hidden_size
     logits = min(CHUNK_SIZE, row.tokens) * vocabulary * (10 if plan.half else 8)
@@ -179,7 +179,7 @@ def buffers(config: InternVLChatConfig, count: Parameters, trained: int, plan: P
     return autocast + (4.0 * trained if plan.gpus > 1 else 0.0)
 
 
-def step_flops(count: Parameters, config: InternVLChatConfig, plan: Plan, row: Row) -> float:
+def step_flops(count: Parameters, config: InternVLChatConfig, plan: Plan, row: StepLoad) -> float:
     """Matrix-product FLOPs of one packed row: 2 per weight and token, 3 or 4 times for a policy, once for a reference.
 
     Attention adds 4 x width per layer and pair of tokens in the vision tower, half that in the causal language model.
@@ -242,12 +242,12 @@ def report(
     plan = read_plan(own.gpus, args, adapters=model_args.has_adapters, rounded=rounded)
     count = count_parameters(model)
     pairs = args.per_device_train_batch_size
-    largest = Row(pairs * (data_args.max_seq_length + SECOND_ANSWER), pairs * (data_args.max_dynamic_patch + 1))
+    largest = StepLoad(pairs * (data_args.max_seq_length + SECOND_ANSWER), pairs * (data_args.max_dynamic_patch + 1))
     sharing = args.sequence_parallel_size
-    held = Row(-(-largest.tokens // sharing), -(-largest.tiles // sharing))
+    held = StepLoad(-(-largest.tokens // sharing), -(-largest.tiles // sharing))
     need = footprint(config, count, trained_parameters(model, model_args, args), plan, held)
     batch = pairs * args.gradient_accumulation_steps * own.gpus // sharing
-    usual = Row(own.tokens_per_pair, own.tiles_per_pair)
+    usual = StepLoad(own.tokens_per_pair, own.tiles_per_pair)
     seconds = step_flops(count, config, plan, usual) * batch / own.gpus / (own.tflops * 1e12)
     parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in asdict(need).items())
     lines = [

@@ -11,7 +11,6 @@ small ones hardly learn to read. The tokenizer is trained on texts of the small 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -28,10 +27,9 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, constants
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
-from internvl_chat.model.constants import IMAGE_PLACEHOLDER
-from internvl_chat.model.conversation import Template, get_template
+from internvl_chat.model.conversation import get_template
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
-from tools.chat_template import chat_template
+from tools.checkpoints.files import preprocessor, save_tokenizer, write_json
 from tools.visual_reasoning.questions import ask_anything, look
 
 TEMPLATE = "internvl2_5"
@@ -179,19 +177,6 @@ def internlm2_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> 
     )
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, template: Template) -> None:
-    """Write the tokenizer with the field names of the published checkpoints, which older transformers read too."""
-    tokenizer.chat_template = None  # else transformers would write it to a file of its own
-    tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    config["chat_template"] = chat_template(template, IMAGE_PLACEHOLDER)
-    if isinstance(tokenizer, InternLM2Tokenizer):
-        config["auto_map"] = {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]}
-    write_json(path, config)
-
-
 def chat_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> InternVLChatConfig:
     """The configuration of the whole model, by the sizes in `args` and the ids of the tokenizer."""
     vision = {
@@ -256,26 +241,6 @@ def draw_weights(model: nn.Module, seed: int) -> None:
             parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-
-
-def preprocessor(image_size: int) -> dict[str, object]:
-    """The fields of preprocessor_config.json that published checkpoints have."""
-    return {
-        "crop_size": image_size,
-        "do_center_crop": True,
-        "do_normalize": True,
-        "do_resize": True,
-        "feature_extractor_type": "CLIPFeatureExtractor",
-        "image_mean": constants.IMAGENET_MEAN,
-        "image_std": constants.IMAGENET_STD,
-        "resample": 3,
-        "size": image_size,
-    }
-
-
-def write_json(path: Path, content: dict[str, object]) -> None:
-    """Write readable JSON that ends with a newline."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

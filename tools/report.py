@@ -12,26 +12,25 @@ one file without a single external request.
 from __future__ import annotations
 
 import argparse
-import base64
 import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import jinja2
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import parse_row
+from tools.curves.log import LOG_NAME, read_log
 from tools.evaluation.answering import read_answers
-from tools.evaluation.plots import plot_accuracies
 from tools.evaluation.run_figures import read_ranges, take_notes
 from tools.evaluation.table import table, verdicts
-from tools.plot_curves import FINE_TUNING_PANELS, LOG_NAME, PANELS, RUN_PANELS, draw_curves, read_log
-from tools.view_pairs import Picture, Segments, embed, mark_differences
+from tools.pages.page import Segments, data_uri, mark_differences, render
+from tools.pages.pictures import Picture, embed
+
+if TYPE_CHECKING:  # loading it takes longer than anything that --help needs
+    from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 SECTIONS = {
@@ -87,16 +86,17 @@ def report(args: argparse.Namespace) -> Path:
     settings, ledger = read_json(args.run / "settings.json"), read_json(args.run / "ledger.json")
     ranges = read_ranges()
     page = render(
+        TEMPLATE,
         title=args.title or f"Run {args.run}",
         summary=summarize(entries),
         sections=SECTIONS.items(),
         verdicts=list(verdicts(evaluation)),
         evaluation=table(evaluation) if evaluation else "",
-        accuracy_plot=data_uri(plot_accuracies(evaluation)) if has_accuracies(evaluation) else None,
+        accuracy_plot=draw_accuracies(evaluation),
         notes=take_notes(entries, ranges),
         origin=ranges.get("origin", "No ranges: benchmarks/results/run_figures.json is not there."),
         **draw(entries),
-        mixture=with_books(settings.pop("mixture", {}), ledger.pop("data_sets", {})),
+        mixture=with_ledger(settings.pop("mixture", {}), ledger.pop("data_sets", {})),
         skipped=count_skipped(args.run / "skipped.jsonl"),
         ledger=flatten(ledger),
         settings={group: flatten(values) for group, values in settings.items()},
@@ -106,12 +106,6 @@ def report(args: argparse.Namespace) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     return out
-
-
-def render(**content: Any) -> str:
-    """The page; every text is escaped, a name that is missing is an error."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**content)
 
 
 def find_log(run: Path) -> Path:
@@ -148,24 +142,29 @@ def summarize(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The curves as a picture, and the titles of panels that the log has nothing for."""
+    from tools.curves.panels import FINE_TUNING_PANELS, PANELS, RUN_PANELS, draw_curves
+
     thinned = entries[:: 1 + len(entries) // MAX_POINTS]
     known = {name for entry in entries for name in entry}
     panels = PANELS if "rewards/margins" in known else FINE_TUNING_PANELS
     wanted = list(dict.fromkeys((*panels, *RUN_PANELS)))  # both have the learning rate
     absent = [panel.title for panel in wanted if known.isdisjoint(panel.names)]
-    return {"curves": data_uri(draw_curves(thinned, wanted)), "absent_curves": absent}
+    return {"curves": figure_uri(draw_curves(thinned, wanted)), "absent_curves": absent}
 
 
-def data_uri(figure: Figure) -> str:
+def draw_accuracies(evaluation: Mapping[str, Any]) -> str | None:
+    """The accuracies of an evaluation as a picture; None where it has none."""
+    from tools.evaluation.plots import plot_accuracies
+
+    found = any(name in evaluation for name in ("reasoned", "direct", "vlmeval", "probes"))
+    return figure_uri(plot_accuracies(evaluation)) if found else None
+
+
+def figure_uri(figure: Figure) -> str:
     """A figure as an embedded PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=PLOT_DPI)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def has_accuracies(evaluation: Mapping[str, Any]) -> bool:
-    """Whether there is anything to plot."""
-    return any(name in evaluation for name in ("reasoned", "direct", "vlmeval", "probes"))
+    return data_uri(buffer.getvalue(), "png")
 
 
 def count_skipped(path: Path) -> dict[str, int]:
@@ -180,12 +179,12 @@ def count_skipped(path: Path) -> dict[str, int]:
     return {**shown, f"{len(counts) - len(shown)} other reasons": others} if others else shown
 
 
-def with_books(
-    mixture: Mapping[str, Mapping[str, Any]], books: Mapping[str, Mapping[str, Any]]
+def with_ledger(
+    mixture: Mapping[str, Mapping[str, Any]], ledger: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """The data sets of a mixture, each with what the ledger says became of its rows."""
     unknown = {"used": "", "skipped": "", "times_used": {}}
-    return {name: {**part, **books.get(name, unknown)} for name, part in mixture.items()}
+    return {name: {**part, **ledger.get(name, unknown)} for name, part in mixture.items()}
 
 
 def flatten(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -11,42 +11,21 @@ are counted, images that cannot be opened say why in their place.
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
-import jinja2
-from PIL import Image
-
-from internvl_chat.data.images import ImageError, load_image, resolve_image
 from internvl_chat.data.mixture import resolve_entry
-from internvl_chat.data.video import open_video, read_frames
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import DatasetSpec, read_meta
-from internvl_chat.records.rows import PreferencePair, RecordError, Source, VideoClip, parse_row
+from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
+from tools.pages.page import Segments, mark_differences, render
+from tools.pages.pictures import Picture, embed, embed_frames
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-TOKEN = re.compile(r"\s+|[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]|\w+|[^\w\s]")
-
-FRAMES = 4  # shown of a video
-MAX_COMPARED = 4_000_000  # words of one text times words of the other
-
-Segments = list[tuple[str, bool]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An embedded image: a data URI, or the problem that kept it from being opened."""
-
-    path: str
-    uri: str | None = None
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,22 +55,6 @@ class SourceView:
     total: int
 
 
-def mark_differences(first: str, second: str) -> tuple[Segments, Segments]:
-    """Split two texts into (text, differs) segments by words, or characters of scripts without spaces.
-
-    Very long texts are one segment each.
-    """
-    one, two = TOKEN.findall(first), TOKEN.findall(second)
-    if len(one) * len(two) > MAX_COMPARED:  # finding what they share takes the product of their lengths
-        return [(first, first != second)], [(second, first != second)]
-    left: Segments = []
-    right: Segments = []
-    for kind, a, b, c, d in SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
-        left += [("".join(one[a:b]), kind != "equal")] if b > a else []
-        right += [("".join(two[c:d]), kind != "equal")] if d > c else []
-    return left, right
-
-
 def sample_rows(path: Path, number: int, seed: str) -> tuple[list[tuple[int, bytes]], int]:
     """Up to `number` (line number, line) of a file in file order, each row equally likely; and the number of rows.
 
@@ -103,38 +66,18 @@ def sample_rows(path: Path, number: int, seed: str) -> tuple[list[tuple[int, byt
     return [(line_no, line) for line, line_no in map(rows.__getitem__, sorted(drawn))], len(rows)
 
 
-def embed(root: str, path: str, max_side: int, *, follow_symlinks: bool = False) -> Picture:
-    """The image as training sees it (alpha dropped), at most `max_side` pixels a side, as JPEG."""
-    try:
-        image = load_image(resolve_image(root, path, allow_file_symlinks=follow_symlinks))
-    except ImageError as error:
-        return Picture(path, problem=str(error))
-    return Picture(path, uri=data_uri(image, max_side))
-
-
-def embed_frames(root: str, video: VideoClip, max_side: int, *, follow_symlinks: bool = False) -> list[Picture]:
-    """FRAMES frames of a video, spread as training spreads them."""
-    try:
-        path = resolve_image(root, video.path, allow_file_symlinks=follow_symlinks)
-        frames = read_frames(open_video(path, video.clip), FRAMES)
-        return [Picture(video.path, uri=data_uri(frame, max_side)) for frame in frames]
-    except ImageError as error:
-        return [Picture(video.path, problem=str(error))]
-
-
-def data_uri(image: Image.Image, max_side: int) -> str:
-    """An RGB image, scaled down in place, as JPEG in a URI."""
-    image.thumbnail((max_side, max_side))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def guess_verdict(dataset: str, row: PreferencePair) -> str:
     """Why the rejected answer was rejected: as the row says, else by the documented names of the pair files."""
-    if "format" in dataset:
-        return row.extra.get("rejected_verdict", "format_error")
-    return row.extra.get("rejected_verdict", "wrong" if "correctness" in dataset else "not recorded")
+    by_name = {"format": "format_error", "correctness": "wrong"}
+    guess = next((verdict for part, verdict in by_name.items() if part in dataset), "not recorded")
+    return as_text(row.extra.get("rejected_verdict")) or guess
+
+
+def as_text(value: Any) -> str:
+    """A field that may hold any JSON value, for people: "" of null, the items of a list one behind the other."""
+    if value is None:
+        return ""
+    return ", ".join(map(as_text, value)) if isinstance(value, list) else str(value)
 
 
 def view_pair(
@@ -149,15 +92,15 @@ def view_pair(
         dataset=spec.name,
         line=line,
         verdict=guess_verdict(spec.name, row),
-        gold=str(row.extra.get("answer_gt", "")),
+        gold=as_text(row.extra.get("answer_gt")),
         pictures=pictures,
         question=row.conversation,
         chosen=chosen,
         rejected=rejected,
         chosen_length=len(row.chosen),
         rejected_length=len(row.rejected or ""),
-        chosen_rule=row.extra.get("chosen_rule", ""),
-        rejected_rule=row.extra.get("rejected_rule", ""),
+        chosen_rule=as_text(row.extra.get("chosen_rule")),
+        rejected_rule=as_text(row.extra.get("rejected_rule")),
     )
 
 
@@ -180,11 +123,11 @@ def collect(
         yield SourceView(spec.name, shown, total)
 
 
-def render(views: Sequence[PairView | SourceView], title: str) -> str:
-    """The page; every text is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+def page(views: Sequence[PairView | SourceView], title: str) -> str:
+    """The page."""
     pairs = [view for view in views if isinstance(view, PairView)]
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render(
+        TEMPLATE,
         title=title,
         pairs=pairs,
         sources=[view for view in views if isinstance(view, SourceView)],
@@ -228,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     how = {"max_side": args.max_side, "follow_symlinks": args.follow_symlinks}
     views = list(collect(specs, number=args.number, seed=args.seed, **how))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(render(views, args.title), encoding="utf-8")
+    args.out.write_text(page(views, args.title), encoding="utf-8")
     shown = sum(isinstance(view, PairView) for view in views)
     print(f"{args.out}: {shown} pairs, {args.out.stat().st_size / 1e6:.1f} MB")
 

@@ -17,7 +17,7 @@ from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_conf
 from internvl_chat.model.conversation import get_template
 from internvl_chat.records.rows import Source
 from tools import convert
-from tools.make_tiny_checkpoint import save_tokenizer
+from tools.checkpoints.files import save_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -10,7 +10,7 @@ from tools.evaluation.accuracy import accuracy, field_of
 from tools.evaluation.answering import Answered, Vote, answer_rows, vote
 from tools.evaluation.comparison import compare, paired, verdict
 from tools.evaluation.probes import f1, judge_probes, measure_probes, polarity, score
-from tools.evaluation.questions import Question
+from tools.evaluation.questions import AskedQuestion
 from tools.evaluation.statistics import bootstrap, mcnemar, mean_interval, share_interval, sign_flip, wilson
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Verdict, modes_for_dataset
 
@@ -18,7 +18,7 @@ RIGHT, WRONG, OPEN, NONE = Outcome.CORRECT, Outcome.WRONG, Outcome.UNDECIDED, Ou
 
 
 def question(answer="1", key="k", **extra):
-    return Question(key, Prompt((), "q?", answer, extra), "q?", "en", (), answer, modes_for_dataset(""))
+    return AskedQuestion(key, Prompt((), "q?", answer, extra), "q?", "en", (), answer, modes_for_dataset(""))
 
 
 def answered(outcomes, majority=WRONG, key="k"):

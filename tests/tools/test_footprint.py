@@ -18,7 +18,7 @@ from internvl_chat.train_mpo import main as train
 from internvl_chat.train_mpo import parse_arguments
 from tools.footprint import (
     Plan,
-    Row,
+    StepLoad,
     activations,
     count_rows,
     footprint,
@@ -27,7 +27,7 @@ from tools.footprint import (
     step_flops,
     trained_parameters,
 )
-from tools.model_sizes import Parameters, count_parameters, meta_model, published_config
+from tools.plan.model_sizes import Parameters, count_parameters, meta_model, published_config
 
 ALONE = Plan(gpus=1, stage=0, offload=False, half=False, recompute=False, reference=True, deepspeed=False)
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,9 @@ def test_activations_are_what_autograd_keeps(shape, tiles, dtype):
         answer_logps(model.train(), batch)
     measured = sum(storage.nbytes() for storage in kept.values())
     plan = Plan(**{**vars(ALONE), "half": dtype == torch.bfloat16})
-    assert activations(config, plan, Row(batch["packed"].input_ids.numel(), tiles)) == pytest.approx(measured, rel=0.15)
+    assert activations(config, plan, StepLoad(batch["packed"].input_ids.numel(), tiles)) == pytest.approx(
+        measured, rel=0.15
+    )
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def estimated(config, **changes):
     count = count_parameters(meta_model(config))
     assert count.total * 4 > 500e6
     plan = Plan(**{**vars(ALONE), "recompute": True, **changes})
-    return footprint(config, count, count.total, plan, Row(600, 10)).total
+    return footprint(config, count, count.total, plan, StepLoad(600, 10)).total
 
 
 @pytest.mark.integration
@@ -121,7 +123,7 @@ def test_a_run_with_adapters_needs_base_adapters_and_activations(training):
     trained = trained_parameters(meta_model(config), model_args, args)
     assert trained < 0.02 * count.total
     plan = Plan(**{**vars(ALONE), "recompute": True, "reference": False, "adapters": True})
-    expected = footprint(config, count, trained, plan, Row(600, 10)).total
+    expected = footprint(config, count, trained, plan, StepLoad(600, 10)).total
     assert expected == pytest.approx(int(result.stdout.split("peak")[-1]), rel=0.15)
 
 
@@ -139,7 +141,7 @@ def bytes_per_parameter(**changes):
     """(weights, gradients, optimizer, reference) of a model of a billion, in bytes per parameter of it."""
     count = Parameters(vision=10**8, projector=0, language=9 * 10**8)
     plan = Plan(**{**vars(ALONE), "half": True, **changes})
-    need = footprint(published_config("InternVL2_5-1B"), count, count.total, plan, Row(1000, 1))
+    need = footprint(published_config("InternVL2_5-1B"), count, count.total, plan, StepLoad(1000, 1))
     return tuple(value / count.total for value in (need.weights, need.gradients, need.optimizer, need.reference))
 
 
@@ -182,7 +184,7 @@ def test_flops_of_a_step_follow_the_weights():
     config = published_config("InternVL2_5-8B")
     count = count_parameters(meta_model(config))
     plan = Plan(**{**vars(ALONE), "recompute": True})
-    assert step_flops(count, config, plan, Row(10, 0)) == pytest.approx(5 * 2 * count.language * 10, rel=1e-3)
+    assert step_flops(count, config, plan, StepLoad(10, 0)) == pytest.approx(5 * 2 * count.language * 10, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_of_the_experts_only_the_chosen_count(name, active):
     """Parameters of the language model that work on a token, by the model cards; gpt-oss's leaves the embedding out."""
     config = published_config(name)
     count = count_parameters(meta_model(config))
-    flops = step_flops(count, config, ALONE, Row(10, 0))
+    flops = step_flops(count, config, ALONE, StepLoad(10, 0))
     assert flops / (4 * 2 * 10) == pytest.approx(active, rel=0.03)  # forward, twice backward, reference
 
 
@@ -209,7 +211,7 @@ def test_the_docs_say_of_long_rows_what_the_estimate_does(name):
     for offload in ("False", "True"):
         args = parse_arguments([*flags.replace("--bf16 True", "").split(), offload])[2]
         plan = Plan(**{**vars(read_plan(16, args)), "half": True})  # a CPU need not have bfloat16
-        total = footprint(config, count, count.total, plan, Row(32768 + 1024, 49)).total
+        total = footprint(config, count, count.total, plan, StepLoad(32768 + 1024, 49)).total
         need.append(f"{total / 1024**3:.1f} GiB")
     assert f"| of {name} | {need[0]} | {need[1]} |" in (ROOT / "docs" / "clusters.md").read_text()
 

@@ -5,7 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from tools.plot_curves import curve, parse_arguments, plot_curves, read_log, running_mean
+from tools.curves.log import curve, read_log
+from tools.curves.panels import running_mean
+from tools.plot_curves import parse_arguments, plot_curves
 
 PREFERENCE = [
     {"step": step, "loss": 3.0 / step, "nll_loss": 1.0, "losses/sigmoid": 0.7, "rewards/margins": 0.1 * step}

@@ -15,6 +15,7 @@ from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.records.samples import SkippedRow
 from tests.videos import write_mp4
 from tools import validate
+from tools.validation.chunks import ChunkChecker
 from tools.validation.faults import FAULTS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -255,8 +256,8 @@ def test_a_killed_run_goes_on(planted, monkeypatch):
             raise KeyboardInterrupt
         return whole(checker, chunk)
 
-    whole = validate.ChunkChecker.__call__
-    monkeypatch.setattr(validate.ChunkChecker, "__call__", stopping)
+    whole = ChunkChecker.__call__
+    monkeypatch.setattr(ChunkChecker, "__call__", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(folder)
     assert run(folder) == 1

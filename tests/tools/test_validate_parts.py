@@ -16,8 +16,8 @@ from internvl_chat.model import load_tokenizer
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import PreferencePair, Source
 from tools.validation.chunks import Chunk, ChunkChecker, ChunkFacts, check_all, read_in_order
-from tools.validation.faults import FAULTS, Finding
-from tools.validation.page import render
+from tools.validation.faults import FAULTS, FoundFault
+from tools.validation.page import validation_page
 from tools.validation.rows import RowChecker, most_tokens
 from tools.validation.summary import SetSummary, Summary, verdict
 from tools.validation.texts import loop_unit, suspicious_texts
@@ -157,7 +157,7 @@ def test_a_worker_that_dies_names_its_rows(three_chunks, tmp_path):
 
 def test_the_verdict_does_not_praise_rows_beside_data_sets_that_it_could_not_read():
     summary = Summary(sets=[SetSummary("a", "train", 8, 8, usable=8)])
-    summary.note(Finding("meta_unusable", "my_photos", "meta.json", 0, "x"))
+    summary.note(FoundFault("meta_unusable", "my_photos", "meta.json", 0, "x"))
     assert verdict(summary, strict=False, with_tokens=True) == (
         "FAIL: data sets that could not be read: my_photos, all 8 rows of the others can be trained on, 1 error."
     )
@@ -167,16 +167,38 @@ def test_the_verdict_does_not_praise_rows_beside_data_sets_that_it_could_not_rea
     )
 
 
+@pytest.mark.parametrize(
+    ("share", "usable", "faults", "passed"),
+    [
+        (0.0, (99, 100), {"empty_answer": 1}, False),
+        (0.005, (99, 100), {"empty_answer": 1}, True),
+        (0.004, (99, 100), {"empty_answer": 1}, False),
+        (1.0, (98, 100), {"empty_answer": 1, "image_missing": 1}, True),
+        (1.0, (0, 100), {"image_missing": 100}, False),  # a data set of which nothing is left
+        (1.0, (100, 100), {"path_missing": 1}, False),  # an error, but of no row
+        (1.0, (99, 100), {"empty_answer": 1, "held_out_in_train": 1}, False),
+    ],
+)
+def test_rows_that_training_would_skip_pass_up_to_a_share(share, usable, faults, passed):
+    sets = [SetSummary(name, "train", 100, 100, usable=number) for name, number in zip("ab", usable, strict=True)]
+    summary = Summary(sets=sets, counts=Counter(faults), unusable=200 - sum(usable))
+    assert summary.passed(strict=False, max_skipped_share=share) == passed
+    assert not summary.passed(strict=True, max_skipped_share=share)
+    text = verdict(summary, strict=False, with_tokens=True, max_skipped_share=share)
+    assert text.startswith("PASS" if passed else "FAIL")
+    assert (f"Training skips them: --max_skipped_share allows {share:.1%}." in text) == passed
+
+
 def test_the_verdict_says_what_it_comes_to():
     summary = Summary(sets=[SetSummary("a", "train", 10, 10, usable=10), SetSummary("b", "train", 3, 3)])
     assert verdict(summary, strict=False, with_tokens=True).startswith("PASS: all 13 rows can be trained on.")
     assert "No row of b can be trained on" in verdict(summary, strict=False, with_tokens=True)
-    summary.note(Finding("garbled_text", "a", "a.jsonl", 3, ""))
+    summary.note(FoundFault("garbled_text", "a", "a.jsonl", 3, ""))
     assert verdict(summary, strict=False, with_tokens=True).startswith(
         "PASS: all 13 rows can be trained on, 1 warning."
     )
     assert verdict(summary, strict=True, with_tokens=False).startswith("FAIL: ")
-    summary.note(Finding("bad_json", "a", "a.jsonl", 4, ""))
+    summary.note(FoundFault("bad_json", "a", "a.jsonl", 4, ""))
     summary.unusable = 1
     text = verdict(summary, strict=False, with_tokens=False)
     assert text.startswith("FAIL: 1 of 13 rows cannot be trained on, 1 error, 1 warning.")
@@ -192,24 +214,24 @@ def test_the_page_escapes_what_rows_say_and_shows_every_fault(tmp_path):
     summary = Summary(sets=[SetSummary("a", "held-out", 1, 1, usable=1, prompts=1, chosen_longer=1.0)], tokens=[3, 9])
     summary.chosen, summary.rejected = [np.array([4, 90])], [np.array([0, 7])]
     for fault in FAULTS:
-        summary.note(Finding(fault, "a", "a.jsonl", 7, f"<script>{fault}</script>"))
-    page = render(make_report(summary), summary, 8192)
+        summary.note(FoundFault(fault, "a", "a.jsonl", 7, f"<script>{fault}</script>"))
+    page = validation_page(make_report(summary), summary, 8192)
     assert "<script>" not in page and page.count("&lt;script&gt;") == len(FAULTS)
     assert all(fault.cure.replace("<", "&lt;").replace(">", "&gt;") in page for fault in FAULTS.values())
     assert page.count("<svg") == 1 and "&lt;m&gt;.json" in page and "a (held-out)" in page
 
 
 def test_the_page_of_nothing():
-    assert "Nothing was found" in render(make_report(Summary()), Summary(), 8192)
+    assert "Nothing was found" in validation_page(make_report(Summary()), Summary(), 8192)
 
 
 @pytest.mark.integration
 def test_chromium_shows_the_page_without_a_request(tmp_path, browser_page):
     summary = Summary(sets=[SetSummary("a", "train", 5, 5, usable=5)], tokens=[100, 120, 900])
     summary.chosen, summary.rejected = [np.array([40, 90])], [np.array([50, 7])]
-    summary.note(Finding("bad_json", "a", "a.jsonl", 7, "torn"))
+    summary.note(FoundFault("bad_json", "a", "a.jsonl", 7, "torn"))
     path = Path(tmp_path / "validation.html")
-    path.write_text(render(make_report(summary), summary, 8192))
+    path.write_text(validation_page(make_report(summary), summary, 8192))
     browser_page.goto(path.as_uri())
     assert browser_page.locator("details[open]").inner_text().count("a.jsonl:7: torn") == 1
     box = browser_page.locator(".plots svg").bounding_box()

@@ -12,7 +12,9 @@ from PIL import Image, ImageDraw
 from internvl_chat.records.rows import VideoClip
 from tests.videos import number_of, write_mp4
 from tools import view_pairs
-from tools.view_pairs import embed, embed_frames, mark_differences, sample_rows
+from tools.pages.page import mark_differences
+from tools.pages.pictures import embed, embed_frames
+from tools.view_pairs import sample_rows
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -180,6 +182,27 @@ def test_chromium_filters_by_data_set_verdict_and_text(pairs, browser_page):
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (["wrong", None, 5], "wrong, , 5"),
+        (None, "not recorded"),
+        ("", "not recorded"),
+        (3, "3"),
+        ({"a": 1}, "{&#39;a&#39;: 1}"),
+    ],
+)
+def test_fields_of_any_json_type_are_shown(tmp_path, verdict, said):
+    """One odd row beside a usual one must not cost the page."""
+    fields = {"rejected_verdict": verdict, "chosen_rule": verdict, "answer_gt": verdict}
+    rows = [{"question": "Q", "chosen": "a", "rejected": "b", **fields}]
+    rows += [{"question": "Q", "chosen": "a", "rejected": "b", "rejected_verdict": "odd"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    view_pairs.main(["--pairs", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "pairs.html")])
+    page = (tmp_path / "pairs.html").read_text()
+    assert f"<span>rejected: {said}</span>" in page and "<span>rejected: odd</span>" in page
+
+
 @pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to renew docs/images/view_pairs.png")
 def test_screenshot(pairs, browser_page):
     browser_page.goto(write_page(pairs).as_uri())

@@ -13,7 +13,7 @@ from internvl_chat.data.images import tile_share
 from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import parse_row, shown
-from tools.evaluation.questions import Question
+from tools.evaluation.questions import AskedQuestion
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Verdict, parse_answer
 from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Failure, Request
@@ -51,7 +51,7 @@ class Answered:
         majority: their vote.
     """
 
-    question: Question
+    question: AskedQuestion
     responses: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     majority: Vote
@@ -63,7 +63,7 @@ class Answered:
 
 
 def answer_questions(
-    questions: Sequence[Question], engine: str, options: EngineOptions, *, samples: int, seed: int, max_tiles: int
+    questions: Sequence[AskedQuestion], engine: str, options: EngineOptions, *, samples: int, seed: int, max_tiles: int
 ) -> list[list[str]]:
     """`samples` responses to each question, in its order.
 
@@ -100,7 +100,7 @@ def answer_questions(
     return answers
 
 
-def judge(questions: Sequence[Question], responses: Iterable[Sequence[str]]) -> Iterator[Answered]:
+def judge(questions: Sequence[AskedQuestion], responses: Iterable[Sequence[str]]) -> Iterator[Answered]:
     """Each question with its responses, judged."""
     with AnswerChecker() as checker:
         for question, texts in zip(questions, responses, strict=True):
@@ -109,12 +109,12 @@ def judge(questions: Sequence[Question], responses: Iterable[Sequence[str]]) -> 
             yield Answered(question, tuple(texts), outcomes, vote(checker, question, verdicts))
 
 
-def _judge(checker: AnswerChecker, question: Question, response: str) -> Verdict:
+def _judge(checker: AnswerChecker, question: AskedQuestion, response: str) -> Verdict:
     final = response if question.version is None else parse_answer(response, question.version)
     return checker.check(final, question.gold, question.modes)
 
 
-def vote(checker: AnswerChecker, question: Question, verdicts: Sequence[Verdict]) -> Vote:
+def vote(checker: AnswerChecker, question: AskedQuestion, verdicts: Sequence[Verdict]) -> Vote:
     """The answer that most responses give.
 
     Answers that the checks find equal (0.5 and 1/2, B and (b)) vote together, responses without an answer do not vote.

@@ -17,7 +17,7 @@ import numpy as np
 from internvl_chat.records.rows import shown
 from tools.evaluation.accuracy import field_of, percent, percents
 from tools.evaluation.answering import Answered, Vote
-from tools.evaluation.questions import Question
+from tools.evaluation.questions import AskedQuestion
 from tools.evaluation.statistics import Interval, bootstrap, wilson
 from tools.reasoning_data_pipeline.answers.checker import Outcome, accepted_texts
 
@@ -32,7 +32,7 @@ def polarity(text: str) -> bool | None:
     return says_yes if says_yes != says_no else None
 
 
-def judge_probes(questions: Sequence[Question], responses: Sequence[Sequence[str]]) -> list[Answered]:
+def judge_probes(questions: Sequence[AskedQuestion], responses: Sequence[Sequence[str]]) -> list[Answered]:
     """Each probe with its one response; an unclear response is a format error.
 
     Raises:
@@ -41,13 +41,13 @@ def judge_probes(questions: Sequence[Question], responses: Sequence[Sequence[str
     return [_judge(question, response) for question, [response] in zip(questions, responses, strict=True)]
 
 
-def _judge(question: Question, response: str) -> Answered:
+def _judge(question: AskedQuestion, response: str) -> Answered:
     said, wanted = polarity(response), _gold(question)
     outcome = Outcome.FORMAT_ERROR if said is None else Outcome.CORRECT if said == wanted else Outcome.WRONG
     return Answered(question, (response,), (outcome,), Vote(response, outcome, 1, False))
 
 
-def _gold(question: Question) -> bool:
+def _gold(question: AskedQuestion) -> bool:
     gold = polarity(" ".join(accepted_texts(question.prompt.answer)))
     if gold is None:
         answer = shown(question.prompt.answer)

@@ -28,7 +28,7 @@ OPTIONS_MARK = "Choices:"  # a question with this line, such as MathVista's `que
 
 
 @dataclass(frozen=True)
-class Question:
+class AskedQuestion:
     """A prompt row and how it is put.
 
     Attributes:
@@ -51,7 +51,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Row:
+class PromptRow:
     """One prompt row before it is put in words: `body` has its options."""
 
     prompt: Prompt
@@ -66,21 +66,21 @@ class Row:
         return str(self.prompt.extra.get("dataset") or self.file.stem)
 
 
-Words = Callable[[Row], tuple[str, str | None]]
+Words = Callable[[PromptRow], tuple[str, str | None]]
 """Puts a row: the text asked, and the version by which the answer is found."""
 
 
 def reasoned(version: str) -> Words:
     """Step by step, in the words of a prompt version; Chinese ones where the file's name has `_zh_`."""
 
-    def put(row: Row) -> tuple[str, str | None]:
+    def put(row: PromptRow) -> tuple[str, str | None]:
         chosen = version_for(version, row.file.name)
         return ask(row.body, len(row.prompt.image), version=chosen, where=row.where), chosen
 
     return put
 
 
-def direct(row: Row) -> tuple[str, str | None]:
+def direct(row: PromptRow) -> tuple[str, str | None]:
     """As it stands."""
     return ask(row.body, len(row.prompt.image), version=None, where=row.where), None
 
@@ -88,7 +88,7 @@ def direct(row: Row) -> tuple[str, str | None]:
 def as_vlmevalkit(*, use_mpo_prompt: bool, use_cot: bool) -> Words:
     """As VLMEvalKit's InternVL wrapper puts it, see `vlmevalkit`."""
 
-    def put(row: Row) -> tuple[str, str | None]:
+    def put(row: PromptRow) -> tuple[str, str | None]:
         words = wording(
             row.body, row.dataset, is_choice=bool(row.options), use_mpo_prompt=use_mpo_prompt, use_cot=use_cot
         )
@@ -100,7 +100,7 @@ def as_vlmevalkit(*, use_mpo_prompt: bool, use_cot: bool) -> Words:
 
 def read_questions(
     files: Iterable[Path], words: Words, image_root: Path | None = None, *, follow_symlinks: bool = False
-) -> Iterator[Question]:
+) -> Iterator[AskedQuestion]:
     """The rows of prompt files, put in words; images as of `ImageRoots`.
 
     Raises:
@@ -114,7 +114,7 @@ def read_questions(
         text, version = words(row)
         name = xxhash.xxh3_64_hexdigest(f"{text}\0{row.prompt.image}\0{row.prompt.answer!r}".encode())
         seen[name] += 1  # the same question twice is two questions
-        yield Question(
+        yield AskedQuestion(
             key=f"{name}-{seen[name]}" if seen[name] > 1 else name,
             prompt=row.prompt,
             text=text,
@@ -125,7 +125,7 @@ def read_questions(
         )
 
 
-def read_rows(file: Path) -> Iterator[Row]:
+def read_rows(file: Path) -> Iterator[PromptRow]:
     """The rows of a prompt file with their options.
 
     Raises:
@@ -142,7 +142,7 @@ def read_rows(file: Path) -> Iterator[Row]:
         options = read_options(prompt, where)
         listed = "".join(f"\n{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
         body = prompt.question if OPTIONS_MARK in prompt.question else prompt.question + listed
-        yield Row(prompt, body, options, where, file)
+        yield PromptRow(prompt, body, options, where, file)
 
 
 def read_options(prompt: Prompt, where: Source) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tools.plot_curves import curve
+from tools.curves.log import curve
 
 RANGES = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "run_figures.json"
 END = 0.1  # share of the log that is its end, and that is its beginning

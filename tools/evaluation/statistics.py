@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # loads scipy.stats when it is used first
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
@@ -29,7 +29,7 @@ def wilson(successes: int, trials: int) -> Interval:
     """Wilson's score interval of a proportion, in 0..1; all of it where nothing was tried."""
     if not trials:
         return Interval(0.0, 1.0)
-    found = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    found = scipy.stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(float(found.low), float(found.high))
 
 
@@ -49,7 +49,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 def bootstrap(samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray]) -> Interval:
     """Percentile bootstrap interval of `statistic(*samples, axis)`, resampling the rows of all samples together."""
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         samples,
         statistic,
         paired=len(samples) > 1,
@@ -71,7 +71,7 @@ def mcnemar(only_before: int, only_after: int) -> float:
         only_after: questions that only the second one got right.
     """
     discordant = only_before + only_after
-    return float(stats.binomtest(only_after, discordant, 0.5).pvalue) if discordant else 1.0
+    return float(scipy.stats.binomtest(only_after, discordant, 0.5).pvalue) if discordant else 1.0
 
 
 def sign_flip(differences: Sequence[float]) -> float:
@@ -81,7 +81,7 @@ def sign_flip(differences: Sequence[float]) -> float:
     """
     if not any(differences):
         return 1.0
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (np.asarray(differences, dtype=float),),
         np.mean,
         permutation_type="samples",

@@ -22,7 +22,7 @@ class Fault:
     cure: str
 
 
-class Finding(NamedTuple):
+class FoundFault(NamedTuple):
     """One fault found: in which data set, at which line of which file (0: the data set as a whole), and the details."""
 
     fault: str

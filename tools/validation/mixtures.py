@@ -13,13 +13,13 @@ from internvl_chat.records.jsonl import WrongFileError
 from internvl_chat.records.meta import DatasetSpec, read_entries
 from internvl_chat.records.objects import ObjectError
 from internvl_chat.records.rows import shown
-from tools.validation.faults import Finding
+from tools.validation.faults import FoundFault
 
 LEAST_PAIRS, MOST_LONGER = 100, 0.9
 """From that many pairs on, a share of longer (or shorter) chosen answers above this is named."""
 
 
-def open_mixture(meta_path: Path) -> tuple[list[MixedDataset], list[Finding]]:
+def open_mixture(meta_path: Path) -> tuple[list[MixedDataset], list[FoundFault]]:
     """The data sets of a meta.json that can be opened, and what is wrong with its entries.
 
     Raises:
@@ -30,32 +30,32 @@ def open_mixture(meta_path: Path) -> tuple[list[MixedDataset], list[Finding]]:
     except FileNotFoundError:
         raise
     except (ValueError, OSError) as error:
-        return [], [Finding("meta_unusable", "", str(meta_path), 0, str(error))]
+        return [], [FoundFault("meta_unusable", "", str(meta_path), 0, str(error))]
     datasets, findings = [], []
     for number, (name, entry) in enumerate(entries.items()):
         opened = _open_entry(meta_path, number, name, entry)
-        if isinstance(opened, Finding):
+        if isinstance(opened, FoundFault):
             findings.append(opened)
             continue
         datasets.append(opened)
-        findings += [Finding(*found) for found in _about_entry(meta_path, entry, opened)]
+        findings += [FoundFault(*found) for found in _about_entry(meta_path, entry, opened)]
     return datasets, findings
 
 
-def _open_entry(meta_path: Path, number: int, name: str, entry: object) -> MixedDataset | Finding:
+def _open_entry(meta_path: Path, number: int, name: str, entry: object) -> MixedDataset | FoundFault:
     """The data set of an entry, or why there is none."""
     try:
         spec = DatasetSpec.from_entry(name, entry, str(meta_path))
     except ValueError as error:
-        return Finding("meta_unusable", name, str(meta_path), 0, str(error))
+        return FoundFault("meta_unusable", name, str(meta_path), 0, str(error))
     try:
         return open_dataset(spec, number, meta_path)
     except (FileNotFoundError, ObjectError) as error:
-        return Finding("path_missing", name, str(meta_path), 0, str(error))
+        return FoundFault("path_missing", name, str(meta_path), 0, str(error))
     except WrongFileError as error:
-        return Finding("wrong_file", name, str(meta_path), 0, str(error))
+        return FoundFault("wrong_file", name, str(meta_path), 0, str(error))
     except ValueError as error:
-        return Finding("no_rows", name, str(meta_path), 0, str(error))
+        return FoundFault("no_rows", name, str(meta_path), 0, str(error))
 
 
 def _about_entry(meta_path: Path, entry: object, data: MixedDataset) -> Iterator[tuple[str, str, str, int, str]]:
@@ -88,7 +88,7 @@ class Rows:
     mirror: np.ndarray
 
 
-def repeated_pairs(rows: Rows, datasets: Sequence[MixedDataset]) -> Iterator[Finding]:
+def repeated_pairs(rows: Rows, datasets: Sequence[MixedDataset]) -> Iterator[FoundFault]:
     """Pairs that stand in the mixture before, and pairs of which the opposite does."""
     first, place = np.unique(rows.pair, return_index=True)
     for row, other in _matches(rows.pair, first, place, only_earlier=True):
@@ -100,7 +100,7 @@ def repeated_pairs(rows: Rows, datasets: Sequence[MixedDataset]) -> Iterator[Fin
 
 def held_out_prompts(
     train: Rows, held_out: Rows, train_sets: Sequence[MixedDataset], held_out_sets: Sequence[MixedDataset]
-) -> Iterator[Finding]:
+) -> Iterator[FoundFault]:
     """Rows of the held-out data whose images and question are trained on."""
     first, place = np.unique(train.prompt, return_index=True)
     for row, other in _matches(held_out.prompt, first, place):
@@ -108,13 +108,13 @@ def held_out_prompts(
         yield _finding("held_out_in_train", held_out, row, held_out_sets, detail)
 
 
-def length_bias(name: str, path: str, chosen: np.ndarray, rejected: np.ndarray) -> Iterator[Finding]:
+def length_bias(name: str, path: str, chosen: np.ndarray, rejected: np.ndarray) -> Iterator[FoundFault]:
     """A data set nearly all of whose chosen answers are longer, or shorter, than the rejected ones, in characters."""
     if len(chosen) < LEAST_PAIRS:
         return
     for word, share in (("longer", np.mean(chosen > rejected)), ("shorter", np.mean(chosen < rejected))):
         if share > MOST_LONGER:
-            yield Finding("length_bias", name, path, 0, f"chosen is the {word} answer in {share:.0%} of its pairs")
+            yield FoundFault("length_bias", name, path, 0, f"chosen is the {word} answer in {share:.0%} of its pairs")
 
 
 def _matches(
@@ -131,9 +131,9 @@ def _matches(
         yield int(row), int(place[spot[row]])
 
 
-def _finding(fault: str, rows: Rows, row: int, datasets: Sequence[MixedDataset], detail: str) -> Finding:
+def _finding(fault: str, rows: Rows, row: int, datasets: Sequence[MixedDataset], detail: str) -> FoundFault:
     data = datasets[rows.number[row]]
-    return Finding(fault, data.spec.name, data.rows.path, int(rows.line[row]), detail)
+    return FoundFault(fault, data.spec.name, data.rows.path, int(rows.line[row]), detail)
 
 
 def _place(rows: Rows, row: int, datasets: Sequence[MixedDataset]) -> str:

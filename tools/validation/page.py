@@ -7,23 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tools.pages.page import render
 from tools.validation.summary import Summary
 
 TEMPLATE = Path(__file__).with_name("validation.html")
 BINS = 60
 
 
-def render(report: Mapping[str, Any], summary: Summary, max_seq_length: int) -> str:
-    """The page of a report (the content of validation.json); every text is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    plots = draw(summary, max_seq_length)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report=report, plots=plots)
+def validation_page(report: Mapping[str, Any], summary: Summary, max_seq_length: int) -> str:
+    """The page of a report (the content of validation.json)."""
+    return render(TEMPLATE, report=report, plots=draw(summary, max_seq_length))
 
 
 def draw(summary: Summary, max_seq_length: int) -> str:

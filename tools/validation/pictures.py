@@ -21,7 +21,7 @@ _ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 
 
 @dataclass(frozen=True)
-class Picture:
+class CheckedPicture:
     """An image file that training can use.
 
     Attributes:
@@ -37,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Film:
-    """A video file that training can use: size of a frame in pixels, number of frames, all else as of `Picture`."""
+    """A video file that training can use: size of a frame in pixels, number of frames, all else as of `CheckedPicture`."""
 
     size: tuple[int, int]
     identity: str
@@ -64,7 +64,7 @@ class PictureReader:
         self._read_once = lru_cache(REMEMBERED)(self._read)
         self._read_video_once = lru_cache(REMEMBERED)(self._read_video)
 
-    def read(self, root: str, path: str) -> Picture:
+    def read(self, root: str, path: str) -> CheckedPicture:
         """The image `path` of a row under `root`; ImageError where training cannot use it."""
         return self._read_once(self._resolve(root, path))
 
@@ -83,7 +83,7 @@ class PictureReader:
         oddities = (("video_short", f"{path}: {video.shortfall}"),) if video.shortfall else ()
         return Film(video.size, f"{identity} {clip}", len(video.frames), oddities)
 
-    def _read(self, path: str) -> Picture:
+    def _read(self, path: str) -> CheckedPicture:
         with open_image(path) as image:
             flat = None
             if self.decode:
@@ -94,7 +94,7 @@ class PictureReader:
                 identity = path
             found = [*self._oddities(image), *([("image_flat", flat)] if flat else [])]
             oddities = tuple((fault, f"{path}: {detail}") for fault, detail in found)
-            return Picture(image.size, identity, oddities)
+            return CheckedPicture(image.size, identity, oddities)
 
     def _oddities(self, image: Image.Image) -> Iterator[tuple[str, str]]:
         if min(image.size) < SMALLEST_SIDE:

@@ -20,7 +20,7 @@ from internvl_chat.data.tokenization import RowTokenizer, check_answers, place_f
 from internvl_chat.data.video import FrameLimits
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
-from tools.validation.pictures import Picture, PictureReader
+from tools.validation.pictures import CheckedPicture, PictureReader
 from tools.validation.texts import squeezed, suspicious_texts
 
 
@@ -136,7 +136,7 @@ class RowChecker:
             if facts.tiles < wanted:
                 facts.faults.append(("fewer_tiles", f"{facts.tiles} of {wanted} frames fit {self.max_seq_length}"))
         facts.faults += [*film.oddities, *suspicious_texts(pair, data.spec.name)]
-        _measure(facts, pair, [Picture(film.size, film.identity, ())])
+        _measure(facts, pair, [CheckedPicture(film.size, film.identity, ())])
 
     def _count(self, grids: list[Grid]) -> int:
         return sum(count_tiles(grid, self.tiling.use_thumbnail) for grid in grids)
@@ -162,7 +162,7 @@ def most_tokens(text: str) -> int:
     return 2 * max(len(form.encode()) for form in (text, unicodedata.normalize("NFKC", text)))
 
 
-def _measure(facts: RowFacts, pair: PreferencePair, pictures: list[Picture]) -> None:
+def _measure(facts: RowFacts, pair: PreferencePair, pictures: list[CheckedPicture]) -> None:
     """Fill in the hashes and lengths of a usable row."""
     question = " ".join(pair.conversation.replace(IMAGE_PLACEHOLDER, " ").split())
     prompt = [*(picture.identity for picture in pictures), question]

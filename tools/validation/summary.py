@@ -13,7 +13,7 @@ import numpy as np
 from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.records.durable import json_line, write_atomically
 from tools.validation.chunks import ChunkFacts
-from tools.validation.faults import FAULTS, Finding
+from tools.validation.faults import FAULTS, FoundFault
 from tools.validation.mixtures import Rows, held_out_prompts, length_bias, repeated_pairs
 
 NOT_READ = ("meta_unusable", "path_missing", "wrong_file", "no_rows")  # faults by which a whole data set is left out
@@ -63,7 +63,7 @@ class Summary:
 
     sets: list[SetSummary] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[Finding]] = field(default_factory=dict)
+    examples: dict[str, list[FoundFault]] = field(default_factory=dict)
     unusable: int = 0
     tiles: Counter[int] = field(default_factory=Counter)
     tokens: list[int] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Summary:
         """Findings of a severity."""
         return sum(number for name, number in self.counts.items() if FAULTS[name].severity == severity)
 
-    def note(self, finding: Finding) -> Finding:
+    def note(self, finding: FoundFault) -> FoundFault:
         """Count a finding and keep it if it is among the first of its kind."""
         self.counts[finding.fault] += 1
         examples = self.examples.setdefault(finding.fault, [])
@@ -87,9 +87,16 @@ class Summary:
             examples.append(finding)
         return finding
 
-    def passed(self, strict: bool) -> bool:
-        """Whether there is no error; with `strict` no warning either."""
-        return not self.count("error") and not (strict and self.counts)
+    def passed(self, strict: bool, max_skipped_share: float = 0.0) -> bool:
+        """Whether there is no error; with `strict` no warning either.
+
+        Rows that training would skip (an error each) may be up to `max_skipped_share` of all, where no data set is
+        left without a row.
+        """
+        errors = self.count("error")
+        if errors == self.unusable <= max_skipped_share * self.rows and all(data.usable for data in self.sets):
+            errors = 0
+        return not errors and not (strict and self.counts)
 
     def to_json(self) -> dict[str, Any]:
         """As in validation.json; histograms as [[value, rows], ...] or summaries of five numbers."""
@@ -121,7 +128,7 @@ class Split:
 
 
 def summarise(
-    facts: Iterable[ChunkFacts], splits: Sequence[Split], of_meta: Sequence[Finding], findings_file: Path
+    facts: Iterable[ChunkFacts], splits: Sequence[Split], of_meta: Sequence[FoundFault], findings_file: Path
 ) -> Summary:
     """Count everything, and write all findings to a file, one a line.
 
@@ -138,8 +145,8 @@ def summarise(
 
 
 def _findings(
-    summary: Summary, facts: Iterable[ChunkFacts], splits: Sequence[Split], of_meta: Sequence[Finding]
-) -> Iterator[Finding]:
+    summary: Summary, facts: Iterable[ChunkFacts], splits: Sequence[Split], of_meta: Sequence[FoundFault]
+) -> Iterator[FoundFault]:
     """All findings; fills in the figures of the summary on the way."""
     yield from of_meta
     datasets = [data for split in splits for data in split.datasets]
@@ -147,7 +154,7 @@ def _findings(
     for part in facts:
         data = datasets[part.chunk.number]
         for line, fault, detail in part.faults:
-            yield Finding(fault, data.spec.name, data.rows.path, line, detail)
+            yield FoundFault(fault, data.spec.name, data.rows.path, line, detail)
         per_set[part.chunk.number].append(replace(part, faults=[]))
         summary.unusable += part.chunk.stop - part.chunk.start - len(part.columns["line"])
         summary.tiles.update(part.tiles)
@@ -164,7 +171,7 @@ def _findings(
         yield from held_out_prompts(rows[train.name], rows[held_out.name], train.datasets, held_out.datasets)
 
 
-def _about_set(summary: Summary, data: MixedDataset, split: str, parts: Sequence[ChunkFacts]) -> Iterator[Finding]:
+def _about_set(summary: Summary, data: MixedDataset, split: str, parts: Sequence[ChunkFacts]) -> Iterator[FoundFault]:
     """Findings about a data set as a whole; adds its figures to the summary."""
     chosen, rejected = (_joined([part.columns[side] for part in parts]) for side in ("chosen", "rejected"))
     summary.chosen.append(chosen)
@@ -214,9 +221,9 @@ def ordered(counts: Counter[str]) -> list[tuple[str, int]]:
     return [(name, counts[name]) for name in FAULTS if counts[name]]
 
 
-def verdict(summary: Summary, *, strict: bool, with_tokens: bool) -> str:
+def verdict(summary: Summary, *, strict: bool, with_tokens: bool, max_skipped_share: float = 0.0) -> str:
     """What it comes to, in words."""
-    word = "PASS" if summary.passed(strict) else "FAIL"
+    word = "PASS" if summary.passed(strict, max_skipped_share) else "FAIL"
     unread = [found for name in NOT_READ for found in summary.examples.get(name, [])]
     names = ", ".join(found.dataset for found in unread if found.dataset)
     parts = [f"data sets that could not be read: {names}"] if names else []
@@ -227,6 +234,8 @@ def verdict(summary: Summary, *, strict: bool, with_tokens: bool) -> str:
     counts = {kind: summary.count(kind) for kind in ("error", "warning")}
     parts += [f"{number:,} {kind}{'s' * (number > 1)}" for kind, number in counts.items() if number and summary.rows]
     text = f"{word}: {', '.join(parts)}."
+    if word == "PASS" and summary.unusable:
+        text += f" Training skips them: --max_skipped_share allows {max_skipped_share:.1%}."
     for data in summary.sets:
         if data.rows and not data.usable:
             text += f" No row of {data.name} can be trained on: are its root and annotation right?"

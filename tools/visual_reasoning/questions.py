@@ -26,7 +26,7 @@ TASKS = {"count": "How many {0} are there?"}
 
 
 @dataclass(frozen=True)
-class Solution:
+class Reasoning:
     """Steps of reasoning and the answer they lead to; `response` is what a model should write."""
 
     steps: tuple[str, ...]
@@ -39,7 +39,7 @@ class Solution:
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A task of TASKS on a scene; `subject` is the colour or shape that it asks about."""
 
     scene: Scene
@@ -56,15 +56,15 @@ class Question:
         """The question in the words in which the sampling pipelines ask for reasoning."""
         return INSTRUCTIONS["en"].format(reasoning=REASONING["plain"]["en"], question=self.text)
 
-    def solution(self) -> Solution:
+    def solution(self) -> Reasoning:
         """Right steps to the right answer: small models reason over what they wrote down."""
         things = self.scene.having(self.subject)
         listed = f"{name_of(self.subject)}: {list_of(things)}: {len(things)}."
-        return Solution((describe(self.scene), listed), str(len(things)))
+        return Reasoning((describe(self.scene), listed), str(len(things)))
 
-    def slip(self) -> Solution:
+    def slip(self) -> Reasoning:
         """Steps of who looks at the upper half only, to an answer that is right where nothing below it counts."""
-        return Question(self.scene.upper_half, self.task, self.subject).solution()
+        return SceneQuestion(self.scene.upper_half, self.task, self.subject).solution()
 
 
 def name_of(subject: str) -> str:
@@ -120,7 +120,7 @@ LOOKS: dict[str, Callable[[Scene, random.Random], tuple[str, str]]] = {
 IN_A_WORD = ("what", "is there", "how many")
 
 
-def ask(scene: Scene, task: str, rng: random.Random) -> Question:
+def ask(scene: Scene, task: str, rng: random.Random) -> SceneQuestion:
     """A random question of this task about the scene.
 
     Raises:
@@ -128,10 +128,10 @@ def ask(scene: Scene, task: str, rng: random.Random) -> Question:
     """
     if task not in TASKS:
         raise ValueError(f"no task {task!r}: there are {list(TASKS)}")
-    return Question(scene, task, rng.choice(rng.choice((list(COLOURS), list(SHAPES)))))
+    return SceneQuestion(scene, task, rng.choice(rng.choice((list(COLOURS), list(SHAPES)))))
 
 
-def ask_anything(rng: random.Random, *, held_out: bool = False) -> Question:
+def ask_anything(rng: random.Random, *, held_out: bool = False) -> SceneQuestion:
     """A random question about a scene of the training or of the held-out split; its lower half is not empty."""
     scene = draw_scene(rng)
     while scene.is_held_out != held_out or scene == scene.upper_half:

@@ -59,7 +59,7 @@ class RowFile:
 
 
 @dataclass(frozen=True)
-class Part:
+class Portion:
     """A share of the questions of a data set, small enough for memory.
 
     Attributes:
@@ -113,7 +113,7 @@ def describe(name: str, summary: Mapping[str, Any]) -> str:
     return f"{name}: " + ", ".join(f"{key} {number}" for key, number in counts.items())
 
 
-def keep_nothing(part: Part, counts: Counts) -> None:
+def keep_nothing(part: Portion, counts: Counts) -> None:
     """A run that has nothing to tell the next one."""
 
 
@@ -134,9 +134,9 @@ class Conversion:
     outputs: Mapping[str, str]
     metas: Mapping[str, Sequence[str]]
     find_key: Callable[[bytes, Source], str]
-    convert: Callable[[Part, RowFiles], Counts]
+    convert: Callable[[Portion, RowFiles], Counts]
     options: Sequence[str]
-    keep: Callable[[Part, Any], None] = keep_nothing
+    keep: Callable[[Portion, Any], None] = keep_nothing
     describe: Callable[[str, Mapping[str, Any]], str] = describe
 
 
@@ -213,7 +213,7 @@ def convert_dataset(conversion: Conversion, dataset: SampledDataset, args: argpa
         rejects = partition_rows(dataset, partitions, conversion.find_key)
         before = itertools.accumulate(partitions.lines, initial=0)
         lines = map(partitions.path, range(partitions.count))
-        parts = [Part(args, dataset.name, path, rows) for path, rows in zip(lines, before, strict=False)]
+        parts = [Portion(args, dataset.name, path, rows) for path, rows in zip(lines, before, strict=False)]
         summary, rows = convert_parts(conversion, parts)
         for kind, path in paths.items():
             join_files(path, [part.output(kind) for part in parts])
@@ -226,7 +226,7 @@ def convert_dataset(conversion: Conversion, dataset: SampledDataset, args: argpa
     write_finished(args.save_dir, dataset.name, record, rejects)
 
 
-def convert_parts(conversion: Conversion, parts: Sequence[Part]) -> tuple[dict[str, Any], Counter[str]]:
+def convert_parts(conversion: Conversion, parts: Sequence[Portion]) -> tuple[dict[str, Any], Counter[str]]:
     """Second pass: the summary of a data set, and its rows by kind; the files lie beside those of the parts."""
     work = functools.partial(convert_part, conversion.convert, tuple(conversion.outputs))
     workers = min(parts[0].args.num_workers, len(parts))
@@ -249,7 +249,7 @@ def convert_parts(conversion: Conversion, parts: Sequence[Part]) -> tuple[dict[s
 
 
 def convert_part(
-    convert: Callable[[Part, RowFiles], Counts], kinds: Sequence[str], part: Part
+    convert: Callable[[Portion, RowFiles], Counts], kinds: Sequence[str], part: Portion
 ) -> tuple[Counts, Counter[str]]:
     """Write the rows of a part; returns what was counted, and the rows by kind."""
     with ExitStack() as stack:

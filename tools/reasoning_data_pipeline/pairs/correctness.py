@@ -25,7 +25,7 @@ from tools.reasoning_data_pipeline.answers.judging import (
     tidy_answer,
 )
 from tools.reasoning_data_pipeline.answers.steps import is_blank
-from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Part, RowFiles
+from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFiles
 from tools.reasoning_data_pipeline.pairs.grouping import draw_pairs, question_key
 
 PAIR_KINDS = {"correctness": "wrong", "format": "format_error"}  # kind -> outcome of its rejected answers
@@ -187,7 +187,7 @@ def sampled_key(line: bytes, where: Source) -> str:
     return question_key(record.image, record.question, record.answer)
 
 
-def convert(part: Part, files: RowFiles) -> PairSummary:
+def convert(part: Portion, files: RowFiles) -> PairSummary:
     """Judge the questions of a part and write their pairs and items."""
     cache = verdict_cache(part)
     judge = Judge(_process_checker(), modes_for_dataset(part.dataset), cache.read() if cache else {})
@@ -213,7 +213,7 @@ def _process_checker() -> AnswerChecker:
     return checker
 
 
-def write_question(question: JudgedQuestion, part: Part, key: str, files: RowFiles, summary: PairSummary) -> None:
+def write_question(question: JudgedQuestion, part: Portion, key: str, files: RowFiles, summary: PairSummary) -> None:
     """Write the pairs and items of one question; count the pairs."""
     prompt, row = question.prompt, question.prompt.to_row()
     right = {
@@ -244,13 +244,13 @@ def _quote(text: str) -> orjson.Fragment:
     return orjson.Fragment(orjson.dumps(text))
 
 
-def verdict_cache(part: Part) -> VerdictCache | None:
+def verdict_cache(part: Portion) -> VerdictCache | None:
     """The verdicts that are kept of a data set, where --use-correctness-cache asks for them."""
     path = part.args.save_dir / "correctness_cache" / f"{part.dataset}.jsonl"
     return VerdictCache(path) if part.args.use_correctness_cache else None
 
 
-def keep_verdicts(part: Part, summary: PairSummary) -> None:
+def keep_verdicts(part: Portion, summary: PairSummary) -> None:
     """Keep the slow verdicts of a part for the next run."""
     if summary.learned and (cache := verdict_cache(part)):
         cache.learn(summary.learned)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
 from tools.reasoning_data_pipeline.answers.steps import is_blank
-from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Part, RowFiles, Tally
+from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFiles, Tally
 from tools.reasoning_data_pipeline.pairs.grouping import draw, question_key
 
 
@@ -67,7 +67,7 @@ def pairs_by_margin(rewards: Mapping[str, float], min_margin: float) -> Iterator
             yield ScoredPair(chosen, rejected, high, low)
 
 
-def convert(part: Part, files: RowFiles) -> Tally:
+def convert(part: Portion, files: RowFiles) -> Tally:
     """Write the pairs of a part, and count them."""
     counts = Tally()
     for group in part.groups():

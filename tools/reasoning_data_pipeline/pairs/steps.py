@@ -13,7 +13,7 @@ from typing import Any
 
 from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
 from tools.reasoning_data_pipeline.answers.steps import STEP_BREAK, ScoredStep, is_blank
-from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Part, RowFile, RowFiles, Tally
+from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFile, RowFiles, Tally
 from tools.reasoning_data_pipeline.pairs.grouping import draw, question_key
 
 PRM_SYSTEM_PROMPT = """\
@@ -148,7 +148,7 @@ Answers = dict[str, tuple[dict[str, Any], list[ScoredStep]]]
 """Text of an answer -> its row and its scored steps."""
 
 
-def convert(part: Part, files: RowFiles) -> Tally:
+def convert(part: Portion, files: RowFiles) -> Tally:
     """Write the conversations and the pairs of a part, and count them."""
     counts = Tally()
     for group in part.groups():
