@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.records.samples import SkippedRow
+from internvl_chat.reference.cache import LogpsCache
+from internvl_chat.reference.frozen import CachedReference
 from internvl_chat.run.trainer import MultimodalDPOTrainer
 
 BATCHES = ("b1", "b2", "b3", "b4", "b5")
@@ -214,6 +216,15 @@ def test_a_batch_of_skipped_rows_gives_zero_gradients_and_a_line_each(make_train
     assert trainer.ledger.flush(is_writer=True) == 1
     line = json.loads((tmp_path / "skipped.jsonl").read_text())
     assert line == {"row_id": "set:3", "file": "pairs.jsonl", "line": 3, "reason": "image is torn", "fault": "torn"}
+
+
+def test_a_batch_of_skipped_rows_needs_nothing_of_a_cache(make_trainer, policy, reference, tmp_path):
+    """Its blank row is in no cache: the run goes on, the cache stays filled."""
+    trainer = make_trainer(policy, reference, max_skipped_share=1)
+    trainer.reference = CachedReference(LogpsCache(tmp_path / "cache"))
+    skip = SkippedRow(row_id="set:3", file="pairs.jsonl", line=3, reason="an answer is empty", fault="empty_answer")
+    for model in (trainer.model.train(), trainer.model.eval()):
+        assert trainer.compute_loss(model, {"skipped": [skip]}).item() == 0
 
 
 def test_a_preference_loss_without_reference_is_refused(make_trainer, policy):

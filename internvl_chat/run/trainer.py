@@ -182,7 +182,9 @@ class MultimodalDPOTrainer(ResumableTrainer):
         inputs = with_packed(inputs, self.image_token_id)
         pack = inputs["packed"]
         policy = answer_logps(model, inputs)
-        reference = self.reference.answer_logps(inputs) if self.reference is not None else None
+        # An idle rank runs a reference model along with the others; a cache knows nothing of its blank row.
+        knows = self.reference is not None and not (is_idle and isinstance(self.reference, CachedReference))
+        reference = self.reference.answer_logps(inputs) if knows else None
         if is_idle:
             if self.mixture.needs_delta and model.training:
                 self.running_mean.update(policy[:0])
