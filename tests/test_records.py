@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from internvl_chat.records.rows import PreferencePair, Prompt, RecordError, SampledResponse, Source, parse_row, shown
+from internvl_chat.records.rows import (
+    PreferencePair,
+    Prompt,
+    RecordError,
+    SampledResponse,
+    Source,
+    is_blank,
+    parse_row,
+    shown,
+)
 
 HERE = Path(__file__).parent
 AT = Source("pairs.jsonl", 7)
@@ -194,3 +203,8 @@ def test_error_survives_a_worker_process():
 
 def test_shown_is_bounded():
     assert shown("x" * 500) == "'" + "x" * 79 + "... (502 characters)"
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\u200b", "\ufeff \u200d\u00a0", "\u3000", "\x00"])
+def test_what_cannot_be_seen_is_blank(text):
+    assert is_blank(text) and not is_blank(f"{text}.{text}") and not is_blank(f"好{text}")

@@ -134,6 +134,11 @@ def _own_keys(row: Mapping[str, Any], where: Source) -> Mapping[str, Any]:
         raise RecordError(*where, str(error), "picture_key") from error
 
 
+def is_blank(answer: str) -> bool:
+    """Whether an answer has nothing that can be seen: only spaces, or characters without width."""
+    return not any(char.isprintable() and not char.isspace() for char in answer)
+
+
 def _text(row: Mapping[str, Any], key: str, where: Source) -> str:
     """The string under `key`; RecordError when it is absent or of another type."""
     if key not in row:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.records.rows import RecordError, Source
-from tools.reasoning_data_pipeline.answers.steps import ScoredStep, answer_prefix, is_blank, score_steps, split_steps
+from tools.reasoning_data_pipeline.answers.steps import ScoredStep, answer_prefix, score_steps, split_steps
 from tools.reasoning_data_pipeline.pairs.steps import (
     StepPair,
     orm_conversation,
@@ -186,8 +186,3 @@ def test_a_prefix_is_always_a_prefix_and_grows_with_the_ratio():
 def test_ratios_outside_0_to_1_are_refused():
     with pytest.raises(ValueError, match="not 1.5"):
         answer_prefix("a b", 1.5)
-
-
-@pytest.mark.parametrize("text", ["", " \n\t", "\u200b", "\ufeff \u200d\u00a0", "\u3000", "\x00"])
-def test_what_cannot_be_seen_is_blank(text):
-    assert is_blank(text) and not is_blank(f"{text}.{text}") and not is_blank(f"好{text}")

@@ -37,7 +37,7 @@ class CheckedPicture:
 
 @dataclass(frozen=True)
 class Film:
-    """A video file that training can use: size of a frame in pixels, number of frames, all else as of `CheckedPicture`."""
+    """A video file that training can use: size of a frame in pixels, number of frames, all else as of a picture."""
 
     size: tuple[int, int]
     identity: str

@@ -1,8 +1,8 @@
-"""Answers as texts of steps: whether there is anything, how they are split and cut, what a step prefix is worth.
+"""Answers as texts of steps: how they are split and cut, and what a prefix of steps is worth. Pure, no engine.
 
 VisualPRM (arXiv 2503.10291): the expected accuracy of step i is the share of right answers among continuations of the
 prefix that ends with step i. A step that was not measured has no label. `answer_prefix` is DropoutNTP's cut
-(arXiv 2411.10442, section 3.2). Pure, no engine.
+(arXiv 2411.10442, section 3.2).
 """
 
 from __future__ import annotations
@@ -22,11 +22,6 @@ _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u4dbf\
 _UNSPACED += "\U00020000-\U0003ffff"
 _MARKS = r"[\u0300-\u036f\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd\u3099\u309a\ufe00-\ufe0f]*"
 _UNIT = re.compile(rf"[{_UNSPACED}]{_MARKS}|[^\s{_UNSPACED}]+")
-
-
-def is_blank(answer: str) -> bool:
-    """Whether an answer has nothing that can be seen: spaces, or characters without width."""
-    return not any(char.isprintable() and not char.isspace() for char in answer)
 
 
 def answer_prefix(answer: str, ratio: float) -> str:

@@ -5,6 +5,9 @@
     out/data.parts/rank-00003-1f0c77aa.jsonl    what rank 3 wrote so far, whole lines only
     out/data.parts/{summary.json,rejects.jsonl} written with the merged file
 
+A shard line is {"k": prompt index, "s": sample index, "row": {...}}, or "skip": reason instead of the row, or
+{"k": prompt index, "reject": {file, line, reason}} for a prompt that was given up.
+
 Prompts are split over the ranks by a hash of their key. A killed rank loses at most the line it was writing: the next
 start drops a torn last line and makes what no shard holds yet, whichever rank wrote it, so the number of ranks may
 change. The rank that finishes last, or the next start, merges in prompt order, then sample order.
@@ -20,9 +23,11 @@ With several ranks pass `worker=find_process()`.
 from __future__ import annotations
 
 import logging
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -40,7 +45,6 @@ from internvl_chat.records.durable import (
     write_atomically,
 )
 from internvl_chat.run.process import Process
-from tools.reasoning_data_pipeline.files.shards import Found, locate, rows_in_order
 
 MANIFEST_FIELDS = ("generation", "parameters", "origin")
 
@@ -84,6 +88,52 @@ def read_origin(output: Path) -> dict[str, Any]:
 def read_rejects(output: Path) -> Iterator[dict[str, Any]]:
     """The prompts of a complete run that were given up: {file, line, reason}."""
     return (row for _, row in whole_lines(output.with_suffix(".parts") / "rejects.jsonl"))
+
+
+@dataclass
+class FoundSamples:
+    """What the shards hold; row i is sample `slots[i]` (prompt * num_samples + sample), at `places[2i : 2i + 2]`."""
+
+    shards: list[Path]
+    slots: array = field(default_factory=lambda: array("q"))
+    places: array = field(default_factory=lambda: array("q"))  # shard number, byte offset, shard number, ...
+    skipped: Counter[str] = field(default_factory=Counter)
+    rejects: dict[int, Any] = field(default_factory=dict)
+    duplicates: int = 0
+    complete: bool = False
+
+
+def locate(shards: list[Path], shape: tuple[int, ...]) -> FoundSamples:
+    """Find every sample once; 24 bytes a row, so that a run of millions merges in little memory."""
+    seen, found = np.zeros(shape, dtype=bool), FoundSamples(shards)
+    for number, path in enumerate(shards):
+        for offset, record in whole_lines(path):
+            prompt, sample = record["k"], record.get("s")
+            if sample is None:
+                found.rejects.setdefault(prompt, record["reject"])
+                continue
+            if seen[prompt, sample]:
+                found.duplicates += 1
+            elif "skip" in record:
+                found.skipped[record["skip"]] += 1
+            else:
+                found.slots.append(prompt * shape[1] + sample)
+                found.places.extend((number, offset))
+            seen[prompt, sample] = True
+    seen[list(found.rejects)] = True
+    found.complete = bool(seen.all())
+    return found
+
+
+def rows_in_order(found: FoundSamples) -> Iterator[bytes]:
+    """The lines of the merged file: prompt order, then sample order."""
+    order = np.argsort(np.array(found.slots, dtype=np.int64))
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(path, "rb")) for path in found.shards]
+        for row in order:
+            file = files[found.places[2 * row]]
+            file.seek(found.places[2 * row + 1])
+            yield json_line(orjson.loads(file.readline())["row"])
 
 
 class SampleStore:
@@ -273,7 +323,7 @@ class SampleStore:
             return False
         return found.complete
 
-    def _write_merged(self, found: Found) -> None:
+    def _write_merged(self, found: FoundSamples) -> None:
         """Write rejects, summary and the merged file, in this order: who sees the last may read the others."""
         rejects = [found.rejects[prompt] for prompt in sorted(found.rejects)]
         skipped = dict(sorted(found.skipped.items()))

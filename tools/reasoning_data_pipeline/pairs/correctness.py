@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from internvl_chat.records.rows import SampledResponse, Source, parse_row
+from internvl_chat.records.rows import SampledResponse, Source, is_blank, parse_row
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, modes_for_dataset
 from tools.reasoning_data_pipeline.answers.judging import (
     Judge,
@@ -24,7 +24,6 @@ from tools.reasoning_data_pipeline.answers.judging import (
     Verdicts,
     tidy_answer,
 )
-from tools.reasoning_data_pipeline.answers.steps import is_blank
 from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFiles
 from tools.reasoning_data_pipeline.pairs.grouping import draw_pairs, question_key
 

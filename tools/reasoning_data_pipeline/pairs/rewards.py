@@ -9,8 +9,7 @@ from itertools import permutations
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
-from tools.reasoning_data_pipeline.answers.steps import is_blank
+from internvl_chat.records.rows import Prompt, RecordError, Source, is_blank, parse_row, shown
 from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFiles, Tally
 from tools.reasoning_data_pipeline.pairs.grouping import draw, question_key
 

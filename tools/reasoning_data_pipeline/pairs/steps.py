@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
-from tools.reasoning_data_pipeline.answers.steps import STEP_BREAK, ScoredStep, is_blank
+from internvl_chat.records.rows import Prompt, RecordError, Source, is_blank, parse_row, shown
+from tools.reasoning_data_pipeline.answers.steps import STEP_BREAK, ScoredStep
 from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFile, RowFiles, Tally
 from tools.reasoning_data_pipeline.pairs.grouping import draw, question_key
 

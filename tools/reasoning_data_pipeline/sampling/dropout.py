@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from internvl_chat.records.rows import PreferencePair, Prompt, RecordError
-from tools.reasoning_data_pipeline.answers.steps import answer_prefix, is_blank
+from internvl_chat.records.rows import PreferencePair, Prompt, RecordError, is_blank
+from tools.reasoning_data_pipeline.answers.steps import answer_prefix
 from tools.reasoning_data_pipeline.engines.protocol import Request
 from tools.reasoning_data_pipeline.prompts.files import Task
 from tools.reasoning_data_pipeline.prompts.wording import split_placeholders, without_images
