@@ -39,6 +39,7 @@ from internvl_chat.model.constants import (
 )
 from internvl_chat.model.conversation import Template, get_template
 from internvl_chat.model.hf_layout import InternVLChatModelHF, config_to_hf, register_weight_names, run_settings
+from internvl_chat.run.entry import Parser, enter
 from tools.checkpoints.chat_template import VIDEO_TOKEN, chat_template
 from tools.checkpoints.files import preprocessor, save_tokenizer, write_json
 
@@ -56,7 +57,7 @@ UNPUBLISHED_FIELDS = (*TOKEN_NAMES, "model_specific_special_tokens", "processor_
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder to read, of either layout")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not hold a checkpoint yet")
     return parser.parse_args(argv)
@@ -160,4 +161,4 @@ def write_published_tokenizer(
 
 
 if __name__ == "__main__":
-    main()
+    enter(main)

@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerBase
 
 from internvl_chat.data.images import ImageError, Tiling, load_image
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
+from internvl_chat.run.entry import Parser, enter
 from tools.pages.page import render
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -165,7 +166,7 @@ def load_contender(path: str, device: str) -> Contender:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", nargs="+", required=True, help="folders or hub names, of either layout")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: %(default)s)")
@@ -197,4 +198,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    enter(main)

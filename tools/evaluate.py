@@ -19,13 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from internvl_chat.records.durable import json_text, write_atomically
+from internvl_chat.run.entry import Parser, enter
 from internvl_chat.run.process import find_process
 from tools.evaluation.accuracy import summarize
 from tools.evaluation.answering import (
@@ -59,7 +59,7 @@ class Way:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="folder or hub name")
     parser.add_argument("--reference", help="checkpoint that rewards are measured against")
     parser.add_argument("--reasoned", type=Path, nargs="+", default=[], help="prompts to answer step by step")
@@ -250,4 +250,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

@@ -26,6 +26,7 @@ from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.packed.logps import CHUNK_SIZE
 from internvl_chat.records.meta import read_meta
+from internvl_chat.run.entry import Parser, enter
 from internvl_chat.train_mpo import adapt, freeze, parse_arguments
 from tools.plan.model_sizes import Parameters, count_parameters, find_config, meta_model
 
@@ -298,7 +299,7 @@ def seen_gpu_memory() -> float | None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--gpus", type=int, default=1, help="processes of the run")
     add("--gpus_per_node", type=int, default=8)
@@ -336,4 +337,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    enter(main)

@@ -28,6 +28,7 @@ from internvl_chat.model.file_kinds import wrong_kind
 from internvl_chat.records.durable import json_line, json_text, write_atomically
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, shown
+from internvl_chat.run.entry import Parser, enter
 
 COLUMNS = ("image", "question", "chosen", "rejected")
 ROWS_AT_ONCE = 64  # with their pictures in memory
@@ -35,7 +36,7 @@ ROWS_AT_ONCE = 64  # with their pictures in memory
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parquet", type=Path, nargs="+", required=True, help="files to read")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--max-num", type=int, default=12, help="tile limit of a picture, for meta.json")
@@ -132,4 +133,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

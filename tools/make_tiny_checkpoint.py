@@ -29,6 +29,7 @@ from internvl_chat.model import InternVLChatConfig, InternVLChatModel, constants
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
 from internvl_chat.model.conversation import get_template
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
+from internvl_chat.run.entry import Parser, enter
 from tools.checkpoints.files import preprocessor, save_tokenizer, write_json
 from tools.visual_reasoning.questions import ask_anything, look
 
@@ -57,7 +58,7 @@ VIT_FORMS = {
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line; the sizes' defaults make a model of about a million parameters."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not hold a checkpoint yet")
     parser.add_argument("--family", choices=("qwen2", "internlm2"), default="qwen2", help="language model")
     parser.add_argument("--vit", choices=sorted(VIT_FORMS), default="300M", help="form of InternViT")
@@ -244,4 +245,4 @@ def draw_weights(model: nn.Module, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    make_tiny_checkpoint(parse_arguments())
+    enter(lambda: make_tiny_checkpoint(parse_arguments()))

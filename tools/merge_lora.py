@@ -15,6 +15,7 @@ from peft import LoraConfig
 from internvl_chat.adapters.lora import ADAPTER_FOLDER, add_adapters, load_adapter, merged_weights
 from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model
+from internvl_chat.run.entry import Parser, enter
 
 
 def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
@@ -42,7 +43,7 @@ def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", type=Path, required=True, help="checkpoint with an `adapter` folder")
     parser.add_argument("--base", type=Path, help="checkpoint that it adapts; default the one that it names")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -57,4 +58,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    enter(main)

@@ -12,13 +12,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from internvl_chat.run.entry import Parser, enter
 from tools.curves.log import read_log
 from tools.curves.panels import FINE_TUNING_PANELS, PANELS, draw_curves
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="output folder of a training, or a checkpoint in it")
     parser.add_argument("--out", type=Path, required=True, help="picture to write: .png, .pdf or .svg")
     parser.add_argument("--title", default="", help="above the plots; default: the run's folder")
@@ -43,4 +44,4 @@ def plot_curves(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    plot_curves(parse_arguments())
+    enter(lambda: plot_curves(parse_arguments()))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import parse_row
+from internvl_chat.run.entry import Parser, enter
 from tools.curves.log import LOG_NAME, read_log
 from tools.evaluation.answering import read_answers
 from tools.evaluation.run_figures import read_ranges, take_notes
@@ -63,7 +64,7 @@ class AnswerView:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of a training")
     parser.add_argument("--evaluation", type=Path, help="--out of tools/evaluate.py; default: looked for")
     parser.add_argument("--out", type=Path, help="the page; default: report.html in the folder")
@@ -241,4 +242,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    enter(main)

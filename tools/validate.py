@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from transformers import HfArgumentParser
 
 from internvl_chat.data.arguments import DataArguments
+from internvl_chat.run.entry import enter
 from tools.validation.arguments import ValidationArguments
 
 
@@ -41,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

@@ -21,6 +21,7 @@ from internvl_chat.data.mixture import resolve_entry
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import DatasetSpec, read_meta
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
+from internvl_chat.run.entry import Parser, enter
 from tools.pages.page import Segments, mark_differences, render
 from tools.pages.pictures import Picture, embed, embed_frames
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
@@ -147,7 +148,7 @@ def find_specs(meta: Path) -> list[DatasetSpec]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--meta", type=Path, help="meta.json whose data sets are shown")
     parser.add_argument("--pairs", type=Path, nargs="+", default=[], help="pair files (JSONL), instead of or besides")
     parser.add_argument("--root", default="", help="folder of the images of --pairs")
@@ -177,4 +178,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    enter(main)

@@ -72,14 +72,14 @@ def unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
 
 
 def enter(main: Callable[[], object]) -> None:
-    """Run a command's `main` as the program: SystemExit with its code, whatever it raises."""
+    """Run a command's `main` as the program: SystemExit with the code that it returns, or that of what it raises."""
     program = _program()
     if sys.argv[1:] == ["--version"]:
         sys.stdout.writelines(f"{line}\n" for line in versions())
         return
     wants_traceback = _take_traceback_flag(sys.argv)
     try:
-        main()
+        code = main()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
     except KeyboardInterrupt:
@@ -88,6 +88,9 @@ def enter(main: Callable[[], object]) -> None:
         raise SystemExit(_ended(program, error, FAILURE, wants_traceback)) from None
     except (ValueError, OSError, ModuleNotFoundError) as error:
         raise SystemExit(_ended(program, error, MISTAKE, wants_traceback)) from None
+    else:
+        if isinstance(code, int) and code:
+            raise SystemExit(code)
 
 
 def versions() -> Iterator[str]:

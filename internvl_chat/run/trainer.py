@@ -183,8 +183,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
         pack = inputs["packed"]
         policy = answer_logps(model, inputs)
         # An idle rank runs a reference model along with the others; a cache knows nothing of its blank row.
-        knows = self.reference is not None and not (is_idle and isinstance(self.reference, CachedReference))
-        reference = self.reference.answer_logps(inputs) if knows else None
+        asked = None if is_idle and isinstance(self.reference, CachedReference) else self.reference
+        reference = asked.answer_logps(inputs) if asked is not None else None
         if is_idle:
             if self.mixture.needs_delta and model.training:
                 self.running_mean.update(policy[:0])

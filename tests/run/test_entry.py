@@ -41,6 +41,17 @@ def test_a_mistake_ends_in_its_words(end_of, error, code):
     assert ended == code and line.endswith(str(error))
 
 
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1), (2, 2), ("a page", 0)])
+def test_the_code_that_main_returns_is_the_program_s(monkeypatch, returned, code):
+    monkeypatch.setattr(sys, "argv", ["tools/a_tool.py"])
+    if not code:
+        assert enter(lambda: returned) is None
+        return
+    with pytest.raises(SystemExit) as ended:
+        enter(lambda: returned)
+    assert ended.value.code == code
+
+
 def test_a_fault_of_ours_keeps_its_traceback(end_of):
     with pytest.raises(ZeroDivisionError):
         end_of(ZeroDivisionError())

@@ -23,6 +23,7 @@ import xxhash
 
 from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.rows import Prompt
+from internvl_chat.run.entry import Parser, enter
 from tools.evaluation.questions import read_rows, right_answers
 from tools.reasoning_data_pipeline.prompts.files import ImageRoots, add_symlink_flag
 
@@ -48,7 +49,7 @@ Files = dict[str, list[Item]]
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=Path, nargs="+", required=True, help="prompt files with answers")
     parser.add_argument("--held-out", type=Path, nargs="+", default=[], help="files to hold out, instead of a share")
     parser.add_argument("--share", type=float, default=0.1, help="of --prompts to hold out (default: %(default)s)")
@@ -139,4 +140,4 @@ def is_held_out(key: str, share: float) -> bool:
 
 
 if __name__ == "__main__":
-    split(parse_arguments())
+    enter(lambda: split(parse_arguments()))

@@ -11,10 +11,10 @@ started again; under srun or torchrun the ranks share the prompts. The postproce
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from internvl_chat.run.entry import enter
 from tools.reasoning_data_pipeline.engines.protocol import Request
 from tools.reasoning_data_pipeline.prompts.files import Task
 from tools.reasoning_data_pipeline.sampling.arguments import sampling_parser
@@ -41,4 +41,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

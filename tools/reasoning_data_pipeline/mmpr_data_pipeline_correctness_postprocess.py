@@ -21,16 +21,16 @@ the flags have changed, the run stops and asks for --overwrite. The exit code is
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from internvl_chat.run.entry import Parser, enter
 from tools.reasoning_data_pipeline.pairs.conversion import add_conversion_flags, run_conversion
 from tools.reasoning_data_pipeline.pairs.correctness import CORRECTNESS
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_conversion_flags(parser)
     add = parser.add_argument
     add("--answer-fix", action="store_true", help="en and zh prompts: tidy the last line of chosen answers, no others")
@@ -48,4 +48,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

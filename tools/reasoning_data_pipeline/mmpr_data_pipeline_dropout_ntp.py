@@ -12,9 +12,9 @@ that a row brought is kept as `rejected_orig`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
+from internvl_chat.run.entry import enter
 from tools.reasoning_data_pipeline.answers.steps import answer_prefix
 from tools.reasoning_data_pipeline.sampling.arguments import sampling_parser
 from tools.reasoning_data_pipeline.sampling.dropout import sample
@@ -34,4 +34,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

@@ -19,16 +19,16 @@ their rewards. A winner makes a pair with every other answer of its row. Writes 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from internvl_chat.run.entry import Parser, enter
 from tools.reasoning_data_pipeline.pairs.conversion import add_conversion_flags, run_conversion
 from tools.reasoning_data_pipeline.pairs.rewards import REWARDS
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_conversion_flags(parser)
     add = parser.add_argument
     add("--min-margin", type=float, default=0.0, help="least difference of rewards (default: any)")
@@ -41,4 +41,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

@@ -13,9 +13,9 @@ the continuations of steps 1..i; undecided ones do not count. All steps of one l
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from internvl_chat.run.entry import enter
 from tools.reasoning_data_pipeline.sampling.arguments import sampling_parser
 from tools.reasoning_data_pipeline.sampling.pipeline import Pipeline, run_pipeline
 from tools.reasoning_data_pipeline.sampling.step_scores import sample
@@ -47,4 +47,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

@@ -17,16 +17,16 @@ A step that was not measured has no label: its conversation ends before it.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from internvl_chat.run.entry import Parser, enter
 from tools.reasoning_data_pipeline.pairs.conversion import add_conversion_flags, run_conversion
 from tools.reasoning_data_pipeline.pairs.steps import STEP_SCORES
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_conversion_flags(parser)
     add = parser.add_argument
     add("--mc-threshold", type=float, default=0.0, help="a step is right if its score is above (default: %(default)s)")
@@ -43,4 +43,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from internvl_chat.run.entry import Parser
 from tools.reasoning_data_pipeline.engines.opening import ENGINES
 from tools.reasoning_data_pipeline.engines.protocol import LMDEPLOY_BACKENDS, EngineOptions, SamplingSettings
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
@@ -32,7 +33,7 @@ def sampling_parser(description: str | None, *, num_samples: int, version: str |
         num_samples: default of --num-return-sequences.
         version: default of --prompt-version; None asks questions as they are.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_prompts(parser, version)
     _add_images(parser)
     _add_sampling(parser, num_samples)
