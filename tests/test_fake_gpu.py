@@ -27,7 +27,7 @@ from internvl_chat.packed.packing import collate_packed
 from internvl_chat.records.samples import prompt_key
 from internvl_chat.run.metrics import MetricSums, StepGuard
 from internvl_chat.run.trainer import MultimodalDPOTrainer
-from tools.model_sizes import published_config, published_names
+from tools.plan.model_sizes import published_config, published_names
 
 GPU = torch.device("cuda", 0)
 IMAGE_TOKEN = 5

@@ -170,7 +170,7 @@ def test_weights_of_4_bits_take_half_a_byte_and_their_constants():
 
 def test_4_bits_are_told_of_the_linear_layers_of_the_language_model(capsys):
     flags = [*FLAGS.format("8B", "none.json").split(), "--use_llm_lora", "64"]
-    main(["--", *flags, "--load_in_4bit", "True"])
+    dry_run(["--", *flags, "--load_in_4bit", "True"])
     # 32 layers, each of query 4096, key and value 1024, output 4096, and three of the MLP, of 4096 inputs or outputs
     rounded = 32 * 4096 * (4096 + 2 * 1024 + 4096 + 3 * 14336)
     said = capsys.readouterr().out
@@ -220,11 +220,18 @@ FLAGS = "--model_name_or_path ckpt/InternVL2_5-{} --meta_path {} --output_dir ru
 FLAGS += "--per_device_train_batch_size 1 --num_train_epochs 1"
 
 
+def dry_run(words):
+    """The estimate of a run whose checkpoint or data are not here, which is exit code 1."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1
+
+
 def test_a_dry_run_states_what_is_needed_and_from_where(tmp_path, capsys):
     meta = tmp_path / "meta.json"
     entry = {"root": "", "annotation": "a.jsonl", "repeat_time": 0.5, "length": 1001}
     meta.write_text(json.dumps({"a": entry, "b": {**entry, "repeat_time": 2, "length": "500"}}))
-    main(["--gpus", "64", "--", *FLAGS.format("78B", meta).split(), "--deepspeed", "zero_stage3_config.json"])
+    dry_run(["--gpus", "64", "--", *FLAGS.format("78B", meta).split(), "--deepspeed", "zero_stage3_config.json"])
     text = capsys.readouterr().out
     assert "parameters: 78.41 B" in text
     assert "batch: 64 pairs a step" in text
@@ -245,14 +252,14 @@ def test_an_unknown_checkpoint_is_refused(tmp_path):
 
 
 def test_a_checkpoint_that_is_here_counts_before_the_table(golden, capsys):
-    main(["--", *f"--model_name_or_path {golden.ckpt} --meta_path none.json --output_dir y".split()])
+    dry_run(["--", *f"--model_name_or_path {golden.ckpt} --meta_path none.json --output_dir y".split()])
     total = count_parameters(meta_model(load_config(golden.ckpt))).total
     assert f"parameters: {total / 1e9:.2f} B" in capsys.readouterr().out
 
 
 def test_offload_needs_memory_of_the_node(capsys):
     flags = [*FLAGS.format("38B", "none.json").split(), "--deepspeed", "zero_stage3_offload_config.json"]
-    main(["--gpus", "64", "--", *flags])
+    dry_run(["--gpus", "64", "--", *flags])
     assert "memory per node: 72" in capsys.readouterr().out  # (12 + 2 + 2) x 38.39e9 / 64 x 8 bytes = 71.5 GiB
     plan = read_plan(64, parse_arguments(flags)[2])
     assert plan.offload and plan.stage == 3 and plan.half
