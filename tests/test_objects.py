@@ -49,6 +49,11 @@ def meta(golden_folder, tmp_path):
     return tmp_path / "meta.json"
 
 
+@pytest.mark.parametrize("name", ["s3", "gs", "hf", "s3/images", "s3:/a", "hf:", "https://s3/a", "a s3://b"])
+def test_a_folder_with_the_name_of_a_store_is_a_folder(name):
+    assert not is_object(name)
+
+
 def test_samples_from_a_store_are_those_of_files(bucket, meta, golden_folder, tokenizer, tmp_path):
     options = {"template": "internvl2_5", "num_image_token": 4, "image_size": 56, "cache_dir": tmp_path / "lines"}
     there = MixtureDataset(meta, tokenizer, **options)

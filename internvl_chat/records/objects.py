@@ -41,7 +41,8 @@ class ObjectError(OSError):
 
 def is_object(path: str) -> bool:
     """Whether a path names something of a store that is read from here."""
-    return path.partition("://")[0] in SCHEMES
+    scheme, separator, _ = path.partition("://")
+    return bool(separator) and scheme in SCHEMES
 
 
 def objects_cache() -> Path:
