@@ -30,10 +30,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from training_forms import SCRATCH, word_tokenizer
 from training_model import SIZES, Shape, Size, build_model, frozen_copy, make_batch
 
-from internvl_chat.adapters.lora import AdapterReference, add_adapters, lora_config
+from internvl_chat.adapters.lora import add_adapters, lora_config
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.packed.packing import pack_batch
+from internvl_chat.reference.adapter import AdapterReference
 from internvl_chat.run.trainer import MultimodalDPOTrainer
 
 RANK = 16

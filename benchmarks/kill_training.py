@@ -35,7 +35,7 @@ import torch
 from machine import describe_machine, write_results
 
 from internvl_chat import train_mpo
-from internvl_chat.checkpoint.resume import SAVING
+from internvl_chat.checkpoint.files import SAVING
 from internvl_chat.run.process import free_port
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@
     torchrun --nproc_per_node 8 -m internvl_chat.train_mpo examples/full.yaml --learning_rate 2e-6
 
 All flags of the published launchers, or a YAML or JSON file of them, which flags after it override. A run whose output
-folder holds checkpoints goes on from the last one, unless `--overwrite_output_dir True` says otherwise.
+folder holds checkpoints continues from the last one, unless `--overwrite_output_dir True` says otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,15 @@ from typing import Any
 
 import torch
 import transformers
-import xxhash
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from internvl_chat.adapters.lora import AdapterReference, add_adapters, lora_config
+from internvl_chat.adapters.lora import add_adapters, lora_config
 from internvl_chat.adapters.quantization import check_four_bits, load_four_bits
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, check_sharding, settle_reference
-from internvl_chat.checkpoint.export import local_checkpoint
-from internvl_chat.checkpoint.resume import CHECKSUMS, damage, last_whole_checkpoint
+from internvl_chat.checkpoint.files import CHECKSUMS, damage, finish_publishing
+from internvl_chat.checkpoint.names import local_checkpoint
+from internvl_chat.checkpoint.output import check_writable, writing
+from internvl_chat.checkpoint.resume import last_whole_checkpoint
 from internvl_chat.config_file import parse_flags, with_config
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.preflight import preflight
@@ -41,11 +42,12 @@ from internvl_chat.model import (
     load_model,
     load_tokenizer,
 )
-from internvl_chat.reference.cache import LogpsCache
-from internvl_chat.reference.frozen import CachedReference, Reference, cache_folder
+from internvl_chat.reference.adapter import AdapterReference
+from internvl_chat.reference.frozen import CachedReference, Reference
+from internvl_chat.reference.identity import open_cache, reference_settings
 from internvl_chat.run import process
 from internvl_chat.run.entry import enter
-from internvl_chat.run.output import check_writable, writing
+from internvl_chat.run.process import gather_objects
 from internvl_chat.run.progress import silence_noise
 from internvl_chat.run.signals import StopOnSignal
 from internvl_chat.run.trainer import MultimodalDPOTrainer
@@ -89,13 +91,15 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
     policy = load_again()
     freeze(policy, model_args)
     adapt(policy, model_args, mpo_args)
-    cache, data_name = None, data_fingerprint(filter(None, (train_dataset, eval_dataset)), data_args, mpo_args.seed)
-    needs_reference = mpo_args.loss_mixture().needs_reference
-    needs_model = needs_reference and mpo_args.reference != "adapter"
-    reference: Reference | None = AdapterReference(policy) if needs_reference and not needs_model else None
-    if needs_reference and mpo_args.reference == "cache":
-        cache = open_cache(source, config, model_args, mpo_args)
-        needs_model, reference = not cache.is_filled(data_name), CachedReference(cache)
+    kind = mpo_args.reference if mpo_args.loss_mixture().needs_reference else None
+    reference: Reference | None = AdapterReference(policy) if kind == "adapter" else None
+    opened = None
+    if kind == "cache":
+        dtype = number_format(model_args, mpo_args)
+        settings = reference_settings(config, model_args, data_args, mpo_args, dtype=dtype)
+        opened = open_cache(source, settings, mpo_args, [*filter(None, (train_dataset, eval_dataset))])
+        reference = CachedReference(opened.cache)
+    needs_model = kind == "model" or (opened is not None and not opened.is_filled)
     trainer = MultimodalDPOTrainer(
         policy,
         load_again() if needs_model else None,
@@ -108,8 +112,8 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
         callbacks=[stop],
     )
     record_settings(Path(mpo_args.output_dir), model_args, data_args, mpo_args, train_dataset)
-    if cache is not None and needs_model:
-        trainer.cache_reference(cache, data_name)
+    if opened is not None and needs_model:
+        trainer.cache_reference(opened.cache, opened.data)
     result = trainer.train(resume_from_checkpoint=resume_point)
     stop.leave()
     trainer.save_model()
@@ -231,28 +235,12 @@ def load(
 
 
 def number_format(model_args: ModelArguments, mpo_args: MPOConfig) -> torch.dtype:
-    """Of the weights that are loaded: half where they rest, or where DeepSpeed keeps float32 ones for its steps.
+    """Of the weights that are loaded: half where they are frozen, or where DeepSpeed keeps float32 ones for its steps.
 
     Elsewhere steps of 1e-6 would vanish in bfloat16.
     """
     half = torch.bfloat16 if mpo_args.bf16 else torch.float16 if mpo_args.fp16 else torch.float32
     return half if mpo_args.deepspeed or model_args.has_adapters else torch.float32
-
-
-def open_cache(source: Path, config: InternVLChatConfig, model_args: ModelArguments, mpo_args: MPOConfig) -> LogpsCache:
-    """The reference log-probs of this checkpoint under this configuration and number format."""
-    dtype = number_format(model_args, mpo_args)
-    rounded = " nf4" if model_args.load_in_4bit else ""
-    settings = f"{config.to_json_string()} {model_args.attn_implementation} {mpo_args.bf16} {dtype}{rounded}"
-    folder = cache_folder(str(mpo_args.reference_cache_dir), source, settings)
-    return LogpsCache(folder, mpo_args.process_index)
-
-
-def data_fingerprint(datasets: Iterable[MixtureDataset], data_args: DataArguments, seed: int) -> str:
-    """Name of the answers of these mixtures, cut into tiles and tokens in this way; files count by size and time."""
-    parts = [part for dataset in datasets for part in dataset.mixture.datasets]
-    stamps = [(part.spec, part.root, os.stat(part.rows.path)[6:9]) for part in parts]
-    return xxhash.xxh3_128_hexdigest(repr((stamps, data_args, seed)).encode())
 
 
 def freeze(model: InternVLChatModel, args: ModelArguments) -> None:
@@ -278,26 +266,26 @@ def adapt(model: InternVLChatModel, model_args: ModelArguments, mpo_args: MPOCon
     add_adapters(model, config, None if mpo_args.deepspeed else torch.float32)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logger.info(
-        "adapters of rank %d in language model, %d in vision tower: %d weights; all others rest", *ranks, trained
+        "adapters of rank %d in language model, %d in vision tower: %d weights; all others are frozen", *ranks, trained
     )
 
 
 def find_resume_point(args: MPOConfig) -> str | None:
-    """The checkpoint to go on from: as named, else the last whole one in the output folder unless that is overwritten.
+    """The checkpoint to continue from: as named, else the last whole one in the output folder, unless overwritten.
 
-    A job that Slurm started again goes on in any case: what it would overwrite is its own. A collective.
+    A job that Slurm started again continues in any case: what it would overwrite is its own. A collective.
 
     Raises:
         FileNotFoundError: the named one is not there.
         ValueError: a file of the named one is not as it was saved.
     """
-    place = (args.process_index, args.world_size)
+    ranks = (args.process_index, args.world_size)
     if args.resume_from_checkpoint:
-        check_named(Path(args.resume_from_checkpoint), *place)
+        check_named(Path(args.resume_from_checkpoint), *ranks)
         return args.resume_from_checkpoint
     if args.overwrite_output_dir and int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
         return None
-    last = last_whole_checkpoint(Path(args.output_dir), *place)
+    last = last_whole_checkpoint(Path(args.output_dir), *ranks)
     if last is None:
         return None
     logger.info("going on from %s; --overwrite_output_dir True would start anew", last)
@@ -306,8 +294,11 @@ def find_resume_point(args: MPOConfig) -> str | None:
 
 def check_named(folder: Path, rank: int, world_size: int) -> None:
     """Refuse a checkpoint that was named but is not there, or not as it was saved; a collective."""
+    if rank == 0:
+        finish_publishing(folder.parent)
+    gather_objects(None)  # the others look when the first rank is done
     if not folder.is_dir():
-        raise FileNotFoundError(f"--resume_from_checkpoint {folder}: no such folder; without it the last one is taken")
+        raise FileNotFoundError(f"--resume_from_checkpoint {folder}: no such folder; without it the last one is used")
     if not (folder / CHECKSUMS).is_file():
         logger.warning("%s has no %s: nobody can tell whether it is whole", folder, CHECKSUMS)
         return

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, resolve_deepspeed_config
-from internvl_chat.checkpoint.resume import checksums, publish
+from internvl_chat.checkpoint.files import checksums, publish
 from internvl_chat.train_mpo import find_resume_point, parse_arguments, wants_deepspeed
 
 

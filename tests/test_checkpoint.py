@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from internvl_chat.checkpoint.export import export_checkpoint, local_checkpoint
+from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_config, load_model, load_tokenizer
 from tools.convert import convert_to_hf
 
@@ -65,18 +65,6 @@ def test_a_run_sets_only_its_own_fields(golden, policy, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["max_dynamic_patch"] == 3
     assert config["llm_config"]["rope_theta"] == 1000000.0
-
-
-def test_folders_stay_folders(tmp_path):
-    (tmp_path / "there").mkdir()
-    assert local_checkpoint(str(tmp_path / "there")) == tmp_path / "there"
-    assert local_checkpoint(str(tmp_path / "missing")) == tmp_path / "missing"
-
-
-def test_a_hub_name_that_cannot_be_reached_says_how_to_download(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(FileNotFoundError, match="hf download OpenGVLab/InternVL0 --local-dir ckpt/InternVL0"):
-        local_checkpoint("OpenGVLab/InternVL0")
 
 
 @pytest.fixture

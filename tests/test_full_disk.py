@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
+from internvl_chat.checkpoint.output import OutputError, writing
 from internvl_chat.checkpoint.resume import last_whole_checkpoint
-from internvl_chat.run.output import OutputError, writing
 from internvl_chat.run.resumable import ResumableTrainer
 from internvl_chat.train_mpo import main
 from tests.flags import as_flags

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from internvl_chat.checkpoint.output import OutputError, check_writable, writing
 from internvl_chat.losses.mixture import PreferenceLoss
 from internvl_chat.run import metrics
 from internvl_chat.run.guards import CurveWatch, likelihood_displacement, loss_spike, reward_collapse
 from internvl_chat.run.metrics import StepGuard
-from internvl_chat.run.output import OutputError, check_writable, writing
 from internvl_chat.run.watchdog import Watchdog
 
 

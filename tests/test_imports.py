@@ -19,9 +19,9 @@ LIBRARY = {
     "losses": set(),
     "data": {"records", "model"},
     "packed": {"records", "model"},
-    "adapters": {"model", "packed"},
-    "checkpoint": {"model"},
-    "reference": {"records", "model", "packed"},
+    "adapters": {"model"},
+    "checkpoint": {"records", "model"},
+    "reference": {"records", "arguments", "data", "model", "packed", "adapters", "checkpoint"},
     "run": {"records", "arguments", "data", "losses", "model", "packed", "adapters", "checkpoint", "reference"},
     "arguments": {"data", "losses", "model"},
     "config_file": {"model"},
@@ -37,7 +37,7 @@ PIPELINE = {
     "sampling": {"files", "prompts", "engines", "answers"},
     "pairs": {"files", "answers"},
 }
-LIBRARY_OF_PIPELINE = {"records", "data", "model"}
+LIBRARY_OF_PIPELINE = {"records", "data", "model", "checkpoint"}
 # The other rooms of tools, which may import any room of the library, and of the pipelines what stands behind the colon.
 TOOLS = {
     "pages": set(),

@@ -19,12 +19,13 @@ def test_merging_keeps_every_rank_and_answers_the_same(tmp_path):
     first, second = LogpsCache(tmp_path, rank=0), LogpsCache(tmp_path, rank=1)
     first.append(KEYS[3:], [-4.0, -5.0])
     second.append(KEYS[:3], [-1.0, -2.0, -3.0])
+    second.close()
     first.merge()
     second.reload()
     for cache in (first, second, LogpsCache(tmp_path)):
         assert cache.lookup(KEYS).tolist() == [-1.0, -2.0, -3.0, -4.0, -5.0]
         assert len(cache) == 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["logps.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logps.npy", "merge.lock"]
     assert isinstance(first.sorted, np.memmap)
 
 
@@ -41,8 +42,8 @@ def test_a_second_merge_adds_to_the_first(tmp_path):
 def test_a_torn_record_is_dropped_and_the_rest_kept(tmp_path, torn):
     cache = LogpsCache(tmp_path)
     cache.append(KEYS[:2], [-1.0, -2.0])
-    whole = cache.shard.read_bytes()
-    cache.shard.write_bytes(whole[:-torn])
+    [shard] = tmp_path.glob("*.shard")
+    shard.write_bytes(shard.read_bytes()[:-torn])
     again = LogpsCache(tmp_path)
     found = again.lookup(KEYS[:2])
     assert found[0] == -1.0 and np.isnan(found[1])

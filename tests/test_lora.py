@@ -8,7 +8,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from internvl_chat.adapters.lora import (
-    AdapterReference,
     adapted_layers,
     add_adapters,
     load_adapter,
@@ -18,6 +17,7 @@ from internvl_chat.adapters.lora import (
 )
 from internvl_chat.arguments import ModelArguments
 from internvl_chat.packed.logps import answer_logps
+from internvl_chat.reference.adapter import AdapterReference
 from internvl_chat.train_mpo import main, parse_arguments
 from tests.lora_runs import history, load, losses, pair_with_an_image, run_flags
 from tools.merge_lora import main as merge

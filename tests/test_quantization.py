@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from internvl_chat.adapters import quantization
-from internvl_chat.adapters.lora import AdapterReference, adapted_layers, add_adapters, load_adapter, lora_config
+from internvl_chat.adapters.lora import adapted_layers, add_adapters, load_adapter, lora_config
 from internvl_chat.adapters.quantization import (
     BLOCK,
     BYTES_PER_WEIGHT,
@@ -21,6 +21,7 @@ from internvl_chat.adapters.quantization import (
 )
 from internvl_chat.model import InternVLChatModel, load_config, load_model
 from internvl_chat.packed.logps import answer_logps
+from internvl_chat.reference.adapter import AdapterReference
 from internvl_chat.train_mpo import main, parse_arguments
 from tests.lora_runs import history, load, losses, pair_with_an_image, run_flags
 from tools.merge_lora import main as merge

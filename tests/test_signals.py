@@ -8,7 +8,7 @@ import pytest
 from accelerate import PartialState
 from transformers import TrainerControl
 
-from internvl_chat.checkpoint.resume import checksums, publish
+from internvl_chat.checkpoint.files import checksums, publish
 from internvl_chat.run import signals
 from internvl_chat.run.signals import StopOnSignal, shield
 from internvl_chat.train_mpo import find_resume_point

@@ -22,6 +22,7 @@ import torch
 from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor, PreTrainedTokenizerBase
 
 from internvl_chat.checkpoint.export import remote_code_files, stored_dtypes
+from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.model import (
     InternVLChatConfig,
     InternVLChatModel,
@@ -58,7 +59,7 @@ UNPUBLISHED_FIELDS = (*TOKEN_NAMES, "model_specific_special_tokens", "processor_
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder to read, of either layout")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder or hub name, of either layout")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must not hold a checkpoint yet")
     return parser.parse_args(argv)
 
@@ -66,8 +67,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert, and say in which direction."""
     args = parse_arguments(argv)
-    from_hf = is_hf_layout(args.checkpoint)
-    (convert_to_published if from_hf else convert_to_hf)(args.checkpoint, args.out)
+    source = local_checkpoint(args.checkpoint)
+    from_hf = is_hf_layout(source)
+    (convert_to_published if from_hf else convert_to_hf)(source, args.out)
     print(f"{args.out}: {'-hf -> published' if from_hf else 'published -> -hf'}")
 
 

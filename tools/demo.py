@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
+from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.data.images import ImageError, Tiling, load_image
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
 from internvl_chat.run.entry import Parser, enter
@@ -150,9 +151,10 @@ def read_image(data: bytes) -> Image.Image:
 
 
 def load_contender(path: str, device: str) -> Contender:
-    """Load a checkpoint of either layout; in bfloat16 on a GPU, in float32 on a CPU, where that is faster."""
-    config = load_config(path)
-    model = load_model(path, dtype=torch.float32 if device == "cpu" else torch.bfloat16).to(device)
+    """Load a checkpoint of either layout, by folder or hub name; in bfloat16 on a GPU, in float32 on a CPU."""
+    source = local_checkpoint(path)
+    config = load_config(source)
+    model = load_model(source, dtype=torch.float32 if device == "cpu" else torch.bfloat16).to(device)
     tiling = Tiling(
         image_size=config.force_image_size or config.vision_config.image_size,
         min_num=config.min_dynamic_patch,
@@ -161,7 +163,7 @@ def load_contender(path: str, device: str) -> Contender:
         use_thumbnail=config.use_thumbnail,
         pad2square=config.pad2square,
     )
-    return Contender(path, model, load_tokenizer(path), tiling)
+    return Contender(path, model, load_tokenizer(source), tiling)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

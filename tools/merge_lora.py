@@ -14,6 +14,7 @@ from peft import LoraConfig
 
 from internvl_chat.adapters.lora import ADAPTER_FOLDER, add_adapters, load_adapter, merged_weights
 from internvl_chat.checkpoint.export import export_checkpoint
+from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.model import load_model
 from internvl_chat.run.entry import Parser, enter
 
@@ -23,7 +24,7 @@ def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
 
     Args:
         checkpoint: folder with `adapter` in it.
-        base: folder of the base; the one that the adapter names when absent.
+        base: folder or hub name of the base; the one that the adapter names when absent.
         out: made when absent.
 
     Raises:
@@ -34,7 +35,7 @@ def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no adapter; --adapter names a checkpoint that was trained with LoRA")
     config = LoraConfig.from_pretrained(str(folder))
-    source = base or Path(str(config.base_model_name_or_path))
+    source = local_checkpoint(base or str(config.base_model_name_or_path))
     model = load_model(source, dtype=torch.float32)
     add_adapters(model, config)
     load_adapter(model, checkpoint)
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", type=Path, required=True, help="checkpoint with an `adapter` folder")
-    parser.add_argument("--base", type=Path, help="checkpoint that it adapts; default the one that it names")
+    parser.add_argument("--base", type=Path, help="folder or hub name of what it adapts; default: as it says")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     return parser
 

@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from internvl_chat.model import InternVLChatModel
-from internvl_chat.packed.logps import answer_logps
 
 ADAPTER_FOLDER = "adapter"  # inside a checkpoint, where transformers does not take the whole for an adapter
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -89,20 +88,6 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
         for layer in layers:
             layer._disable_adapters = False
-
-
-class AdapterReference:
-    """The policy with its adapters off: exactly the model that training started from, without a second one."""
-
-    def __init__(self, policy: InternVLChatModel) -> None:
-        """Read from the policy, unwrapped, as it trains."""
-        self.policy = policy
-
-    @torch.no_grad()
-    def answer_logps(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Log-probs (A,) of the distinct answers of a packed batch, without a graph."""
-        with adapters_off(self.policy):
-            return answer_logps(self.policy, batch)
 
 
 def merged_weights(

@@ -1,4 +1,4 @@
-"""Checkpoints that other tools load; what a run goes on from is in `resume`.
+"""Checkpoints that other tools load; what a run continues from is in `resume`.
 
 An exported folder is the source folder with new weights: tokenizer, remote code, preprocessor and generation
 settings are copied as they are, and config.json keeps every field that we did not change. That is what lmdeploy,
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 
 from internvl_chat import model as remote_code
@@ -38,7 +36,7 @@ RUN_STATE = (
     "train_results.json",
 )
 NO_REMOTE_CODE = ("__init__.py", "checkpoint_files.py", "file_kinds.py", "hf_layout.py", "loading.py")
-# Fields of config.json that a run may set; the rest stays as the source had it.
+# Fields of config.json that a run may set; all others stay as the source had them.
 RUN_FIELDS = (
     "template",
     "select_layer",
@@ -51,22 +49,6 @@ RUN_FIELDS = (
     "min_dynamic_patch",
     "max_dynamic_patch",
 )
-
-
-def local_checkpoint(name: str) -> Path:
-    """The folder of a checkpoint: as given, or where the hub's files were downloaded to.
-
-    Raises:
-        FileNotFoundError: neither a folder nor a name that the hub knows (or it cannot be reached).
-    """
-    path = Path(name)
-    if path.is_dir() or path.parent.is_dir() and path.parent != Path() or len(path.parts) != 2:
-        return path  # a missing folder is reported by who loads it
-    try:
-        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.pth", "*.pt"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        cure = f"download it first: hf download {name} --local-dir ckpt/{path.name}"
-        raise FileNotFoundError(f"{name}: no such folder, and the hub did not bring it ({error}); {cure}") from error
 
 
 def export_checkpoint(
@@ -93,7 +75,7 @@ def export_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if state_dict is None else state_dict
     dtypes = stored_dtypes(source)
-    [(usual, _)] = Counter(dtypes.values()).most_common(1)  # for weights whose names differ between file and model
+    [(usual, _)] = Counter(dtypes.values()).most_common(1)  # for weights that the file has under another name
     stored = {key: weight.to(dtypes.get(key, usual)) for key, weight in weights.items()}
     model.save_pretrained(folder, state_dict=stored, max_shard_size="5GB")  # as the published files are cut
     copy_companions(source, folder)
@@ -114,7 +96,7 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy what travels with the weights."""
+    """Copy the small files beside the weights: tokenizer, remote code, settings."""
     for path in sorted(source.iterdir()):
         is_weight = path.name.endswith(WEIGHT_SUFFIXES)
         if path.is_file() and path.suffix in COPIED_SUFFIXES and not is_weight and path.name not in RUN_STATE:
@@ -150,7 +132,7 @@ def write_hf_settings(folder: Path, config: InternVLChatConfig) -> None:
     fields = json.loads((folder / CONFIG_NAME).read_text()) | settings
     fields["vision_config"]["image_size"] = [side, side]
     write_json(folder / CONFIG_NAME, fields)
-    # The image processor has a file of its own, or a place in that of the whole processor.
+    # The image processor has a file of its own, or a section in that of the whole processor.
     for path in filter(Path.is_file, (folder / "preprocessor_config.json", folder / "processor_config.json")):
         fields = json.loads(path.read_text())
         fields.get("image_processor", fields if path.name.startswith("pre") else {}).update(image_settings)

@@ -1,4 +1,4 @@
-"""The output folder of a run: writable before anything is loaded, and what is said when it stops being so."""
+"""The output folder of a run: checked before anything is loaded, and one error when a write to it fails later."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-# torch reports a full disk with a plain RuntimeError, by the names of its writer. Others, such as that of a rank which
-# lost another one, have nothing to do with the disk.
+# torch reports a full disk with a plain RuntimeError that names its writer. Other RuntimeErrors, such as that of a rank
+# that lost its peer, have nothing to do with the disk.
 TORCH_WRITES = ("PytorchStreamWriter", "inline_container", "No space left", "Input/output error")
 
 
 class OutputError(OSError):
-    """Something of a run could not be written; says where, why, what is left and what to do."""
+    """Something of a run could not be written; the message says where, why, what is left and what to do."""
 
 
 def check_writable(folder: str | Path) -> None:
-    """Make the folder and a file in it, and take the file away again.
+    """Make the folder and a file in it, and remove the file again.
 
     Raises:
-        OutputError: that does not go.
+        OutputError: the folder or the file cannot be made.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def check_writable(folder: str | Path) -> None:
 
 @contextmanager
 def writing(path: str | Path, kept: str) -> Iterator[None]:
-    """Turn what libraries raise while they write below `path` into one error that names the cure.
+    """Turn the errors of libraries that write below `path` into one error that names the cure.
 
     Args:
         path: file or folder that is written.
@@ -52,13 +52,13 @@ def writing(path: str | Path, kept: str) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITES):
             raise
-        where = f"{path}: not written, {error}; {_room(Path(path))}"
+        where = f"{path}: not written, {error}; {_free_space(Path(path))}"
         cure = "free or mount the disk, lower --save_total_limit if space is short, and start the same command again"
         raise OutputError(f"{where}. {kept}. {cure[0].upper()}{cure[1:]}") from error
 
 
-def _room(path: Path) -> str:
-    """Free space where a path is, or which of its folders is gone."""
+def _free_space(path: Path) -> str:
+    """Free space beside a path, or which folder is gone."""
     if not path.parent.is_dir():
         return f"{path.parent} is not there (any more)"
     return f"{shutil.disk_usage(path.parent).free / 1e9:.1f} GB free in {path.parent}"

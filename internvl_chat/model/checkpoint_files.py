@@ -10,6 +10,8 @@ import re
 from itertools import product
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
 from .configuration_internvl_chat import InternVLChatConfig
@@ -30,21 +32,40 @@ _TOKENIZER_FILES = {"tokenizer.model": "a sentencepiece model", "vocab.json": "J
 _FIT = "take the config.json and the weights of one and the same checkpoint"
 
 
-def is_local(path: str | os.PathLike) -> bool:
-    """Say whether `path` is meant as a folder: a hub name is two words with a slash between, and no folder here."""
-    parts = os.fspath(path).split("/")
-    return os.path.exists(path) or len(parts) != 2 or not all(part.strip(".") for part in parts)
+def is_hub_name(name: str | os.PathLike) -> bool:
+    """Say whether `name` can only be meant for the hub: `owner/model`, and no folder `owner` is here.
+
+    A missing folder such as `work_dirs/mpo` is a slip of the user's; a stranger's weights of that name are not wanted.
+    """
+    owner, slash, _ = os.fspath(name).partition("/")
+    if not slash or os.path.exists(owner):
+        return False
+    try:
+        validate_repo_id(os.fspath(name))
+    except HFValidationError:
+        return False
+    return True
+
+
+def no_such_checkpoint(name: str | os.PathLike, reason: object = None) -> FileNotFoundError:
+    """The error where neither a folder nor the hub has a checkpoint, with the line that downloads one.
+
+    Args:
+        name: folder or hub name.
+        reason: why the hub did not bring it; None for a folder.
+    """
+    known = f"{name} --local-dir ckpt/{Path(name).name}" if is_hub_name(name) else f"OpenGVLab/NAME --local-dir {name}"
+    hub = "" if reason is None else f", and the hub did not bring it ({reason})"
+    return FileNotFoundError(f"{name}: no such checkpoint folder{hub}; download one with 'hf download {known}'")
 
 
 def check_folder(path: str | os.PathLike, pattern: str) -> None:
     """Raise FileNotFoundError unless a local `path` is a folder with a file like `pattern`; hub names pass."""
-    if not is_local(path):
+    if is_hub_name(path):
         return
     folder = Path(path)
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no such checkpoint folder; download one with 'hf download OpenGVLab/NAME --local-dir {folder}'"
-        )
+        raise no_such_checkpoint(path)
     if any(folder.glob(pattern)):
         return
     pickled = sorted(file.name for file in folder.glob("*.bin"))
@@ -80,7 +101,7 @@ def check_weight_files(path: str | os.PathLike, config: InternVLChatConfig) -> N
         ValueError: the index leads out of the folder, a file is broken, it is an adapter, or config.json asks for other
             sizes than the weights have.
     """
-    if not is_local(path):
+    if is_hub_name(path):
         return
     _check_shards(path)
     read_json(path, "generation_config.json")  # transformers would quietly go on without a broken one

@@ -25,6 +25,7 @@ from .checkpoint_files import (
     check_tokenizer_files,
     check_weight_files,
     names_shown,
+    no_such_checkpoint,
     read_json,
 )
 from .configuration_internvl_chat import InternVLChatConfig
@@ -162,8 +163,8 @@ def _config_fields(path: str | os.PathLike) -> dict:
     read_json(path, "config.json")
     try:
         fields, _ = PreTrainedConfig.get_config_dict(os.fspath(path))
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: no readable config.json; {error}") from error
+    except OSError as error:  # of a hub name; a folder has been looked at
+        raise no_such_checkpoint(path, error) from error
     model_type = fields.get("model_type")
     if model_type not in (InternVLChatConfig.model_type, HF_MODEL_TYPE):
         raise ValueError(

@@ -1,20 +1,17 @@
 """Log-probs of the frozen reference: what the preference losses measure the policy against.
 
 Two sources give the same numbers. `FrozenReference` holds a second model: no gradients, evaluation mode (so no drop
-path), and under DeepSpeed an engine of its own, partitioned like the policy. `CachedReference` reads what such a model
-said before: the second model is gone after one pass over the data, and never needed again for the same answers.
+path), and under DeepSpeed an engine of its own, sharded like the policy. `CachedReference` reads what such a model
+computed before: after one pass over the data the second model is freed, and the same answers never need it again.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import xxhash
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from trl.models.utils import prepare_deepspeed
@@ -23,10 +20,6 @@ from internvl_chat.model import InternVLChatModel
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import idle_batch
 from internvl_chat.reference.cache import LogpsCache
-
-logger = logging.getLogger(__name__)
-
-LAYOUT_VERSION = 2  # of the packed forward; raise it when a change moves log-probs by more than rounding
 
 
 class Reference(Protocol):
@@ -37,10 +30,10 @@ class Reference(Protocol):
 
 
 class FrozenReference:
-    """A frozen model and the log-probs that it gives to a batch."""
+    """A frozen model and the log-probs that it computes for a batch."""
 
     def __init__(self, model: InternVLChatModel, accelerator: Accelerator) -> None:
-        """Freeze the model and place it as the policy is placed.
+        """Freeze the model and put it on the device, or into an engine, as the policy is.
 
         Args:
             model: loaded like the policy; its weights are not copied.
@@ -63,7 +56,7 @@ class FrozenReference:
 
 
 class CachedReference:
-    """Log-probs that a reference gave before, read from disk."""
+    """Log-probs that a reference computed before, read from disk."""
 
     def __init__(self, cache: LogpsCache) -> None:
         """Read from `cache`, which `fill_cache` has filled."""
@@ -87,41 +80,28 @@ class CachedReference:
         return torch.from_numpy(found).to(pack.labels.device)
 
 
-def cache_folder(root: str | Path, source: Path, settings: str) -> Path:
-    """Folder of the cache of one reference: told apart by its weights, what configures its forward, and the layout.
-
-    Args:
-        root: of all caches.
-        source: local folder of the checkpoint; its safetensors are read whole.
-        settings: whatever else changes log-probs, such as number format and configuration.
-    """
-    digest = xxhash.xxh3_128(f"{LAYOUT_VERSION} {settings}".encode())
-    for path in sorted(source.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    return Path(root) / digest.hexdigest()
-
-
 def fill_cache(
     cache: LogpsCache, reference: FrozenReference, batches: Iterable[dict[str, Any]], accelerator: Accelerator
 ) -> int:
-    """Compute what the cache lacks of these batches; resumable, since each batch is on disk before the next begins.
+    """Compute what the cache lacks of these batches; resumable, as each batch is on disk before the next begins.
 
     Args:
-        cache: of this reference; ranks append to shards of their own.
+        cache: of this reference.
         reference: the model.
         batches: packed, this rank's share; every rank has the same number of them.
         accelerator: knows the ranks and the device.
 
     Returns:
         The number of answers that this rank computed.
+
+    Raises:
+        FloatingPointError: the reference gives a log-prob that is not finite; it is not stored.
     """
     computed = 0
     for batch in batches:
         keys = batch["packed"].answer_keys if "packed" in batch else ()
         missing = np.isnan(cache.lookup(keys))
-        # A partitioned model runs on all ranks or on none.
+        # A sharded model runs on all ranks or on none.
         if not any_rank(bool(missing.any()), accelerator):
             continue
         runnable = batch if "packed" in batch else idle_batch(reference.unwrapped, accelerator.device)
@@ -129,10 +109,11 @@ def fill_cache(
             name: value.to(accelerator.device) if hasattr(value, "to") else value for name, value in runnable.items()
         }
         logps = reference.answer_logps(moved).tolist()
-        fresh = [(key, logp) for key, logp, lacks in zip(keys, logps, missing, strict=False) if lacks]
+        fresh = {key: logp for key, logp, lacks in zip(keys, logps, missing, strict=False) if lacks}
         if fresh:
-            cache.append(*zip(*fresh, strict=True))
+            cache.append(list(fresh), list(fresh.values()), batch.get("row_ids", ()))
         computed += len(fresh)
+    cache.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         cache.merge()

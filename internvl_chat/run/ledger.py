@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from internvl_chat.checkpoint.output import writing
 from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.records.samples import SkippedRow
-from internvl_chat.run.output import writing
 from internvl_chat.run.process import gather_objects
 
 SUMS, ROWS, SKIPPED = "ledger.json", "ledger_rows.jsonl", "skipped.jsonl"

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.model import load_config, load_model, load_tokenizer
 from internvl_chat.packed.attention import use_shared_prefix
@@ -32,7 +33,7 @@ def measure_pairs(
     """What a checkpoint says of the pairs of a mixture, as JSON values.
 
     Args:
-        checkpoint: folder or hub name.
+        checkpoint: folder or hub name, as is `reference`.
         reference: that rewards beta * log(policy / reference) are measured against; None for no rewards.
         meta: meta.json of the pairs.
         beta: of the rewards, > 0.
@@ -46,15 +47,18 @@ def measure_pairs(
         of chosen minus rejected. Each figure has its interval under <name>_interval.
 
     Raises:
+        FileNotFoundError: there is no such checkpoint or reference.
         ValueError: no pair of the mixture could be read.
     """
-    batches = pair_batches(checkpoint, meta, batch_size, max_tiles, follow_symlinks=follow_symlinks)
+    source = local_checkpoint(checkpoint)
+    base = None if reference is None else local_checkpoint(reference)
+    batches = pair_batches(source, meta, batch_size, max_tiles, follow_symlinks=follow_symlinks)
     if not batches:
         raise ValueError(f"{meta}: no pair could be read from it")
-    gaps = _gaps(log_probs(checkpoint, batches, "pairs"))
+    gaps = _gaps(log_probs(source, batches, "pairs"))
     found: dict[str, Any] = {"pairs": len(gaps), **_share("likelier", gaps)}
-    if reference is not None:
-        margins = beta * (gaps - _gaps(log_probs(reference, batches, "pairs, reference")))
+    if base is not None:
+        margins = beta * (gaps - _gaps(log_probs(base, batches, "pairs, reference")))
         found |= _share("reward_accuracy", margins)
         found["reward_margin"] = round(margins.mean().item(), 4)
         found["reward_margin_interval"] = [round(bound, 4) for bound in mean_interval(margins.tolist())]
@@ -62,7 +66,7 @@ def measure_pairs(
 
 
 def pair_batches(
-    checkpoint: str, meta: Path, batch_size: int, max_tiles: int, *, follow_symlinks: bool = False
+    checkpoint: str | Path, meta: Path, batch_size: int, max_tiles: int, *, follow_symlinks: bool = False
 ) -> list[dict[str, Any]]:
     """The pairs of a mixture as packed batches, by the checkpoint's own tokenizer, template and tiling.
 
@@ -88,7 +92,7 @@ def pair_batches(
 
 
 @torch.inference_mode()
-def log_probs(checkpoint: str, batches: Sequence[dict[str, Any]], title: str) -> torch.Tensor:
+def log_probs(checkpoint: str | Path, batches: Sequence[dict[str, Any]], title: str) -> torch.Tensor:
     """Log-probs of chosen and rejected answers of all pairs of all batches, (2, B) float64 nats."""
     model = load_model(checkpoint, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
