@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import time
 
 from internvl_chat.run.process import free_port
 
@@ -10,14 +11,19 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["tests.integration.preload"])
 
 
-def train(argv, *, world, log):
-    """Run `train_mpo` with these flags on `world` ranks; RuntimeError with their output if one fails."""
+def train(argv, *, world, log, target=None, timeout=240):
+    """Run `train_mpo` with these flags on `world` ranks; RuntimeError with their output if one fails.
+
+    `target` is what a rank runs in place of `_rank`, with its arguments; `timeout` is in seconds, of all ranks.
+    """
     port = free_port()
-    processes = [FORKED.Process(target=_rank, args=(rank, world, port, argv, str(log))) for rank in range(world)]
+    how = (world, port, argv, str(log))
+    processes = [FORKED.Process(target=target or _rank, args=(rank, *how)) for rank in range(world)]
     for process in processes:
         process.start()
+    deadline = time.monotonic() + timeout
     for process in processes:
-        process.join(240)
+        process.join(max(0, deadline - time.monotonic()))
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
