@@ -1,4 +1,4 @@
-"""Kill trainings: whatever dies when, a resumed run logs the losses of an undisturbed one and its books agree.
+"""Kill trainings: whatever dies when, a resumed run logs the losses of an undisturbed one and its ledger agrees.
 
     python benchmarks/kill_training.py               # 100 kills, writes results/kill_training.json
     python benchmarks/kill_training.py --kills 2     # the short form, a kill of each kind of run
@@ -7,7 +7,7 @@ Runs of one and of two processes in turn, forked from this one to save them the 
 float32 on the CPU: two epochs, a row that cannot be used in each, a log entry every second step and a checkpoint every
 third, so that some fall between two entries. Each round kills all processes of a run with SIGKILL: at a random moment,
 or at a random moment while a checkpoint is being written. Now and then a byte of the newest checkpoint is turned
-afterwards. The next round goes on from what is left. When a run has come to its end, every logged figure but speed and
+afterwards. The next round continues from what is left. When a run is at its end, every logged figure but speed and
 memory must be that of the undisturbed run of as many processes, bit for bit, as must the ledger, the skips and the
 exported weights; then the next run begins, until all kills are spent.
 """

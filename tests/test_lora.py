@@ -104,7 +104,7 @@ def test_an_adapter_of_other_ranks_is_refused(adapted, source, tmp_path):
     add_adapters(other, lora_config(4, 2, source))
     with pytest.raises(ValueError, match=r"differ in name or rank, .*same ranks\?"):
         load_adapter(other, tmp_path)
-    with pytest.raises(FileNotFoundError, match="no adapter to go on with"):
+    with pytest.raises(FileNotFoundError, match="no adapter to continue with"):
         load_adapter(other, tmp_path / "none")
 
 

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.records.durable import stamp
 from internvl_chat.reference import identity
 from internvl_chat.reference.identity import (
     INDIFFERENT,
@@ -17,7 +18,6 @@ from internvl_chat.reference.identity import (
     open_cache,
     reference_name,
     reference_settings,
-    stamp,
     weights_digest,
 )
 from internvl_chat.train_mpo import number_format, parse_arguments, run_config

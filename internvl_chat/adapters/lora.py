@@ -140,7 +140,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     """
     path = folder / ADAPTER_FOLDER / WEIGHTS_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no adapter to go on with; was this run trained with --use_llm_lora?")
+        raise FileNotFoundError(f"{path}: no adapter to continue with; was this run trained with --use_llm_lora?")
     found = {name.removeprefix(PEFT_PREFIX): weight for name, weight in load_file(path).items()}
     own = {name.replace(f".{NAME}.", "."): p for name, p in model.named_parameters() if ".lora_" in name}
     differing = sorted(found.keys() ^ own.keys()) or [k for k in own if own[k].shape != found[k].shape]

@@ -1,1 +1,1 @@
-"""Checkpoints that other tools load, and what a run goes on from."""
+"""Checkpoints that other tools load, and what a run continues from."""

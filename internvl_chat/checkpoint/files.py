@@ -53,7 +53,7 @@ def checksums(folder: Path, rank: int = 0, world_size: int = 1) -> dict[str, dic
 
 
 def publish(fresh: Path, final: Path, files: dict[str, dict[str, Any]]) -> None:
-    """Write the checksums of a finished checkpoint and give it its name, in place of one that had it.
+    """Write the checksums of a finished checkpoint and give it its name; it replaces one that had the name.
 
     Args:
         fresh: the folder under `saving/`.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.checkpoint.files import checksum
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.model import InternVLChatConfig
-from internvl_chat.records.durable import json_text, write_atomically
+from internvl_chat.records.durable import json_text, stamp, write_atomically
 from internvl_chat.reference.cache import LogpsCache
 from internvl_chat.run.process import gather_objects
 
@@ -135,9 +134,3 @@ def data_name(datasets: Iterable[MixtureDataset], seed: int) -> str:
     parts = [part for dataset in datasets for part in dataset.mixture.datasets]
     stamps = [(part.spec, part.root, stamp(part.rows.path)) for part in parts]
     return xxhash.xxh3_128_hexdigest(repr((stamps, seed)).encode())
-
-
-def stamp(path: str | Path) -> tuple[int, int]:
-    """Size in bytes and time of change in nanoseconds; never the time of access, which reading changes."""
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns

@@ -1,8 +1,9 @@
 """A transformers Trainer whose runs can be stopped anywhere: continued, they are the run that was never stopped.
 
-What transformers saves (optimizer, scheduler, scaler, random states, log) is joined by the books of the rows, the
+Beside what transformers saves (optimizer, scheduler, scaler, random states, log) there are the ledger of the rows, the
 weights before they were rounded for export, and what a log entry has summed so far. All of it is in a checkpoint that
-is there whole or not at all (`resume`), and the place in the data follows from the number of steps (`epoch_order`).
+is there whole or not at all (`checkpoint.files`); the position in the data follows from the number of steps
+(`data.order`).
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ logger = logging.getLogger(__name__)
 
 
 class ResumableTrainer(Trainer):
-    """Trainer with data in an order of its own, books of the rows, and checkpoints that are whole.
+    """Trainer with an order of the data of its own, a ledger of the rows, and checkpoints that are whole.
 
     A subclass sets `source` before it trains, and may extend `save_state_into` and `load_state_from`.
 
     Attributes:
         source: folder of the checkpoint that every saved one takes after.
-        ledger: books of the rows trained on.
+        ledger: of the rows trained on.
         sums: metrics since the last entry of the log, of training and of evaluation.
         last_saved: the newest checkpoint of this run, None before the first.
     """
@@ -97,7 +98,7 @@ class ResumableTrainer(Trainer):
         return self.rank % self.args.sequence_parallel_size == 0
 
     def get_train_dataloader(self) -> DataLoader:
-        """The micro-batches of this rank, each place of an epoch once."""
+        """The micro-batches of this rank, each position of an epoch once."""
         sampler = train_sampler(self.train_dataset, self.args, self.data_rank, self.data_world_size)
         return self._prepared(self.train_dataset, sampler)
 
@@ -143,7 +144,7 @@ class ResumableTrainer(Trainer):
         """Train, from the start or on from a checkpoint folder; True for the last whole one of the output folder.
 
         Raises:
-            FileNotFoundError: the folder lacks what a run goes on from.
+            FileNotFoundError: the folder lacks what a run continues from.
             ValueError: it was made with other data or other steps.
             OutputError: something cannot be written.
             TooManySkips: more rows were skipped than `--max_skipped_share` allows.
@@ -212,7 +213,7 @@ class ResumableTrainer(Trainer):
         export_checkpoint(model, self.source, folder, state_dict=weights)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Save a checkpoint, which gets its name when all of it is written, and only then takes the place of another.
+        """Save a checkpoint, which gets its name when all of it is written, and only then replaces another.
 
         Raises:
             OutputError: it could not be written; what was saved before is as it was.
@@ -304,7 +305,7 @@ class ResumableTrainer(Trainer):
             load_weights(own, folder / RESUME_FOLDER / EXACT_WEIGHTS)
 
     def _data_facts(self) -> dict[str, Any]:
-        """What the place in the data depends on; as JSON gives it back."""
+        """What the position in the data depends on; as JSON gives it back."""
         args = self.args
         return {
             "rows of an epoch": {name: len(counts.data.order) for name, counts in self.ledger.counts.items()},

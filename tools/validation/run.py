@@ -13,12 +13,12 @@ from typing import Any
 import xxhash
 from tqdm import tqdm
 
-from internvl_chat.checkpoint.export import local_checkpoint
+from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.data.arguments import DataArguments
 from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import load_config, load_tokenizer
-from internvl_chat.records.durable import json_text, write_atomically
+from internvl_chat.records.durable import json_text, stamp, write_atomically
 from tools.validation.arguments import ValidationArguments
 from tools.validation.chunks import ChunkChecker, check_all, read_in_order
 from tools.validation.faults import FAULTS, FoundFault
@@ -87,7 +87,7 @@ def build_checker(data_args: DataArguments, args: ValidationArguments) -> RowChe
 
 def run_key(data_args: DataArguments, args: ValidationArguments, datasets: Sequence[MixedDataset]) -> str:
     """Name of what is checked and how; files count by path, size and time of change."""
-    stamps = [(data.spec, data.root, data.rows.path, os.stat(data.rows.path)[6:9]) for data in datasets]
+    stamps = [(data.spec, data.root, data.rows.path, stamp(data.rows.path)) for data in datasets]
     how = (args.model_name_or_path, args.decode, args.allow_no_rejected)
     return xxhash.xxh3_64_hexdigest(repr((stamps, data_args, how)).encode())
 
