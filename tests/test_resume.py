@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from internvl_chat.checkpoint.export import save_exact_weights
 from internvl_chat.checkpoint.files import checksums, damage, publish
 from internvl_chat.checkpoint.output import OutputError
-from internvl_chat.checkpoint.resume import last_whole_checkpoint, load_weights, save_exact_weights
+from internvl_chat.checkpoint.resume import last_whole_checkpoint, load_weights
 from internvl_chat.model import load_model
 from internvl_chat.train_mpo import main
 from tests.flags import as_flags

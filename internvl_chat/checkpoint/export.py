@@ -1,4 +1,4 @@
-"""Checkpoints that other tools load; what a run continues from is in `resume`.
+"""Checkpoints that other tools load, and the weights that they do not hold exactly, which the run continues from.
 
 An exported folder is the source folder with new weights: tokenizer, remote code, preprocessor and generation
 settings are copied as they are, and config.json keeps every field that we did not change. That is what lmdeploy,
@@ -16,12 +16,15 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from internvl_chat import model as remote_code
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.hf_layout import HF_MODEL_TYPE, run_settings
 
 CONFIG_NAME = "config.json"
+RESUME_FOLDER = "resume"  # of a checkpoint: what only the run itself reads; no weights beside the exported ones
+EXACT_WEIGHTS = "weights.safetensors"
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".safetensors.index.json", ".bin.index.json")
 COPIED_SUFFIXES = (".json", ".model", ".txt", ".py", ".jinja", ".md")
@@ -93,6 +96,26 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
         with safe_open(path, framework="pt") as file:
             dtypes |= {key: FLOATS[file.get_slice(key).get_dtype()] for key in file.keys()}  # noqa: SIM118
     return dtypes
+
+
+def save_exact_weights(model: torch.nn.Module, source: Path, folder: Path) -> None:
+    """Save the weights that the export does not hold exactly: rounded to the format of `source`, or renamed."""
+    dtypes = stored_dtypes(source)
+    rounded: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, weight in model.state_dict().items():
+        is_exact = name in dtypes and torch.equal(weight.to(dtypes[name]).to(weight.dtype), weight)
+        if not is_exact and weight.data_ptr() not in seen:  # tied weights once
+            seen.add(weight.data_ptr())
+            rounded[name] = weight
+    save_weights(rounded, folder / RESUME_FOLDER / EXACT_WEIGHTS)
+
+
+def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Save tensors by name, unless there are none."""
+    if weights:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
 
 
 def copy_companions(source: Path, folder: Path) -> None:

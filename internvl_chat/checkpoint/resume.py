@@ -1,4 +1,4 @@
-"""What a run continues from: the newest checkpoint that is as it was saved, and the weights as they were trained.
+"""What a run continues from: the newest checkpoint that is as it was saved, and the weights in it.
 
 Checkpoints are there whole or not at all (`files`). If a file of one changes later, its checksum tells, and the run
 continues from the newest that is undamaged.
@@ -12,18 +12,15 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from internvl_chat.checkpoint.export import stored_dtypes
 from internvl_chat.checkpoint.files import CHECKSUMS, damage, finish_publishing
 from internvl_chat.run.process import gather_objects
 
 logger = logging.getLogger(__name__)
 
 PREFERENCE_STATE = "preference_state.json"
-RESUME_FOLDER = "resume"  # of a checkpoint: what only the run itself reads; no weights beside the exported ones
-EXACT_WEIGHTS = "weights.safetensors"
 REFERENCE_WEIGHTS = "reference.safetensors"
 
 
@@ -52,26 +49,6 @@ def _saved_at(folder: Path) -> tuple[float, int]:
         return float(json.loads((folder / CHECKSUMS).read_text())["saved"]), step
     except (OSError, ValueError, KeyError, TypeError):
         return math.inf, step
-
-
-def save_exact_weights(model: torch.nn.Module, source: Path, folder: Path) -> None:
-    """Save the weights that the export does not hold exactly: rounded to the format of `source`, or renamed."""
-    dtypes = stored_dtypes(source)
-    rounded: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, weight in model.state_dict().items():
-        is_exact = name in dtypes and torch.equal(weight.to(dtypes[name]).to(weight.dtype), weight)
-        if not is_exact and weight.data_ptr() not in seen:  # tied weights once
-            seen.add(weight.data_ptr())
-            rounded[name] = weight
-    save_weights(rounded, folder / RESUME_FOLDER / EXACT_WEIGHTS)
-
-
-def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Save tensors by name, unless there are none."""
-    if weights:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, path)
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

@@ -23,17 +23,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotat
 
 from internvl_chat.adapters.lora import load_adapter, merged_weights, save_adapter
 from internvl_chat.adapters.quantization import is_in_four_bits
-from internvl_chat.checkpoint.export import export_checkpoint
+from internvl_chat.checkpoint.export import EXACT_WEIGHTS, RESUME_FOLDER, export_checkpoint, save_exact_weights
 from internvl_chat.checkpoint.files import SAVING, checksums, publish
 from internvl_chat.checkpoint.output import OutputError, writing
-from internvl_chat.checkpoint.resume import (
-    EXACT_WEIGHTS,
-    PREFERENCE_STATE,
-    RESUME_FOLDER,
-    last_whole_checkpoint,
-    load_weights,
-    save_exact_weights,
-)
+from internvl_chat.checkpoint.resume import PREFERENCE_STATE, last_whole_checkpoint, load_weights
 from internvl_chat.data.order import EpochSampler, pairs_per_step, train_sampler
 from internvl_chat.model import load_model
 from internvl_chat.run.ledger import Ledger, promised

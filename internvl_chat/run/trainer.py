@@ -24,7 +24,8 @@ from transformers.trainer_pt_utils import get_parameter_names
 from trl.trainer.callbacks import SyncRefModelCallback
 
 from internvl_chat.arguments import MPOConfig
-from internvl_chat.checkpoint.resume import REFERENCE_WEIGHTS, RESUME_FOLDER, load_weights, save_weights
+from internvl_chat.checkpoint.export import RESUME_FOLDER, save_weights
+from internvl_chat.checkpoint.resume import REFERENCE_WEIGHTS, load_weights
 from internvl_chat.losses.mixture import PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
 from internvl_chat.losses.pair import PreferenceLogps
 from internvl_chat.model import InternVLChatModel
