@@ -8,7 +8,8 @@ goes from prompts.jsonl to a file of pairs: the correctness pipeline samples ans
 them. All runs in this process, with `ckpt/tiny-base` and a picture of the quickstart.
 
 Counted apart is what every way in the program passes alike and what knows nothing of pairs or prompts (`BESIDE`). An
-engine's model and its loading are not part of a prompt's way: most engines have them in another program.
+engine's model and its loading are not part of a prompt's way: most engines have them in another program. By this rule
+the ways had 34 and 33 modules at commit 824527c; 40 and 46 with all that is counted apart.
 Writes results/modules.json.
 """
 

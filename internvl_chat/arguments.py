@@ -41,8 +41,8 @@ class ModelArguments:
     drop_path_rate: float = described(0.0, "Stochastic depth of the vision tower, 0 to 1; the reference has none.")
     ps_version: str = described("v2", "Pixel shuffle of the checkpoint: v2, or v1 for the oldest models.")
     use_backbone_lora: int = described(0, "Rank of LoRA adapters in the vision tower; 0 is none.")
-    use_llm_lora: int = described(0, "Rank of LoRA adapters in the language model; all other weights rest.")
-    load_in_4bit: bool = described(False, "QLoRA: the resting language model in 4 bits (NF4), by bitsandbytes.")
+    use_llm_lora: int = described(0, "Rank of LoRA adapters in the language model; all other weights are frozen.")
+    load_in_4bit: bool = described(False, "QLoRA: the frozen language model in 4 bits (NF4), by bitsandbytes.")
 
     def __post_init__(self) -> None:
         """Check what needs no file.
@@ -90,7 +90,7 @@ class MPOConfig(TrainingArguments):
         1, "Ranks that share the rows of a batch, so that longer ones fit; divides ranks and attention heads."
     )
     balance_ranks: bool = described(
-        False, "Deal the pairs of a step to ranks by their cost; reads the headers of all images first."
+        False, "Assign the pairs of a step to ranks by their cost; reads the headers of all images first."
     )
     sync_ref_model: bool = described(False, "TR-DPO: move the reference towards the policy (arXiv 2404.09656).")
     ref_model_mixup_alpha: float = described(0.6, "TR-DPO: share of the policy in the new reference.")
@@ -209,7 +209,7 @@ class MPOConfig(TrainingArguments):
             return parse_loss_type(self.loss_type, dict(zip(names, values, strict=True)), self.rpo_alpha)
         if names == ["sft"]:
             return parse_loss_type(self.loss_type)
-        # A launcher gives the weights of its mixture; they rest when a later --loss_type names other losses.
+        # A launcher gives the weights of its mixture; they are left out when a later --loss_type names other losses.
         weights = {"sigmoid": self.sigmoid_loss_weight, "bco_pair": self.bco_pair_loss_weight}
         given = {name: weight for name, weight in weights.items() if weight is not None and name in names}
         return parse_loss_type(self.loss_type, given, self.rpo_alpha)

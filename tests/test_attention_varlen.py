@@ -1,6 +1,7 @@
 """The one-call form of packed attention: with a kernel in plain torch on a CPU, with torch's own on a GPU."""
 
 import re
+from functools import wraps
 
 import pytest
 import torch
@@ -142,6 +143,18 @@ def test_a_kernel_that_lacks_windows_or_sinks_is_refused_for_them_alone(kernel, 
 def test_a_kernel_with_its_diagonal_elsewhere_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", kernel_aligned_otherwise)
     assert "its mask lies otherwise" in trial_error(CPU, torch.bfloat16)
+
+
+def test_both_head_sizes_of_the_published_models_are_tried(monkeypatch):
+    """A kernel has code of its own for each."""
+
+    @wraps(kernel_of_212)
+    def wrong_for_128(query, *args, **kwargs):
+        kernel = kernel_aligned_otherwise if query.shape[-1] == 128 else kernel_of_212
+        return kernel(query, *args, **kwargs)
+
+    monkeypatch.setattr(varlen, "varlen_attn", wrong_for_128)
+    assert "heads of 128: its mask lies otherwise" in trial_error(CPU, torch.bfloat16)
 
 
 def test_a_kernel_that_does_not_run_is_refused_with_the_reason(monkeypatch):

@@ -110,7 +110,7 @@ def test_runs_and_counts_are_the_same_book(counts, runs):
 
 
 def test_runs_beyond_the_file_are_refused():
-    with pytest.raises(ValueError, match="the books are about other data"):
+    with pytest.raises(ValueError, match="the ledger is of other data"):
         counts_of([[0, 3, 1]], lines=3)
 
 

@@ -108,10 +108,10 @@ class RowCounts:
 
 
 class Ledger:
-    """The books of a run: every row that a step took is used or skipped, in the step in which it was."""
+    """The ledger of a run: every row that a step took is used or skipped, in the step in which it was."""
 
     def __init__(self, datasets: Sequence[MixedDataset], folder: Path, *, max_skipped_share: float = 1.0) -> None:
-        """Open the books.
+        """Nothing was trained on yet.
 
         Args:
             datasets: those of the mixture.
@@ -207,11 +207,11 @@ class Ledger:
             shutil.copyfile(self.skipped.path, folder / SKIPPED)
 
     def load(self, folder: Path, *, is_writer: bool) -> None:
-        """Take the books back as a checkpoint has them; skips that came later are crossed out.
+        """Go on from the ledger of a checkpoint; skips that came later are forgotten.
 
         Raises:
-            FileNotFoundError: the checkpoint has no books.
-            ValueError: they are about other data.
+            FileNotFoundError: the checkpoint has no ledger.
+            ValueError: it is of other data.
         """
         sums = orjson.loads((folder / SUMS).read_bytes())
         self.used_total = sums["used"]
@@ -244,7 +244,7 @@ def counts_of(runs: Iterable[Sequence[int]], lines: int) -> np.ndarray:
     counts = np.zeros(lines, np.uint32)
     for first, last, times in runs:
         if not 0 <= first <= last < lines:
-            raise ValueError(f"run {first} to {last} of {lines} lines: the books are about other data")
+            raise ValueError(f"run {first} to {last} of {lines} lines: the ledger is of other data")
         counts[first : last + 1] = times
     return counts
 
@@ -252,4 +252,4 @@ def counts_of(runs: Iterable[Sequence[int]], lines: int) -> np.ndarray:
 def promised(steps: int, places: int, pairs_per_step: int) -> int:
     """Places that so many steps have taken, an epoch ending in a step of its own."""
     epochs, rest = divmod(steps, max(1, -(-places // pairs_per_step)))
-    return epochs * places + min(rest * pairs_per_step, places)
+    return epochs * places + rest * pairs_per_step  # less than an epoch: its last step ends it

@@ -206,7 +206,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
         return (loss, result) if return_outputs else loss
 
     def _count_rows(self, inputs: dict[str, Any], *, is_training: bool) -> None:
-        """Enter the rows of a batch into the books."""
+        """Enter the rows of a batch into the ledger."""
         if is_training:
             self.ledger.see(inputs.get("row_ids", []), inputs.get("skipped", []))
         else:
@@ -231,12 +231,12 @@ class MultimodalDPOTrainer(ResumableTrainer):
         return super()._prepare_inputs(inputs) if inputs else inputs
 
     def get_batch_samples(self, *args: Any) -> tuple[list, Any]:
-        """The micro-batches of a step; what it will change in the books can be undone from here on."""
+        """The micro-batches of a step; what it will change of sums and delta can be undone from here on."""
         self._before = (self._tr_loss.clone(), copy.copy(self.sums["train"]), copy.copy(self.running_mean))
         return super().get_batch_samples(*args)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        """As in transformers; a step whose losses or gradient are not finite ends the run, or is not taken.
+        """As in transformers; a step whose losses or gradient are not finite ends the run, or is skipped.
 
         Raises:
             FloatingPointError: on all ranks; names rows and parts of the loss.
@@ -249,7 +249,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
             return norm
         if self.args.on_non_finite == "stop":
             raise FloatingPointError(f"step {self.state.global_step + 1}: {problem}")
-        logger.warning("step %d is not taken: %s", self.state.global_step + 1, problem)
+        logger.warning("step %d is skipped: %s", self.state.global_step + 1, problem)
         self._undo_step(model, problem)
         return 0.0
 
@@ -335,7 +335,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
             load_weights(self.reference.unwrapped, path)
 
     def run_state(self) -> dict[str, Any]:
-        """BCO's delta, and how many steps were not taken."""
+        """BCO's delta, and how many steps were skipped."""
         return {"running_mean": self.running_mean.state_dict(), "skipped_steps": self.skipped_steps}
 
     def load_run_state(self, state: dict[str, Any]) -> None:
