@@ -78,7 +78,6 @@ def test_bad_rows_are_rejected_with_line_and_reason(work, read_rows):
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        (["[", '  {"image": "a.png", "question": "Q", "answer": "A"}', "]"], "3 of 3 prompts rejected"),  # a JSON array
         ([{"conversations": [{"from": "human", "value": "Q"}]}], "1 of 1 prompts rejected"),
         (
             ['{"question": "Q", "answer": "A"},'] * 2,
@@ -97,6 +96,12 @@ def test_a_run_without_a_single_answer_fails_and_says_why(work, write_rows, capl
     write_rows([PROMPTS[2]], "good.jsonl")
     assert main(flags("--prompt-path", "prompts.jsonl", "good.jsonl")) == 0
     assert "no row was made of prompts.jsonl" in caplog.text
+
+
+def test_a_json_array_is_no_prompt_file(work, write_rows):
+    write_rows(["[", '  {"image": "a.png", "question": "Q", "answer": "A"}', "]"])
+    with pytest.raises(ValueError, match="JSON array"):
+        main(flags())
 
 
 def test_the_rank_that_completes_an_empty_run_fails(work, write_rows, monkeypatch):

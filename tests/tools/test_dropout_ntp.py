@@ -160,7 +160,7 @@ def test_a_rejected_answer_that_was_there_is_kept_aside(run, write_rows):
 
 
 def test_bad_rows_are_rejected(run, write_rows):
-    bad = ["{", {"question": "What?", "chosen": 5}, {"question": "", "chosen": "a"}, {"chosen": "a"}]
+    bad = [{"question": "What?", "chosen": 5}, "{", {"question": "", "chosen": "a"}, {"chosen": "a"}]
     write_rows([*bad, {"image": "square_small.png", "question": "<image> or <image>?", "chosen": "a"}])
     _, rows, summary, rejects = run(lambda request: "x")
     assert rows == []
