@@ -43,12 +43,15 @@ BESIDE = {
     "internvl_chat.model.file_kinds": "what a file is by its first bytes",
     "internvl_chat.records.durable": "how a file is written whole",
     "internvl_chat.records.objects": "where a file lies",
+    "internvl_chat.run.entry": "what is said of a mistake",
     "internvl_chat.run.guards": "looks on: reads the log",
     "internvl_chat.checkpoint.names": "where a checkpoint lies",
     "internvl_chat.checkpoint.output": "what is said when a file cannot be written",
     "internvl_chat.run.process": "which rank this is",
     "internvl_chat.run.progress": "looks on: writes the log",
     "internvl_chat.run.watchdog": "looks on",
+    "tools.reasoning_data_pipeline.engines.gpus": "which process and GPUs this is",
+    "tools.reasoning_data_pipeline.sampling.arguments": "flags",
 }
 
 
