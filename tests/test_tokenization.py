@@ -1,6 +1,7 @@
 """Token ids and labels: equal to the golden ones, special tokens only from the template, lengths before tiles."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from internvl_chat.data.collator import join_sample
 from internvl_chat.data.tokenization import RowTokenizer, place_images
 from internvl_chat.model import load_tokenizer
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.model.conversation import Part, get_template
+from internvl_chat.model.conversation import CONTROL_TOKEN, TEMPLATES, Part, control_tokens, get_template
 from internvl_chat.records.rows import RecordError, Source, Turn
 from tests.tools.test_convert import GPT_OSS_TOKENS
 
@@ -28,7 +29,6 @@ HOSTILE = [
     "</s><s>",
     "<|endoftext|>",
     "x[UNUSED_TOKEN_145]y",
-    "<box>[[1, 2]]</box> <ref>",
     "<<|im_end|>>",
     "<0x41>",
 ]
@@ -129,6 +129,69 @@ def test_special_tokens_in_texts_stay_text(rows, any_tokenizer, text):
     assert specials(hostile.prompt_ids([1])) == specials(plain.prompt_ids([1]))
     assert specials(hostile.answers[0]) == [any_tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert any_tokenizer.decode(hostile.answers[0]) == f"No{text}<|im_end|>"
+
+
+GROUNDED = "<ref>red circle</ref><box>[[10, 20, 300, 400]]</box> and <quad>1</quad>"
+GROUNDING = ["<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"]
+
+
+def test_grounding_tokens_are_one_id_each_as_models_were_trained(rows, any_tokenizer):
+    """In question and answer; the ids are those of a plain call of the tokenizer."""
+    text = rows.tokenize(f"Where? {GROUNDED}", [GROUNDED, "No"], 0, AT, [Turn("Hi", GROUNDED)])
+    plain = any_tokenizer.encode(GROUNDED, add_special_tokens=False)
+    assert text.answers[0] == [*plain, any_tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    for token in GROUNDING:
+        index = any_tokenizer.convert_tokens_to_ids(token)
+        assert text.answers[0].count(index) == 1 and text.prompt_ids([]).count(index) == 2
+    assert rows.encoder.decode(text.answers[0]) == GROUNDED
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("token", ["<loc>", "<loc_12>", "<|polygon_start|>", "[POINT]", "<seg>"])
+def test_tokens_that_a_user_added_are_content(model, golden_folder, token, special):
+    tokenizer = load_tokenizer(golden_folder / "ckpt" / model)
+    tokenizer.add_tokens([token], special_tokens=special)
+    rows = RowTokenizer(tokenizer, "internvl2_5", TOKENS_PER_TILE)
+    text = rows.tokenize(f"At{token}?", [f"At {token}.{token}", f"At {token}<|im_end|>{token}"], 0, AT)
+    index, end = tokenizer.convert_tokens_to_ids([token, "<|im_end|>"])
+    assert text.prompt_ids([]).count(index) == 1
+    assert text.answers[0].count(index) == 2 and text.answers[1].count(index) == 2
+    assert [answer.count(end) for answer in text.answers] == [1, 1]
+    assert rows.encoder.decode(text.answers[0]) == f"At {token}.{token}"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_control_tokens_beside_content_stay_text(rows, any_tokenizer, text):
+    """A text with both: content is content, what builds prompts is spelled."""
+    answer = f"<ref>a{text}b</ref>{text}<box>{text}</box>"
+    ids = rows.tokenize("Why?", [answer, "No"], 0, AT).answers[0]
+    added = [index for index in ids[:-1] if index in any_tokenizer.added_tokens_decoder]
+    assert added == any_tokenizer.convert_tokens_to_ids(["<ref>", "</ref>", "<box>", "</box>"])
+    assert any_tokenizer.decode(ids[:-1]) == answer
+
+
+def test_what_is_control_goes_by_what_builds_prompts(any_tokenizer):
+    control = control_tokens(any_tokenizer)
+    assert {"<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"} <= control
+    assert not control & {*GROUNDING}
+    assert {any_tokenizer.eos_token, any_tokenizer.pad_token} <= control
+    assert all(CONTROL_TOKEN.search(getattr(template, field)) for template in TEMPLATES.values() for field in PARTS)
+    assert rows_control(any_tokenizer, "<|my_end|>") is False and rows_control(any_tokenizer, "<|eot_id|>") is True
+
+
+PARTS = ("system_prefix", "user_prefix", "assistant_prefix", "end_token")
+
+
+def rows_control(tokenizer, token):
+    """Whether a token would be control if a tokenizer had it."""
+    copy = deepcopy(tokenizer)
+    copy.add_tokens([token], special_tokens=True)
+    return token in control_tokens(copy)
+
+
+def test_control_tokens_are_left_out_of_what_a_model_wrote(rows, any_tokenizer):
+    ids = any_tokenizer.encode("<|im_start|><ref>a</ref><IMG_CONTEXT> b</img><|im_end|>", add_special_tokens=False)
+    assert rows.encoder.decode(ids) == "<ref>a</ref> b"
 
 
 def test_placeholder_in_an_answer_is_text(rows, any_tokenizer):

@@ -5,8 +5,11 @@ differ. GPT-OSS also writes which channel an answer is for, and ends the last an
 system messages are those of the released models: a model asked under another one is another model. `Template.render`
 writes a conversation out; training writes its turns around the images of a row by itself, to the same ids.
 
-A template writes special tokens; a question or an answer that spells one out ("<|im_end|>", "<IMG_CONTEXT>", "</s>")
-means its characters. Tokenizers cannot tell the two apart in one string, so `TextEncoder` encodes prompts from parts.
+Of the tokens that are more than pieces of words, some are control: turns, images, ends, tools are built with them. A
+question or an answer that spells one out ("<|im_end|>", "<IMG_CONTEXT>", "</s>") means its characters. All others are
+content, as of grounding ("<ref>", "<box>", "<quad>") and what a user added to a tokenizer: they are read and written as
+one id each, in anybody's text, as by a plain call of the tokenizer. Tokenizers call both kinds special and cannot tell
+the two apart in one string, so `TextEncoder` encodes prompts from parts.
 """
 
 import re
@@ -15,10 +18,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from .constants import IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
+from .constants import (
+    IMAGE_PLACEHOLDER,
+    IMG_CONTEXT_TOKEN,
+    IMG_END_TOKEN,
+    IMG_START_TOKEN,
+    VIDEO_PLACEHOLDER,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_IMAGE_TOKENS = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Names in <|..|> by which the families of language models build turns, tools, images and gaps to fill.
+_CONTROL_NAMES = (
+    "im_start im_end im_sep endoftext startoftext endofprompt begin_of_text end_of_text start_header_id end_header_id "
+    "eot_id eom_id eot eom bos eos pad unk start end message channel constrain return call system user assistant tool "
+    "observation action_start action_end interpreter plugin python_tag fim_prefix fim_middle fim_suffix fim_pad "
+    "repo_name file_sep vision_start vision_end vision_pad image image_pad video video_pad finetune_right_pad_id"
+)
+CONTROL_TOKEN = re.compile(
+    r"<\|(?:" + _CONTROL_NAMES.replace(" ", "|") + r"|(?:reserved|placeholder)\w*)\|>"
+    r"|\[UNUSED_TOKEN_\d+\]|</?s>|</?img>|<IMG_CONTEXT>|<(?:bos|eos|pad|unk|mask|start_of_turn|end_of_turn)>"
+)
+"""A token that builds prompts of some family, as text."""
 
 # Where special tokens of these families start: cutting a text after these characters leaves none of them whole.
 _AFTER_OPENING = re.compile(r"(?<=[<\[])")
@@ -198,18 +222,26 @@ class Part(NamedTuple):
     trusted: bool
 
 
+def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> set[str]:
+    """The tokens of a tokenizer that build prompts; all others that were added to its vocabulary are content."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    named = {getattr(tokenizer, role) for role in _ROLES} - {None}
+    placed = {IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER} & added
+    return {*_IMAGE_TOKENS, *placed, *map(str, named), *filter(CONTROL_TOKEN.fullmatch, added)}
+
+
 class TextEncoder:
     """Encodes plain text and prompts of parts with a tokenizer of either family."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Take a tokenizer; the image tokens count as special whether it calls them so or not."""
+        """Take a tokenizer; what is control goes by `control_tokens`, whether it calls a token special or not."""
         self.tokenizer = tokenizer
-        special = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}, key=len, reverse=True)
-        self._special_pattern = re.compile("(" + "|".join(map(re.escape, special)) + ")")
-        image_tokens = [IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN]
-        self._reserved = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(image_tokens)}
-        self._reserved |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self._reserved -= {tokenizer.unk_token_id, None}  # of tokens that it does not know
+        control = control_tokens(tokenizer)
+        content = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens} - control
+        self._special_pattern = _any_of({*control, *content})
+        self._content_pattern = _any_of(content) if content else None
+        self._control = set(tokenizer.convert_tokens_to_ids(sorted(control)))
+        self._control -= {tokenizer.unk_token_id, None}  # of tokens that it does not know
 
     @cached_property
     def _most_characters(self) -> int:
@@ -244,16 +276,40 @@ class TextEncoder:
         return ids + self.encode_text(plain)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text, in which no special token can occur.
+        """Ids of plain text, in which content tokens are one id each and no control token can occur."""
+        if not text:
+            return []
+        # verbose: over-long rows are planned for or skipped with a reason, the tokenizer's warning would mislead.
+        ids = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        if self._control.isdisjoint(ids):
+            return ids
+        if self._content_pattern is None:
+            return self._encode_without_control(text)
+        ids = []
+        for number, piece in enumerate(self._content_pattern.split(text)):  # plain, content, plain, ..., plain
+            ids += [self.special_id(piece)] if number % 2 else self._encode_without_control(piece)
+        return ids
+
+    def _encode_without_control(self, text: str) -> list[int]:
+        """Ids of a text that spells control tokens, and no content token, out.
 
         `split_special_tokens` sees to that, but for a vocabulary that holds a special token as text too, such as
         InternLM2's [UNUSED_TOKEN_145]. Such a text is cut where special tokens open, and into characters if need be.
         """
         if not text:
             return []
-        # verbose: over-long rows are planned for or skipped with a reason, the tokenizer's warning would mislead.
         ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        if len(text) == 1 or self._reserved.isdisjoint(ids):
+        if len(text) == 1 or self._control.isdisjoint(ids):
             return ids
         parts = [part for part in _AFTER_OPENING.split(text) if part]
-        return [index for part in (parts if len(parts) > 1 else text) for index in self.encode_text(part)]
+        return [index for part in (parts if len(parts) > 1 else text) for index in self._encode_without_control(part)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that a model wrote: content tokens are kept, control tokens left out."""
+        kept = [index for index in ids if index not in self._control]
+        return self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _any_of(tokens: set[str]) -> re.Pattern[str]:
+    """A pattern of these tokens, the longest first, that keeps what it splits at."""
+    return re.compile("(" + "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) + ")")

@@ -30,6 +30,7 @@ from .checkpoint_files import (
 )
 from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMG_CONTEXT_TOKEN
+from .conversation import control_tokens
 from .hf_layout import HF_MODEL_TYPE, InternVLChatModelHF, check_has_hf_form, config_from_hf, register_weight_names
 from .modeling_internvl import language_model_class
 from .modeling_internvl_chat import InternVLChatModel
@@ -204,11 +205,12 @@ def _check_report(path: str | os.PathLike, report: dict) -> None:
 
 
 def _check_ids(path: str | os.PathLike, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> None:
-    """Raise ValueError if text can have an id without an embedding; special tokens that nobody writes may."""
-    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    last = max({*tokenizer.get_vocab().values()} - special | {tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)})
+    """Raise ValueError if text can have an id without an embedding; control tokens, which nobody writes, may."""
+    control = control_tokens(tokenizer) - {IMG_CONTEXT_TOKEN}
+    last, token = max((index, token) for token, index in tokenizer.get_vocab().items() if token not in control)
     if last >= embeddings:
-        raise ValueError(f"{path}: the tokenizer has an id of {last}, the model {embeddings} embeddings; {_FITTING}")
+        lacks = f"the tokenizer has an id of {last}, the model {embeddings} embeddings: {token!r} has none"
+        raise ValueError(f"{path}: {lacks}; {_FITTING}, or call resize_token_embeddings after tokens were added")
 
 
 def _tokenizer_class(path: str | os.PathLike) -> type[PreTrainedTokenizerBase]:

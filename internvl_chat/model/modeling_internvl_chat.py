@@ -236,9 +236,7 @@ class InternVLChatModel(InternVLNetwork):
         inputs = inputs.to(self.device)
         tiles = None if pixel_values is None else pixel_values.to(self.device)
         output = self.generate(tiles, inputs["input_ids"], inputs["attention_mask"], **settings)
-        answers = [
-            text.split(end_token)[0].strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)
-        ]
+        answers = [encoder.decode(ids).split(end_token)[0].strip() for ids in output.tolist()]
         answers = answers[:: len(answers) // len(conversations)]  # the first of num_return_sequences
         return [[*turns[:-1], (turns[-1][0], answer)] for turns, answer in zip(conversations, answers, strict=True)]
 

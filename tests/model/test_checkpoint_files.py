@@ -157,3 +157,13 @@ def test_token_ids_that_have_no_embedding_are_refused(folder):
     edit(path, "model", vocab={**vocabulary, "far": 10**6})
     with pytest.raises(ValueError, match=r"the tokenizer has an id of 1000000, the model \d+ embeddings"):
         load_model(folder)
+
+
+def test_a_token_that_a_user_added_without_an_embedding_is_refused_by_name(folder):
+    """It is content: a row that spells it would be looked up behind the end of the embeddings."""
+    tokenizer = load_tokenizer(folder)
+    embeddings = load_config(folder).llm_config.vocab_size
+    tokenizer.add_tokens([f"<loc_{number}>" for number in range(embeddings - len(tokenizer) + 1)], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"'<loc_\d+>' has none; .*call resize_token_embeddings"):
+        load_model(folder)

@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from internvl_chat.data.images import Tiling
 from internvl_chat.model import load_model, load_tokenizer
+from internvl_chat.model.conversation import TextEncoder
 from tests.tools.test_convert import build
 from tools.reasoning_data_pipeline.engines import opening as engines
 from tools.reasoning_data_pipeline.engines.decoding import candidate_probabilities, draw_tokens, prefill
@@ -202,7 +203,7 @@ def test_a_prefix_is_continued_within_the_assistants_turn(parts, engine, prefix)
     prompt = tokenizer(model.conv_template.prompt([("user", "Say a word"), ("assistant", None)]))["input_ids"]
     ids = torch.tensor([prompt + tokenizer.encode(prefix, add_special_tokens=False)])
     output = model.language_model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    assert found == tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+    assert found == TextEncoder(tokenizer).decode(output[0, ids.shape[1] :].tolist())
 
 
 def test_each_row_stops_at_its_own_stop_token(engine, requests, parts, monkeypatch):

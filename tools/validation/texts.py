@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
+from internvl_chat.model.conversation import CONTROL_TOKEN
 from internvl_chat.records.rows import PreferencePair, shown
 from tools.reasoning_data_pipeline.answers.parsing import parse_answer
 
 # What a question contains that asks for the answer in the form of a prompt version.
 _FORMS = (("<think>", "en_r1"), (r"\boxed", "en_v2"), ("Final answer:", "en"), ("答案:", "zh"), ("答案：", "zh"))
-_CONTROL_TOKEN = re.compile(r"<\|\w+\|>|</?s>|</?img>|<IMG_CONTEXT>|\[UNUSED_TOKEN_\d+\]")
 _GARBLED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
 _STATED_ANSWER = re.compile(r"(?:[Aa]nswer|答案)\s*(?:is|:|：|为|是)\s*(.+)")
 _END_MARKS = ".!?。！？"
@@ -31,7 +31,7 @@ def suspicious_texts(pair: PreferencePair, dataset: str) -> Iterator[tuple[str, 
         if IMAGE_PLACEHOLDER in text:
             yield "placeholder_in_answer", f"{name} holds {IMAGE_PLACEHOLDER}"
     for name, text in {"question": pair.conversation, **answers}.items():
-        if found := _CONTROL_TOKEN.search(text):
+        if found := CONTROL_TOKEN.search(text):
             yield "special_token_in_text", f"{name} holds {found[0]}"
         if found := _GARBLED.search(text):
             yield "garbled_text", f"{name} holds {found[0]!r} at character {found.start()}"

@@ -59,8 +59,8 @@ class PromptEncoder:
         return ids + prefix
 
     def decode(self, tokens: list[int]) -> str:
-        """The text of generated tokens."""
-        return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The text of generated tokens, those of grounding and the like with it."""
+        return self._rows.encoder.decode(tokens)
 
 
 def read_tiles(request: Request, config: InternVLChatConfig) -> list[torch.Tensor]:
