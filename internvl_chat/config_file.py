@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 
 from internvl_chat.model.file_kinds import wrong_kind
+from internvl_chat.run.entry import unknown_flags
 
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 _NULLS = ("", "~", "null", "Null", "NULL")
@@ -58,31 +58,32 @@ def parse_flags(types: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
         FileNotFoundError: there is no such file.
     """
     path, words = find_config(argv)
-    parser = HfArgumentParser(types)
     if path is None:
-        return _filled(parser, words)
+        return _filled(types, words)
     pairs = read_config(path)
     _check_config(path, pairs, types)
     try:
-        return _filled(parser, [*config_words(pairs), *words])
+        return _filled(types, [*config_words(pairs), *words])
     except ValueError as error:
         raise ValueError(f"{path}{' and the flags after it' if words else ''}: {error}") from error
 
 
-def _filled(parser: HfArgumentParser, words: list[str]) -> tuple[Any, ...]:
+class _FlagParser(HfArgumentParser):
+    """A parser whose mistakes are errors like all others, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """ValueError instead of all flags and the end of the process."""
+        raise ValueError(message)
+
+
+def _filled(types: Sequence[type], words: list[str]) -> tuple[Any, ...]:
+    parser = _FlagParser(types)
     *groups, left = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
+    if any(Path(word).suffix in CONFIG_SUFFIXES for word in left[:1]):
+        raise ValueError(f"{left[0]}: a file of flags stands first, flags after it override it")
     if left:
-        raise ValueError(_unknown([word.partition("=")[0] for word in left], parser._option_string_actions, "flag"))
+        raise ValueError(unknown_flags(left, parser._option_string_actions))
     return tuple(groups)
-
-
-def _unknown(names: Sequence[str], known: Iterable[str], what: str) -> str:
-    """A message about names that nothing is known by: the first, and the known one that is nearest to it."""
-    near = difflib.get_close_matches(names[0], list(known), 1)
-    advice = f"did you mean {near[0]!r}?" if near else "python -m internvl_chat.train_mpo --help names all"
-    if Path(names[0]).suffix in CONFIG_SUFFIXES:
-        advice = "a file of flags stands first, flags after it override it"
-    return f"unknown {what} {names[0]!r}; {advice}"
 
 
 def read_config(path: Path) -> list[tuple[str, Value]]:
@@ -126,7 +127,7 @@ def _check_config(path: Path, pairs: Sequence[tuple[str, Value]], types: Sequenc
     parser = HfArgumentParser(types, exit_on_error=False)
     for key, value in pairs:
         if key not in fields:
-            raise ValueError(f"{path}: {_unknown([key], fields, 'key')}")
+            raise ValueError(f"{path}: {unknown_flags([f'--{key}'], [f'--{name}' for name in fields])}")
         if value is None and fields[key].default not in (None, "", dataclasses.MISSING):
             raise ValueError(f"{path}: {key} is null; leave it out for its default, {fields[key].default!r}")
         try:

@@ -21,8 +21,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from transformers import HfArgumentParser
-
+from internvl_chat.config_file import parse_flags
 from internvl_chat.data.arguments import DataArguments
 from internvl_chat.run.entry import enter
 from tools.validation.arguments import ValidationArguments
@@ -32,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check and report; the exit code."""
     logging.basicConfig(level=logging.ERROR)  # what the library warns of is among the findings
     try:
-        data_args, args = HfArgumentParser((DataArguments, ValidationArguments)).parse_args_into_dataclasses(argv)
+        words = sys.argv[1:] if argv is None else argv
+        data_args, args = parse_flags((DataArguments, ValidationArguments), words)
         from tools.validation.run import validate  # with torch, which takes seconds
 
         return validate(data_args, args)
