@@ -22,9 +22,10 @@ from types import TracebackType
 from typing import Any
 
 from tools.reasoning_data_pipeline.answers.algebra import AlgebraPool
+from tools.reasoning_data_pipeline.answers.comparison import Finding, Scope
 from tools.reasoning_data_pipeline.answers.parsing import ParsedAnswer, parse_answer
 from tools.reasoning_data_pipeline.answers.reading import Reading, read
-from tools.reasoning_data_pipeline.answers.rules import DIFFERENT, NEEDS_ALGEBRA, Finding, Scope, compare
+from tools.reasoning_data_pipeline.answers.rules import DIFFERENT, NEEDS_ALGEBRA, compare
 from tools.reasoning_data_pipeline.answers.scores import anls, anls_accepts
 
 __all__ = [

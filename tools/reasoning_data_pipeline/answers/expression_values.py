@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
 from tools.reasoning_data_pipeline.answers.expressions import Formula, Node, sample_points
@@ -20,6 +20,8 @@ MAX_BITS = 1000
 FLOAT_TOLERANCE = 1e-9
 MIN_POINTS = 3
 _ROUNDED_TOLERANCE = 1e-3
+_ROUNDED_FACTOR = 4
+"""By how much a constant such as pi may make a coefficient's rounding larger."""
 _ROUNDING_ERROR = 1e-12
 
 Value = Fraction | complex
@@ -36,29 +38,58 @@ def formulas_agree(predicted: Formula, gold: Formula) -> bool | None:
     if not names:
         return _constants_agree(predicted, gold)
     checked = 0
-    for point in sample_points(names):
-        first, second = value_at(predicted.root, point), value_at(gold.root, point)
-        if first is not None and second is not None:
-            if not _equal(first, second, FLOAT_TOLERANCE):
-                return False
-            checked += 1
+    for first, second in _values(predicted, gold, names):
+        if not _equal(first, second, FLOAT_TOLERANCE):
+            return False
+        checked += 1
     return True if checked >= MIN_POINTS else None
 
 
-def proportional(predicted: Formula, gold: Formula) -> bool | None:
-    """Whether one formula is a constant times the other: set to 0, both are one equation. None where it is unknown."""
+def proportion(predicted: Formula, gold: Formula) -> Value | None:
+    """The constant that one formula is times the other, 0 where there is none, None where it is unknown.
+
+    Set to 0, two formulas in proportion are one equation.
+    """
     names = tuple(sorted({*predicted.names, *gold.names}))
     ratios: list[Value] = []
-    for point in sample_points(names):
-        first, second = value_at(predicted.root, point), value_at(gold.root, point)
-        if first is None or second is None:
-            continue
+    for first, second in _values(predicted, gold, names):
         if abs(first) < FLOAT_TOLERANCE or abs(second) < FLOAT_TOLERANCE:  # type: ignore[operator]  # of a union
-            return False
+            return Fraction(0)
         ratios.append(first / second)
     if len(ratios) < MIN_POINTS:
         return None
-    return all(_equal(ratio, ratios[0], FLOAT_TOLERANCE) for ratio in ratios)
+    return ratios[0] if all(_equal(ratio, ratios[0], FLOAT_TOLERANCE) for ratio in ratios) else Fraction(0)
+
+
+def _values(predicted: Formula, gold: Formula, names: tuple[str, ...]) -> Iterator[tuple[Value, Value]]:
+    """The values of both formulas at the points where both have one; roots of what has a name in it stay real."""
+    rooted = has_root(predicted.root) or has_root(gold.root)
+    for point in sample_points(names, positive=rooted):
+        if rooted and not (_roots_are_real(predicted.root, point) and _roots_are_real(gold.root, point)):
+            continue
+        first, second = value_at(predicted.root, point), value_at(gold.root, point)
+        if first is not None and second is not None:
+            yield first, second
+
+
+def has_root(node: Node) -> bool:
+    """Whether a root, or a power that is no whole number, is somewhere in a formula."""
+    if node[0] in ("number", "name"):
+        return False
+    fractional = node[0] == "^" and node[2][0] not in ("number", "negative", "name")
+    return node[0] in ("root", "sqrt") or fractional or any(map(has_root, node[1:]))
+
+
+def _roots_are_real(node: Node, point: Mapping[str, Fraction]) -> bool:
+    """Whether no root of a formula is taken of a negative number at this point."""
+    if node[0] in ("number", "name"):
+        return True
+    if node[0] in ("root", "sqrt") or (node[0] == "^" and has_root(node)):
+        radicand = value_at(node[1], point)
+        is_odd = node[0] == "root" and node[2] == ("number", Fraction(3))
+        if isinstance(radicand, Fraction | complex) and complex(radicand).real < 0 and not is_odd:
+            return False
+    return all(_roots_are_real(child, point) for child in node[1:])
 
 
 def value_at(root: Node, point: Mapping[str, Fraction]) -> Value | None:
@@ -77,6 +108,9 @@ def _constants_agree(predicted: Formula, gold: Formula) -> bool | None:
     if _equal(first, second, FLOAT_TOLERANCE) or (predicted.exact and gold.exact):
         return _equal(first, second, FLOAT_TOLERANCE)
     if isinstance(first, complex) and isinstance(second, complex):
+        fineness = min(formula.decimals for formula in (predicted, gold) if not formula.exact)
+        if predicted.decimals == gold.decimals or abs(first - second) > _ROUNDED_FACTOR * 10.0**-fineness:
+            return False
         return _equal(first, second, _ROUNDED_TOLERANCE)
     left, right = _as_quantity(first, predicted), _as_quantity(second, gold)
     return left is not None and right is not None and numbers_agree(left, right)

@@ -30,7 +30,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)|(?P<function>"
     + "|".join(FUNCTIONS)
     + r")(?![a-z]{2})"
-    r"|(?P<command>\\(?:frac|sqrt|binom|log))|(?P<pi>\\?pi(?![a-z])|π)|(?P<name>[A-Za-zα-ωΑ-Ω](?:_\{?[A-Za-z0-9]+\}?)?)|(?P<power>\*\*)|(?P<mark>[-+*/^!|(){}\[\]_%°√]))"
+    r"|(?P<command>\\(?:frac|sqrt|binom|log))|(?P<pi>\\?pi(?![a-z])|π)|(?P<name>[A-Za-zα-ωΑ-Ω](?:_\{?[A-Za-z0-9]+\}?|\d+)?)|(?P<power>\*\*)|(?P<mark>[-+*/^!|(){}\[\]_%°√]))"
 )
 _CLOSING = {"(": ")", "{": "}", "[": "]"}
 
@@ -64,13 +64,19 @@ def read_formula(text: str) -> Formula:
     root = reader.sum(0)
     if reader.kind:
         raise UnreadableFormula(f"{reader.value!r} follows the formula in {text[:60]!r}")
-    names = {value.replace("{", "").replace("}", "") for kind, value in reader.tokens if kind == "name"} - CONSTANTS
+    names = {_plain(value) for kind, value in reader.tokens if kind == "name"} - CONSTANTS
     points = [value.partition(".")[2] for kind, value in reader.tokens if kind == "number" and "." in value]
     return Formula(root, tuple(sorted(names)), max(map(len, points), default=0), not points)
 
 
+def _plain(name: str) -> str:
+    """A name without the marks of its subscript: x_{1} is x1."""
+    return name.replace("_", "").replace("{", "").replace("}", "")
+
+
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
     position = run = 0
+    before = ""
     while position < len(text.rstrip()):
         match = _TOKEN.match(text, position)
         if match is None or match.lastgroup is None:
@@ -79,8 +85,23 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
         run = run + 1 if kind == "name" and match.start(kind) == position else int(kind == "name")
         if run > _MAX_LETTER_RUN:
             raise UnreadableFormula(f"{text[:60]!r} has a word in it")
+        if kind == "number" and before == "name":
+            raise UnreadableFormula(f"{value!r} follows a name, as in 2 x 10")
         position = match.end()
-        yield {"power": ("mark", "^"), "pi": ("name", "π")}.get(kind, (kind, value))
+        if kind == "name" and (call := _call_after(value, text, position)):
+            value, position = value + call, position + len(call)
+        before = kind
+        yield {"power": ("mark", "^"), "pi": ("name", "π")}.get(kind, (kind, value.replace(" ", "")))
+
+
+_CALL = re.compile(r"\((?:[^()]|\([^()]*\))*\)")
+_ATOMS = re.compile(r"\(\s*-?(?:\d+(?:\.\d+)?|[A-Za-zα-ω](?:_?\d)?)(?:\s*,\s*-?(?:\d+(?:\.\d+)?|[A-Za-z]))*\s*\)")
+
+
+def _call_after(name: str, text: str, position: int) -> str:
+    """The parentheses of f(x) or g(5), which are no product; "" after a factor, as in x(x+1)."""
+    call = _CALL.match(text, position) if text[position : position + 1] == "(" and name not in CONSTANTS else None
+    return call[0] if call and (name[0] in "fg" or _ATOMS.fullmatch(call[0])) else ""
 
 
 class _Reader:
@@ -160,7 +181,7 @@ class _Reader:
             return ("number", Fraction(self.take().replace(",", "").rstrip(".")))
         if kind == "name":
             name = self.take()
-            return ("name", name.replace("{", "").replace("}", ""))
+            return ("name", _plain(name))
         if kind == "function":
             return self._call(self.take(), depth)
         if kind == "command":
@@ -203,6 +224,10 @@ class _Reader:
             else:
                 self.take()
             return ("number", Fraction(int(digit)))
+        if self.kind == "name" and self.value[1:].isdigit():
+            name = self.value[0]
+            self.tokens[self._position] = ("number", self.value[1:])
+            return ("name", name)
         return self.factor(depth + 1)
 
     def _command(self, name: str, depth: int) -> Node:
@@ -235,16 +260,20 @@ class _Reader:
         return node if exponent is None else ("^", node, exponent)
 
 
-def sample_points(names: tuple[str, ...]) -> list[Mapping[str, Fraction]]:
-    """Points at which two formulas in `names` are compared: fixed, of both signs, with no small integer relations."""
-    primes = (7919, 6841, 5737, 4643, 3559, 2477, 1409, 383)
-    points: list[Mapping[str, Fraction]] = []
-    for row in range(len(primes)):
-        signs = (1, 1, -1, 1, -1, -1, 1, -1)
-        points.append(
-            {
-                name: Fraction(signs[(row + column) % 8] * primes[(row + 3 * column) % 8], 2003 + 97 * column)
-                for column, name in enumerate(names)
-            }
-        )
-    return points
+def sample_points(names: tuple[str, ...], *, positive: bool = False) -> list[Mapping[str, Fraction]]:
+    """Points at which two formulas in `names` are compared: fixed, with no small integer relations.
+
+    Of both signs; with `positive`, as many again have positive values only, where roots are real.
+    """
+    return [_point(names, row, _SIGNS) for row in range(8)] + [_point(names, row, (1,)) for row in range(8 * positive)]
+
+
+_SIGNS = (1, 1, -1, 1, -1, -1, 1, -1)
+_PRIMES = (7919, 6841, 5737, 4643, 3559, 2477, 1409, 383)
+
+
+def _point(names: tuple[str, ...], row: int, signs: tuple[int, ...]) -> Mapping[str, Fraction]:
+    return {
+        name: Fraction(signs[(row + column) % len(signs)] * _PRIMES[(row + 3 * column) % 8], 2003 + 97 * column)
+        for column, name in enumerate(names)
+    }

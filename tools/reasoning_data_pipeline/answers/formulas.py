@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 
-from tools.reasoning_data_pipeline.answers.expression_values import formulas_agree, proportional
+from tools.reasoning_data_pipeline.answers.expression_values import formulas_agree, proportion
 from tools.reasoning_data_pipeline.answers.expressions import CONSTANTS, Formula, UnreadableFormula, read_formula
-from tools.reasoning_data_pipeline.answers.units import read_measure
+from tools.reasoning_data_pipeline.answers.symbols import is_based, is_code, is_compound
+from tools.reasoning_data_pipeline.answers.units import NO_UNIT, read_measure, read_unit
 
 _MATHEMATICAL = re.compile(r"[\d+*/^\\π√!|°]")
 _WORDS = re.compile(r"(?<![A-Za-z\d\\{])(?!arc|sin|cos|tan|cot|sec|csc|log|exp|abs|sqrt)[A-Za-z]{3,}|[A-Za-z]{9}")
@@ -15,18 +17,49 @@ _WORDS = re.compile(r"(?<![A-Za-z\d\\{])(?!arc|sin|cos|tan|cot|sec|csc|log|exp|a
 
 def equal_formulas(predicted: str, gold: str) -> bool | None:
     """Whether two normalised texts are equal formulas, by their values at sample points; None if they are none."""
-    pair = _both(predicted, gold)
-    if pair is None or not (_MATHEMATICAL.search(predicted) or _MATHEMATICAL.search(gold)):
+    if not (_MATHEMATICAL.search(predicted) or _MATHEMATICAL.search(gold)) or _is_name(predicted) or _is_name(gold):
         return None
-    agree = formulas_agree(*pair)
-    plain = None if agree else _without_degrees(predicted, gold) or _without_units(predicted, gold)
+    pair = _both(predicted, gold)
+    agree = formulas_agree(*pair) if pair else None
+    if agree:
+        return True
+    plain = (_without_degrees(predicted, gold) if pair else None) or _without_units(predicted, gold)
     return agree if plain is None else formulas_agree(*plain)
+
+
+def _is_name(text: str) -> bool:
+    """Whether letters and digits side by side are a name here, no product: H2O, A1B2."""
+    return is_compound(text) or is_code(text)
+
+
+def is_constant(text: str) -> bool:
+    """Whether a normalised text is a formula without variables."""
+    formula = _formula(text)
+    return formula is not None and not formula.names
 
 
 def same_equation_terms(predicted: tuple[str, str], gold: tuple[str, str]) -> bool | None:
     """Whether two equations, each given by its sides, have proportional terms; None where a side is no formula."""
-    pair = _both(*(f"({left})-({right})" for left, right in (predicted, gold)))
-    return None if pair is None else proportional(*pair)
+    pair = _differences(predicted, gold)
+    if pair is None:
+        return None
+    ratio = proportion(*pair)
+    return None if ratio is None else bool(ratio)
+
+
+def same_inequality(predicted: tuple[str, ...], gold: tuple[str, ...]) -> bool | None:
+    """Whether two inequalities of one direction, each given by its sides, say the same; None where algebra may tell."""
+    pair = _differences(predicted, gold)
+    if pair is None:
+        return False
+    ratio = proportion(*pair)
+    if ratio:
+        return isinstance(ratio, Fraction) and ratio > 0
+    return None if len({*pair[0].names, *pair[1].names}) == 1 else False
+
+
+def _differences(predicted: tuple[str, ...], gold: tuple[str, ...]) -> tuple[Formula, Formula] | None:
+    return _both(*(f"({left})-({right})" for left, right in (predicted, gold)))
 
 
 def _without_degrees(predicted: str, gold: str) -> tuple[Formula, Formula] | None:
@@ -37,7 +70,7 @@ def _without_degrees(predicted: str, gold: str) -> tuple[Formula, Formula] | Non
 
 
 _FORMULA_WITH_UNIT = re.compile(
-    r"(.*[\d)}π])( ?(?:(?:square|sq\.?|cubic) )?[A-Za-zμΩ°]{2}[A-Za-z/*^{}\d -]*| [A-Za-z](?:\^\{?\d\}?)?)"
+    r"(.*[\d)}π!A-Za-z])( ?(?:(?:square|sq\.?|cubic) )?[A-Za-zμΩ°]{2}[A-Za-z/*^{}\d -]*| [A-Za-z](?:\^\{?\d\}?)?)"
 )
 
 
@@ -46,10 +79,12 @@ def _without_units(predicted: str, gold: str) -> tuple[Formula, Formula] | None:
     formulas, units = [], []
     for text in (predicted, gold):
         match = _FORMULA_WITH_UNIT.fullmatch(text)
-        unit = read_measure(match[2].strip()) if match else None
-        formulas.append(match[1] if match and unit else text)
+        spelled = match[2].strip() if match else ""
+        unit = read_measure(spelled) or (NO_UNIT if spelled and read_unit(spelled) is NO_UNIT else None)
+        formulas.append(match[1].rstrip() if match and unit else text)
         units.append(unit)
-    if units == [None, None] or (units[0] and units[1] and units[0] != units[1]):
+    measured = [unit for unit in units if unit and unit.powers]
+    if units == [None, None] or (len(measured) == 2 and measured[0] != measured[1]):
         return None
     return _both(*formulas)
 
@@ -61,7 +96,7 @@ def _both(predicted: str, gold: str) -> tuple[Formula, Formula] | None:
 
 @lru_cache(maxsize=1024)
 def _formula(text: str) -> Formula | None:
-    if _WORDS.search(text):
+    if _WORDS.search(text) or is_based(text):
         return None
     try:
         return read_formula(text)

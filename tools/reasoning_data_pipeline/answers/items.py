@@ -1,4 +1,4 @@
-"""Answers with parts: equations, inequalities, lists, sets, tuples, intervals, unions and matrices."""
+"""Answers with parts: lists, sets, tuples, points, intervals, unions, labelled parts and matrices."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ MAX_ITEMS = 64
 
 @dataclass(frozen=True)
 class Equation:
-    """The two sides of one equality sign; of a chain a = b = c the first and the last."""
+    """The two sides of one equality sign.
+
+    Attributes:
+        left, right: its sides; of a chain a = b = c the first and the last.
+        middle: what stands between them in a chain.
+        approximate: written with ≈.
+    """
 
     left: str
     right: str
+    middle: tuple[str, ...] = ()
+    approximate: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,9 +30,9 @@ class Items:
 
     Attributes:
         items: their texts.
-        opening: "(", "[", "⦃", "∪" of a union, "±", "matrix 2x2", or "" for a list without brackets.
+        opening: "(", "[", "⦃", "∪" of a union, "±", "matrix 2x2", "labels", "respectively", or "" for a list.
         closing: the closing bracket, or the word between the items of a list: "," or "or".
-        variable: the variable of an interval that was written as an inequality, else "".
+        variable: the variable of an interval that was written as an inequality, the name of a point, or "".
     """
 
     items: tuple[str, ...]
@@ -43,21 +51,51 @@ _CLOSINGS = frozenset(_OPENINGS.values())
 _SEPARATOR = re.compile(r"\s*[,;、]\s*(?:(?:and|or)\s+)?|\s+(?:and|or|&)\s+|\s*[和或]\s*|\s*∪\s*")
 _MATRIX = re.compile(r"\\begin\s*\{([pbvB]?)matrix\}(.*)\\end\s*\{\1matrix\}", re.DOTALL)
 _MEMBER_OF = re.compile(r"^([A-Za-z])\s*∈\s*(?=[(\[⦃{])")
+_POINT = re.compile(
+    r"(?:(?:the )?(?:points?|vertex|cent(?:er|re)|coordinates?|ordered pair|点|坐标)(?: (?:is|are|at))?[是为:]?\s*)?"
+    r"([A-Z]'?(?:_?\d)?)?\s?(?=\([^()]*,)",
+)
+_LABEL = re.compile(
+    r"(?:^|(?<=[\s;,.。])|(?<=[)\d]))(?:[Pp]art )?(?:\(?([A-Ha-h1-9]|i{1,3}|iv|v)\)\s*[:.]?|([A-H])\s*:)\s*"
+)
+_SERIES = ("abcdefgh", "123456789", ("i", "ii", "iii", "iv", "v"))
+_JOINED = re.compile(r"and|or|[-+*/&]")
+_RESPECTIVELY = re.compile(r",?\s*(?:\brespectively\b|\bin (?:that|this) order\b|分别[为是]?|依次[为是]?):?\s*")
 
 
 def read_items(text: str) -> Items | None:
-    """The list, set, tuple, interval, union or matrix that all of `text`, normalised, spells."""
+    """The list, set, tuple, point, interval, union or matrix that all of `text`, normalised, spells."""
     if "matrix" in text:
         return _read_matrix(text)
     if text.count("±") == 1 and "," not in text:
         return _read_both_signs(text)
-    member = _MEMBER_OF.match(text)
-    inside = text[member.end() :] if member else text
+    named = _MEMBER_OF.match(text) or _POINT.match(text)
+    inside = text[named.end() :] if named else text
     if inside[:1] in _OPENINGS:
         opening, inner, closing = _enclosed(inside)
         if opening:
-            return _read_bracketed(opening, inner, closing, member[1] if member else "")
-    return _read_list(inside) if _SEPARATOR.search(inside) else None
+            return _read_bracketed(opening, inner, closing, (named[1] or "") if named else "")
+    if named:
+        return None
+    respective = _RESPECTIVELY.search(text)
+    if respective:
+        listed = _read_list(_RESPECTIVELY.sub("", text).strip())
+        return Items(listed.items, "respectively") if listed else None
+    return _read_list(text) if _SEPARATOR.search(text) else None
+
+
+def read_labelled(text: str) -> Items | None:
+    """(a) 30 (b) 20 or A: 8; B: 3: the parts in the order of their labels, which start at the first."""
+    first = _LABEL.match(text)
+    if first is None:
+        return None
+    labels = list(_LABEL.finditer(text))
+    names = [(label[1] or label[2]).lower() for label in labels]
+    if len(labels) < 2 or not any(names == list(series[: len(names)]) for series in _SERIES):
+        return None
+    ends = [label.start() for label in labels[1:]] + [len(text)]
+    parts = [text[label.end() : end].strip(" ,;.。") for label, end in zip(labels, ends, strict=True)]
+    return Items(tuple(parts), "labels") if all(parts) and not any(map(_JOINED.fullmatch, parts)) else None
 
 
 def _read_both_signs(text: str) -> Items:
@@ -69,7 +107,7 @@ def _read_both_signs(text: str) -> Items:
 
 
 def _read_bracketed(opening: str, inner: str, closing: str, variable: str) -> Items | None:
-    items, separators = _split(inner)
+    items, separators = _split(inner, thousands=False)
     if "∪" in separators or not _are_items(items):
         return None
     if opening in "⦃{":
@@ -104,8 +142,11 @@ def _enclosed(text: str) -> tuple[str, str, str]:
     return text[0], text[1:-1].strip(), text[-1]
 
 
-def _split(text: str) -> tuple[tuple[str, ...], set[str]]:
-    """The items between separators that stand in no bracket, and the separators."""
+def _split(text: str, *, thousands: bool = True) -> tuple[tuple[str, ...], set[str]]:
+    """The items between separators that stand in no bracket, and the separators.
+
+    `thousands`: a comma between three digits may belong to a number; in brackets it separates, as in (3,250).
+    """
     items, separators, depth, start = [], set[str](), 0, 0
     position = 0
     while position < len(text):
@@ -113,7 +154,10 @@ def _split(text: str) -> tuple[tuple[str, ...], set[str]]:
         depth += (character in _OPENINGS) - (character in _CLOSINGS)
         separator = _SEPARATOR.match(text, position) if depth == 0 else None
         if separator and not (
-            separator[0] == "," and _THOUSANDS.match(text, position) and _DIGIT_BEFORE.search(text, start, position)
+            thousands
+            and separator[0] == ","
+            and _THOUSANDS.match(text, position)
+            and _DIGIT_BEFORE.search(text, start, position)
         ):
             items.append(text[start:position].strip())
             separators.update(re.findall(r"and|or|[,;、&和或∪]", separator[0]))
@@ -139,49 +183,7 @@ def _read_matrix(text: str) -> Items | None:
     return Items(tuple(entry.strip() for row in rows for entry in row), f"{kind}matrix {len(rows)}x{len(rows[0])}")
 
 
-_SIDE = r"([^<>≤≥=]+)"
-_SIMPLE_INEQUALITY = re.compile(rf"{_SIDE}([<>≤≥]){_SIDE}")
-_RISING = re.compile(rf"{_SIDE}([<≤])\s*([A-Za-zα-ω])\s*([<≤]){_SIDE}")
-_FALLING = re.compile(rf"{_SIDE}([>≥])\s*([A-Za-zα-ω])\s*([>≥]){_SIDE}")
-_VARIABLE = re.compile(r"[A-Za-zα-ω]")
-_FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
-_RELATIONS = re.compile("[<>≤≥≠]")
-
-
-def read_relation(text: str) -> Equation | Items | None:
-    """An equation, or the interval that an inequality in one variable describes; None for anything else."""
-    text = text.replace("<=", "≤").replace(">=", "≥").replace("==", "=")
-    if _RELATIONS.search(text):
-        return _read_double_inequality(text) or _read_inequality(text)
-    sides = [side.strip() for side in _at_top_level(text, "=")]
-    return Equation(sides[0], sides[-1]) if len(sides) > 1 and all(sides) else None
-
-
-def _read_double_inequality(text: str) -> Items | None:
-    """1 < x ≤ 2 or 2 ≥ x > 1."""
-    match = _RISING.fullmatch(text)
-    if match:
-        return _interval(match[3], match[1], match[2], match[4], match[5])
-    match = _FALLING.fullmatch(text)
-    return _interval(match[3], match[5], match[4], match[2], match[1]) if match else None
-
-
-def _read_inequality(text: str) -> Items | None:
-    """x < 2 or 2 > x."""
-    match = _SIMPLE_INEQUALITY.fullmatch(text)
-    if match is None:
-        return None
-    left, relation, right = match[1].strip(), match[2], match[3].strip()
-    if not _VARIABLE.fullmatch(left):
-        left, relation, right = right, _FLIPPED[relation], left
-    if not _VARIABLE.fullmatch(left) or _VARIABLE.fullmatch(right):
-        return None
-    return (
-        _interval(left, "-∞", "<", relation, right) if relation in "<≤" else _interval(left, right, relation, "<", "∞")
-    )
-
-
-def _at_top_level(text: str, mark: str) -> list[str]:
+def at_top_level(text: str, mark: str) -> list[str]:
     """`text` split at every `mark` that stands in no bracket."""
     parts, depth = [""], 0
     for character in text:
@@ -191,8 +193,3 @@ def _at_top_level(text: str, mark: str) -> list[str]:
         else:
             parts[-1] += character
     return parts
-
-
-def _interval(variable: str, low: str, above: str, below: str, high: str) -> Items:
-    """Values between `low` and `high`; `above` and `below` are the relations of `variable` to them, strict or not."""
-    return Items((low.strip(), high.strip()), "(" if above in "<>" else "[", ")" if below in "<>" else "]", variable)

@@ -8,6 +8,7 @@ Values are fractions, so 0.1 + 0.2 is 0.3 and 10^20 + 1 is not 10^20. When two n
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +20,7 @@ from tools.reasoning_data_pipeline.answers.number_words import (
     english_number,
     han_number,
 )
-from tools.reasoning_data_pipeline.answers.units import NO_UNIT, Unit, read_unit
+from tools.reasoning_data_pipeline.answers.units import NO_UNIT, Unit, read_measure, read_unit
 
 MAX_DIGITS = 400
 """Longer numbers and larger powers of ten are compared as text."""
@@ -29,20 +30,29 @@ WHOLE_TOLERANCE = Fraction(1, 10_000)
 """How far a decimal may be from a whole number (4.9999 from 5); whole numbers agree with each other only exactly."""
 
 _APPROXIMATELY = r"(?:approximately|approx\.?|about|around|roughly|nearly|almost|circa|[~≈]|大约|约为?)\s*"
-_CURRENCY = r"US\$|[$€£¥₹]|RM|MYR|USD|EUR|GBP|CNY|JPY|INR|RMB|Rs\.?"
+_CURRENCY = r"US\$|[$€£¥₹₩]|RM|MYR|USD|EUR|GBP|CNY|JPY|INR|RMB|Rs\.?"
 _DIGITS = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?!\d)|\d+"
 _NUMBER = rf"(?:(?:{_DIGITS})(?:\.\d*)?|\.\d+)"
+_SCALE_WORDS = "hundred|thousand|million|billion|trillion|百万|千万|万亿|万|亿"
+_SCALE_LETTERS = (
+    r"(?-i:(?:mn|bn|tn|[MBT])(?![\w°/*^])|(?<=\d)[kK](?![\w°/*^]))|(?(currency)(?-i:[mk])(?![\w°/*^])|(?!))"
+)
 _QUANTITY = re.compile(
     rf"(?:{_APPROXIMATELY}|#)?(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<minus>-?)"
     rf"(?:(?P<whole>\d+)?\s*(?:\\frac\s*(?P<fraction>\{{\s*\d+\s*\}}\s*\{{\s*\d+\s*\}}|\d\s*\d)|(?P<slash>(?<!\d)\d+\s*/\s*\d+)(?!\d))"
     rf"|(?P<number>{_NUMBER})(?:[eE](?P<exponent>[+-]?\d+)|\s*(?:\*|x)\s*10\s*(?:\^|\*\*)\s*\{{?\s*(?P<power>[+-]?\d+)\s*\}}?)?)"
-    r"(?P<ordinal>st|nd|rd|th)?(?![.\d])\s*(?P<scale>hundred|thousand|million|billion|trillion|万|亿)?\s*"
+    rf"(?P<ordinal>st|nd|rd|th)?(?![.\d])\s*(?P<scale>{_SCALE_WORDS}|{_SCALE_LETTERS})?\s*"
     r"(?P<percent>%|percent\b|per cent\b)?"
     r"(?P<unit>.*)",
     re.IGNORECASE,
 )
+_CONVERTED_DECIMALS = 12
+"""What a unit was converted to is written as finely as anything."""
 _POWER_OF_TEN = re.compile(r"(?P<sign>-?)10\s*(?:\^|\*\*)\s*\{?\s*(?P<power>[+-]?\d+)\s*\}?")
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "万": 4, "亿": 8}
+_SCALES = {
+    "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "百万": 6, "千万": 7, "万亿": 12, "万": 4,
+    "亿": 8, "k": 3, "m": 6, "b": 9, "t": 12, "mn": 6, "bn": 9, "tn": 12,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Quantity:
         exact: whether it is no rounded number: written without a decimal point.
         unit: factor and dimensions; `NO_UNIT` for a bare number.
         percent: written with a percent sign.
+        also: the other thing that its spelling may mean: 300K is 300,000 or 300 kelvin.
     """
 
     value: Fraction
@@ -62,10 +73,18 @@ class Quantity:
     exact: bool = True
     unit: Unit = NO_UNIT
     percent: bool = False
+    also: Quantity | None = None
 
     def as_share(self) -> Fraction:
         """The value with the percent sign worked in: 50 % is 1/2."""
         return self.value / 100 if self.percent else self.value
+
+    def in_unit(self, unit: Unit) -> Quantity:
+        """The same amount in another unit of the same dimensions; units that are the same change nothing."""
+        if unit == self.unit or not unit.powers or not self.unit.powers:
+            return self
+        value = (self.value * self.unit.factor + self.unit.offset - unit.offset) / unit.factor
+        return Quantity(value, max(self.decimals, _CONVERTED_DECIMALS), value.denominator == 1 and self.exact, unit)
 
 
 def read_quantity(text: str) -> Quantity | None:
@@ -80,10 +99,38 @@ def read_quantity(text: str) -> Quantity | None:
     if match is None:
         return _read_worded(text)
     unit, value = _unit(match), _value(match)
-    if unit is None or value is None:
+    if unit is None:
+        return _read_compound(text)
+    if value is None:
         return None
     number = match["number"] or ""
-    return Quantity(value, len(number.partition(".")[2]), "." not in number, unit, bool(match["percent"]))
+    scale = (match["scale"] or "").lower()
+    decimals = max(0, len(number.partition(".")[2]) - _SCALES.get(scale, 0))
+    also = read_quantity(text[:-1] + " K") if match["scale"] == "K" and text.endswith("K") else None
+    return Quantity(value, decimals, "." not in number, unit, bool(match["percent"]), also)
+
+
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([^\W\d_]{1,12}|[°'\"])(?:\s*(?:,|and\b)?\s*)")
+_SMALLER = {"'": "ft", '"': "in"}
+
+
+def _read_compound(text: str) -> Quantity | None:
+    """1 h 20 min, 5 ft 4 in, 1小时10分: parts of one dimension, each unit smaller than the one before."""
+    parts = list(_PART.finditer(text))
+    if len(parts) < 2 or "".join(part[0] for part in parts) != text:
+        return None
+    names = [_SMALLER.get(part[2], part[2]) for part in parts]
+    if {"小时", "时"} & set(names) or "秒" in names:
+        names = [{"分": "分钟", "时": "小时"}.get(name, name) for name in names]
+    units = [read_measure(name) for name in names]
+    known = [unit for unit in units if unit is not None and unit.powers]
+    if len(known) < len(units) or len({unit.powers for unit in known}) != 1:
+        return None
+    if any(larger.factor <= smaller.factor for larger, smaller in itertools.pairwise(known)):
+        return None
+    total = sum((Fraction(part[1]) * unit.factor for part, unit in zip(parts, known, strict=True)), Fraction(0))
+    last = parts[-1][1]
+    return Quantity(total / known[-1].factor, len(last.partition(".")[2]), "." not in last, known[-1])
 
 
 def _unit(match: re.Match[str]) -> Unit | None:
@@ -120,13 +167,13 @@ def _power_of_ten(exponent: str) -> Fraction | None:
 
 
 _HAN = re.compile(rf"(负?)([{HAN_NUMERALS}]+)(.*)")
-_HAN_FRACTION = re.compile(rf"([{HAN_NUMERALS}]+)分之([{HAN_NUMERALS}]+|\d+(?:\.\d+)?)")
+_HAN_FRACTION = re.compile(rf"(?:([{HAN_NUMERALS}]+|\d+)又)?([{HAN_NUMERALS}]+)分之([{HAN_NUMERALS}]+|\d+(?:\.\d+)?)")
 
 
 def _read_worded(text: str) -> Quantity | None:
     """A number in English or Chinese words, perhaps with what it counts."""
     text = re.sub(f"^{_APPROXIMATELY}", "", text)
-    if not text or text[0].isdigit():
+    if not text or (text[0].isdigit() and "又" not in text):
         return None
     return _read_english(text.lower()) if text.isascii() else _read_han_fraction(text) or _read_han(text)
 
@@ -147,14 +194,19 @@ def _read_english(text: str) -> Quantity | None:
 
 
 def _read_han_fraction(text: str) -> Quantity | None:
-    """三分之一 is 1/3, 百分之五十 is 50 %."""
-    match = _HAN_FRACTION.fullmatch(text)
+    """三分之一 is 1/3, 五又二分之一 is 11/2, 百分之五十 is 50 %."""
+    sign = -1 if text.startswith("负") else 1
+    match = _HAN_FRACTION.fullmatch(text.removeprefix("负"))
     if match is None:
         return None
-    below, above = han_number(match[1]), Fraction(match[2]) if match[2].isascii() else han_number(match[2])
-    if not below or above is None:
+    whole, below, above = (_counted(part or "零") for part in match.groups())
+    if whole is None or not below or above is None:
         return None
-    return Quantity(above, percent=True) if match[1] == "百" else Quantity(above / below)
+    return Quantity(sign * above, percent=True) if match[2] == "百" else Quantity(sign * (whole + above / below))
+
+
+def _counted(numerals: str) -> Fraction | None:
+    return Fraction(numerals) if numerals.isascii() else han_number(numerals)
 
 
 def _read_han(text: str) -> Quantity | None:
@@ -169,13 +221,24 @@ def _read_han(text: str) -> Quantity | None:
 
 def quantities_agree(predicted: Quantity, gold: Quantity) -> bool:
     """Whether two quantities are the same amount: units convert, and one side may leave out unit or percent sign."""
-    first, second = predicted.unit, gold.unit
-    if first.powers and second.powers:
-        if first.powers != second.powers:
-            return False
-        if first.factor != second.factor:
-            return _close(predicted.value * first.factor, gold.value * second.factor, RELATIVE_TOLERANCE)
-    return numbers_agree(predicted, gold) or (predicted.percent != gold.percent and _shares_agree(predicted, gold))
+    if not units_agree(predicted, gold):
+        readings = [(one, two) for one in (predicted, predicted.also) for two in (gold, gold.also) if one and two]
+        return any(quantities_agree(*pair) for pair in readings[1:])
+    if predicted.decimals < gold.decimals:
+        predicted = predicted.in_unit(gold.unit)
+    else:
+        gold = gold.in_unit(predicted.unit)
+    if numbers_agree(predicted, gold):
+        return True
+    return predicted.percent != gold.percent and _shares_agree(predicted, gold)
+
+
+def units_agree(predicted: Quantity, gold: Quantity) -> bool:
+    """Whether the units allow two quantities to be the same amount: a percentage is no kilogram, 5 kg no 5 m."""
+    first, second = predicted.unit.powers, gold.unit.powers
+    if predicted.percent != gold.percent:
+        return not first and not second
+    return not first or not second or first == second
 
 
 def _shares_agree(predicted: Quantity, gold: Quantity) -> bool:
@@ -187,18 +250,21 @@ def numbers_agree(predicted: Quantity, gold: Quantity) -> bool:
     """Whether two numbers are equal, or one is the other rounded.
 
     Whole numbers and fractions agree only exactly (2019 is not 2020). A number with decimals may be a rounding, or a
-    truncation, of one that is written more finely and within 1e-3 of it (3.14 of 3.1416); two of the same fineness
-    must be equal (12.34 is not 12.35).
+    truncation, of one that is written more finely, or exactly, and within 1e-3 of it (3.14 of 3.1416); two of the same
+    fineness must be equal (12.34 is not 12.35).
     """
-    if predicted.exact and gold.exact or predicted.value == gold.value:
-        return predicted.value == gold.value
+    if predicted.value == gold.value:
+        return True
+    if predicted.exact == gold.exact and predicted.decimals == gold.decimals:
+        return False
     difference = abs(predicted.value - gold.value)
     if predicted.value.denominator == 1 or gold.value.denominator == 1:
         return difference < Fraction(1, 100) and _close(predicted.value, gold.value, WHOLE_TOLERANCE)
     if not _close(predicted.value, gold.value, RELATIVE_TOLERANCE):
         return False
-    coarse, fine = sorted((predicted.decimals, gold.decimals))
-    return predicted.exact or gold.exact or (coarse < fine and difference < Fraction(1, 10**coarse))
+    if predicted.exact != gold.exact:
+        return difference < Fraction(1, 10 ** (gold.decimals if predicted.exact else predicted.decimals))
+    return difference < Fraction(1, 10 ** min(predicted.decimals, gold.decimals))
 
 
 def _close(first: Fraction, second: Fraction, tolerance: Fraction) -> bool:

@@ -19,7 +19,7 @@ class Reading:
 
     Attributes:
         text: normalised.
-        compact: without the spaces, case and subscript marks that change nothing.
+        compact: without the spaces and subscript marks that change nothing.
         words: key of plain words, None for what looks like mathematics.
         quantity: the number it spells, if any.
         value: the other kind of thing it is, if any.
@@ -48,16 +48,18 @@ _read_cached = lru_cache(maxsize=4096)(_read)
 _FREE_SPACE = re.compile(r"(?<!\w) | (?!\w)|(?<=[^\W\d]) (?=\d)|(?<=\d) (?=[^\W\d])")
 _SCRIPT_BRACES = re.compile(r"([_^])\{(\w+|\d*[-+])\}(?!\w)")
 _CHARGE = re.compile(r"\^(?=\d*[-+](?!\w))")
+_SUBSCRIPT = re.compile(r"(?<=[A-Za-zα-ωΑ-Ω)])_")
 _NAMED = {
-    **dict.fromkeys(("inf", "+inf", "infinity", "+∞", "positive infinity"), "∞"),
-    **dict.fromkeys(("-inf", "-infinity", "negative infinity"), "-∞"),
+    **dict.fromkeys(("inf", "+inf", "infinity", "+infinity", "+∞", "positive infinity", "oo", "+oo", "正无穷"), "∞"),
+    **dict.fromkeys(("-inf", "-infinity", "negative infinity", "-oo", "负无穷"), "-∞"),
     **dict.fromkeys(("⦃⦄", "{}", "empty set", "no solution", "no solutions", "no real solution", "空集", "无解"), "∅"),
-    **dict.fromkeys(("all real numbers", "all reals", "全体实数"), "(-∞,∞)"),
-}
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "全体实数"), "(-∞,∞)"),
+    "3d": "3D", "2d": "2D",
+}  # fmt: skip
 
 
 def _compact(text: str) -> str:
-    folded = _FREE_SPACE.sub("", text.casefold())
-    if "^" in folded or "_" in folded:
-        folded = _CHARGE.sub("", _SCRIPT_BRACES.sub(r"\1\2", folded)).replace("_", "")
-    return _NAMED.get(folded, folded)
+    compact = _FREE_SPACE.sub("", text)
+    if "^" in compact or "_" in compact:
+        compact = _SUBSCRIPT.sub("", _CHARGE.sub("", _SCRIPT_BRACES.sub(r"\1\2", compact)))
+    return _NAMED.get(compact.casefold(), compact)

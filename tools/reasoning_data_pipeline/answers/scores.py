@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from rapidfuzz.distance import Levenshtein
 
-from tools.reasoning_data_pipeline.answers.quantities import Quantity
+from tools.reasoning_data_pipeline.answers.quantities import Quantity, units_agree
 
 ANLS_THRESHOLD = 0.5
 """tau of the ANLS: a lower similarity scores 0."""
@@ -59,9 +59,12 @@ def relaxed_accepts(predicted: Quantity, gold: Quantity) -> bool:
     """Relaxed accuracy: a number may be off by 5 % of the gold number (Methani et al. 2020, PlotQA, arXiv 1909.00997;
     Masry et al. 2022, ChartQA).
 
-    Years are no measurements: two whole numbers from 1800 to 2100 must be equal. A percent sign on one side only reads
+    Units that both give must agree. Years are no measurements: two whole numbers from 1800 to 2100 must be equal. A percent sign on one side only reads
     either way, 50 % as 50 or 0.5.
     """
+    if not units_agree(predicted, gold):
+        return False
+    predicted = predicted.in_unit(gold.unit)
     if predicted.value == gold.value:
         return True
     if _is_year(predicted) and _is_year(gold):

@@ -54,7 +54,16 @@ _FONT = re.compile(
 )
 _REPEATING = re.compile(r"(?<!\d)(\d*\.\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 _SEGMENT = re.compile(r"\\(?:overline|bar)\s*\{([A-Z]{2})\}")
-_THIN_GROUP = re.compile(r"(?<=\d)(?:\\[,! ]|\{,\})(?=\d{3}(?!\d))")
+_THIN_GROUP = re.compile(r"(?<=\d)(?:,?\\[,!;: ] ?|\{,\})(?=\d{3}(?!\d))")
+_TEX_SPACE = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\{\s+\}")
+_TEX_NO_SPACE = re.compile(r"(?<!\\)\\!")
+_ARRAY = re.compile(r"([(\[|])\s*\\begin\s*\{array\}\s*\{[^{}]*\}(.*)\\end\s*\{array\}\s*([)\]|])", re.DOTALL)
+_NOT_EQUAL = re.compile(r"(?<![\d)])!=|(?<=\s)!=")
+_INLINE_MATH = re.compile(r"(?<!\\)\$(?=[^\s$])([^$]*?[^\s$\\])\$(?!\d)")
+_BOLD_PART = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])([^*]*?[^\s*])\*\*(?![\w(*])")
+_CHINESE_SIGN = re.compile(r"(?:负|零下)\s*(?=[\d.\\])")
+_CHINESE_MIXED = re.compile(r"(?<=\d)\s*又\s*(?=\d)")
+_SPACED_UNIT = re.compile(r"(?<=\d)~(?=[A-Za-z])")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*°\s*\}|°)")
 
 _MARKDOWN = (r"\*\*(?!\*)(.+?)\*\*", r"\*([^*]+)\*", r"__(.+)__", r'"([^"]+)"', r"'([^']+)'")
@@ -77,10 +86,12 @@ _LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore),?\s+)?(?:"
     r"(?:i choose|i pick)\s+"
     r"|(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice)(?:\s+is|:)?\s+(?=\S)"
-    r"|(?:it is|it's|this is|that is|they are|there are|there is|= )\s*(?=\S)"
+    r"|(?:it is|it's|this is|that is|they are|there are|there is)\s+(?=\S)|=\s*(?=\S)"
     r"|(?:故|应|正确)?(?:选项|选择|选)(?:是|为)?\s*:?\s*(?=\(?[A-Za-z](?![A-Za-z])))",
     re.IGNORECASE,
 )
+_DENIAL = re.compile(r"\b(?:not|never|wrong|incorrect|opposite|half|twice|double)\b|n't|不|错|相反|一半", re.IGNORECASE)
+_CLAUSE_END = re.compile("[,.;!?。]")
 _TAIL = re.compile(
     r"(?<=[A-Za-z)])(?:\s+is (?:the )?(?:correct|right)(?: answer| option| choice)?|选?项)$", re.IGNORECASE
 )
@@ -92,14 +103,39 @@ def normalise(answer: str) -> str:
     text = _unicode(answer)
     if len(text) > MAX_MARKUP_CHARS:
         return text
+    if "\\" in text:
+        text = _tex_spaces(text)
+    text = _peeled(text)
+    if "\\" in text or "{" in text:
+        text = _peeled(_latex(text))
+    return _strip_parentheses(_marks(text))
+
+
+def _peeled(text: str) -> str:
+    """Without the wrappers and phrases around an answer, however many there are up to a bound."""
     for _ in range(_MAX_PEELS):
         peeled = _peel(text)
         if peeled == text:
             break
         text = peeled
-    if "\\" in text or "{" in text:
-        text = _latex(text)
-    return _strip_parentheses(text)
+    return text
+
+
+def _marks(text: str) -> str:
+    """Dollar signs around a part that is mathematics, stars around a bold part: gone; what they enclose stays."""
+    if text.count("$") > 1:
+        text = _SPACES.sub(" ", _INLINE_MATH.sub(r" \1 ", text)).strip()
+    if "**" in text:
+        text = _BOLD_PART.sub(r"\1", text)
+    if "!=" in text:
+        text = _NOT_EQUAL.sub("≠", text)
+    return _SPACED_UNIT.sub(" ", text) if "~" in text else text
+
+
+def _tex_spaces(text: str) -> str:
+    r"""Spaces of TeX and of Mathpix (`\mathrm{~cm}`) as spaces, those between digits as the commas they stand for."""
+    text = _TEX_SPACE.sub(" ", _THIN_GROUP.sub(",", text))
+    return _SPACES.sub(" ", _TEX_NO_SPACE.sub("", text)).strip()
 
 
 def _unicode(answer: str) -> str:
@@ -108,6 +144,7 @@ def _unicode(answer: str) -> str:
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run[0].translate(_SUPERSCRIPTS)}}}", answer)
     text = _VULGAR_AFTER_DIGIT.sub(" ", _INVISIBLE.sub("", text).replace("\0", ""))
     text = unicodedata.normalize("NFKC", text.translate(_BEFORE_NFKC)).translate(_TRANSLATION)
+    text = _CHINESE_MIXED.sub(" ", _CHINESE_SIGN.sub("-", text))
     return _SPACES.sub(" ", text).strip()
 
 
@@ -121,7 +158,7 @@ def _peel(text: str) -> str:
                 return match[1].strip()
     for phrase in (_PHRASE, _LEAD):
         match = phrase.match(text)
-        if match and match.end() < len(text):
+        if match and match.end() < len(text) and not _DENIAL.search(_CLAUSE_END.split(match[0])[-1]):
             return text[match.end() :].strip()
     return _TAIL.sub("", text)
 
@@ -147,6 +184,8 @@ def _balanced(text: str) -> bool:
 def _latex(text: str) -> str:
     """Commands that have a plain spelling get it; structure (`\\frac`, `\\sqrt`, matrices) stays."""
     text = _SIZES.sub("", _THIN_GROUP.sub(",", text))
+    if "{array}" in text:
+        text = _ARRAY.sub(_as_matrix, text)
     text = text.replace("\\mathbb{R}", "(-∞,∞)")
     for _ in range(_MAX_PEELS):
         unfonted = _FONT.sub(r" \1" if "\\begin" in text else r"\1", text)
@@ -160,6 +199,12 @@ def _latex(text: str) -> str:
     text = _COMMAND.sub(lambda command: _SYMBOLS.get(command[1], command[0]), text)
     text = _DEGREE.sub("°", text)
     return _SPACES.sub(" ", text).strip()
+
+
+def _as_matrix(match: re.Match[str]) -> str:
+    """An array between brackets as the matrix that it is."""
+    kind = {"|": "vmatrix", "[": "bmatrix"}.get(match[1], "pmatrix")
+    return rf"\begin{{{kind}}}{match[2].replace(chr(92) + 'hline', '')}\end{{{kind}}}"
 
 
 def _expand_repeating(match: re.Match[str]) -> str:

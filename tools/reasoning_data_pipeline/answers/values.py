@@ -7,27 +7,15 @@ compares two values compares their parts as answers of their own.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
-from tools.reasoning_data_pipeline.answers.items import Equation, Items, read_items, read_relation
+from tools.reasoning_data_pipeline.answers.choices import Choice, Choices, Order, read_choice
+from tools.reasoning_data_pipeline.answers.items import Equation, Items, read_items, read_labelled
+from tools.reasoning_data_pipeline.answers.relations import Chain, intersection, read_condition, read_relation
+from tools.reasoning_data_pipeline.answers.spans import Span, read_span
 
 MAX_VALUE_CHARS = 1000
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An option: its upper-case letter and, where given, its text ("" without)."""
-
-    letter: str
-    text: str = ""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Several options chosen together: their letters, sorted."""
-
-    letters: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,12 +37,25 @@ class Time:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Two or more numbers in proportion, scaled so that the first non-zero one is 1."""
+    """Two or more numbers in proportion.
+
+    Attributes:
+        terms: scaled so that the first non-zero one is 1.
+        span: the range that the same words may mean: 30 to 45.
+    """
 
     terms: tuple[Fraction, ...]
+    span: Span | None = field(default=None, compare=False)
 
 
-Value = Choice | Choices | Date | Time | Ratio | Equation | Items
+@dataclass(frozen=True)
+class Weekday:
+    """A day of the week, 1 for Monday to 7."""
+
+    day: int
+
+
+Value = Choice | Choices | Order | Date | Time | Ratio | Weekday | Span | Equation | Chain | Items
 
 
 def read_value(text: str) -> Value | None:
@@ -62,36 +63,31 @@ def read_value(text: str) -> Value | None:
     if len(text) > MAX_VALUE_CHARS:
         return None
     return (
-        _read_choice(text)
-        or (_read_time(text) or _read_date(text) or _read_ratio(text) if _HAS_DIGIT.search(text) else None)
-        or read_items(text)
+        read_labelled(text)
+        or read_choice(text)
+        or (_read_numeric(text) if _HAS_DIGIT.search(text) else _read_weekday(text))
+        or read_condition(text)
+        or _read_items(text)
         or read_relation(text)
     )
 
 
+def _read_items(text: str) -> Items | None:
+    items = read_items(text)
+    return items and (intersection(items) or items)
+
+
+def _read_numeric(text: str) -> Time | Date | Ratio | Span | None:
+    return _read_time(text) or _read_date(text) or _read_ratio(text) or read_span(text)
+
+
 _HAS_DIGIT = re.compile(r"\d")
-_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?")
-_LETTER_AND_TEXT = re.compile(r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])\s?(?:[.:)、]| - ))\s*(\S.*)", re.DOTALL)
-_LETTER_AND_GLOSS = re.compile(r"([A-Z])\s*\(([^()]*(?:[^\W\d_]{2}|[^\x00-\x7f])[^()]*)\)")
-_LETTERS = re.compile(
-    r"(?:[Bb]oth )?\(?[A-H]\)?(?:\s*(?:,|、|;|&|和|\band\b)\s*(?:and\s)?\s*\(?[A-H]\)?)+|[A-H]{2,8}|[A-H](?: [A-H])+"
-)
+_WEEKDAY = re.compile(r"(?:周|星期|礼拜)([一二三四五六日天])")
 
 
-def _read_choice(text: str) -> Choice | Choices | None:
-    letter = _LETTER.fullmatch(text)
-    if letter:
-        return Choice(letter[1].upper())
-    if _LETTERS.fullmatch(text):
-        letters = re.findall("[A-H]", re.sub("^[Bb]oth ", "", text))
-        return Choices(tuple(sorted(letters))) if len(set(letters)) == len(letters) else None
-    with_text = _LETTER_AND_TEXT.fullmatch(text)
-    if with_text:
-        return Choice((with_text[1] or with_text[2] or with_text[3]).upper(), with_text[4].strip())
-    gloss = _LETTER_AND_GLOSS.fullmatch(text)
-    if gloss:
-        return Choice(gloss[1], gloss[2].strip())
-    return None
+def _read_weekday(text: str) -> Weekday | None:
+    match = _WEEKDAY.fullmatch(text)
+    return Weekday("一二三四五六日".index(match[1].replace("天", "日")) + 1) if match else None
 
 
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?\s*(?:([ap])\.?m\.?)?|(\d{1,2})\s*([ap])\.?m\.?", re.IGNORECASE)
@@ -142,4 +138,4 @@ def _read_ratio(text: str) -> Ratio | None:
         return None
     terms = [Fraction(term) for term in match.groups() if term]
     scale = next((term for term in terms if term), Fraction(1))
-    return Ratio(tuple(term / scale for term in terms))
+    return Ratio(tuple(term / scale for term in terms), read_span(text) if "to" in text else None)
