@@ -10,7 +10,7 @@ import pytest
 from tools.reasoning_data_pipeline.answers.expression_values import (
     evaluate,
     formulas_agree,
-    proportional,
+    proportion,
     value_at,
 )
 from tools.reasoning_data_pipeline.answers.expressions import UnreadableFormula, read_formula, sample_points
@@ -135,10 +135,10 @@ def test_formulas_agree_by_value(first, second, agree):
 
 
 def test_equations_are_proportional_terms():
-    assert proportional(formula("2x-y+1"), formula("y-2x-1")) is True
-    assert proportional(formula("2x-y+1"), formula("6x-3y+3")) is True
-    assert proportional(formula("2x-y+1"), formula("2x-y-1")) is False
-    assert proportional(formula("1/0"), formula("x")) is None
+    assert proportion(formula("2x-y+1"), formula("y-2x-1")) == -1
+    assert proportion(formula("2x-y+1"), formula("6x-3y+3")) == Fraction(1, 3)
+    assert proportion(formula("2x-y+1"), formula("2x-y-1")) == 0
+    assert proportion(formula("1/0"), formula("x")) is None
 
 
 def test_sample_points_have_both_signs_and_no_two_names_alike():

@@ -77,7 +77,7 @@ def read_choice(text: str) -> Choice | Choices | Order | None:
 def _read_several(text: str) -> Choices | Order | None:
     if _ORDER.fullmatch(text):
         return Order(tuple(re.findall("[A-J]", text)))
-    if _RUN.fullmatch(text) and list(text) != sorted(set(text)):
+    if _RUN.fullmatch(text) and len(set(text)) == len(text) and list(text) != sorted(text):
         return Order(tuple(text))
     if not _LETTERS.fullmatch(text):
         return None

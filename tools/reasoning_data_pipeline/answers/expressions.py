@@ -70,8 +70,9 @@ def read_formula(text: str) -> Formula:
 
 
 def _plain(name: str) -> str:
-    """A name without the marks of its subscript: x_{1} is x1."""
-    return name.replace("_", "").replace("{", "").replace("}", "")
+    """A name with its subscript in one spelling: x_{1} and x1 are x_1."""
+    plain = name.replace("_", "").replace("{", "").replace("}", "")
+    return f"{plain[0]}_{plain[1:]}" if plain[1:].isalnum() else plain
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:

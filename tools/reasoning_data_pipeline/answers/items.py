@@ -75,7 +75,7 @@ def read_items(text: str) -> Items | None:
         opening, inner, closing = _enclosed(inside)
         if opening:
             return _read_bracketed(opening, inner, closing, (named[1] or "") if named else "")
-    if named:
+    if named and named.end():
         return None
     respective = _RESPECTIVELY.search(text)
     if respective:
