@@ -86,6 +86,14 @@ class AlgebraPool:
         finally:
             self._idle.put(worker)
 
+    def start(self) -> None:
+        """Has a worker ready: the first one takes seconds, which no question's deadline has to pay for."""
+        worker = self._idle.get()
+        try:
+            worker = worker or self._new_worker()
+        finally:
+            self._idle.put(worker)
+
     def close(self) -> None:
         """Ends all workers and the nursery. The pool starts anew when it is asked again."""
         with self._lock:

@@ -16,17 +16,20 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from string import ascii_uppercase
 from types import TracebackType
 from typing import Any
 
 from tools.reasoning_data_pipeline.answers.algebra import AlgebraPool
 from tools.reasoning_data_pipeline.answers.comparison import Finding, Scope
+from tools.reasoning_data_pipeline.answers.documents import documents_agree
+from tools.reasoning_data_pipeline.answers.options import named_options, right_answers, spelled_options
 from tools.reasoning_data_pipeline.answers.parsing import ParsedAnswer, parse_answer
 from tools.reasoning_data_pipeline.answers.reading import Reading, read
 from tools.reasoning_data_pipeline.answers.rules import DIFFERENT, NEEDS_ALGEBRA, compare
-from tools.reasoning_data_pipeline.answers.scores import anls, anls_accepts
+from tools.reasoning_data_pipeline.answers.scores import anls
 
 __all__ = [
     "AnswerChecker",
@@ -76,11 +79,13 @@ class Verdict:
         outcome: correct, wrong, undecided or format_error.
         predicted: the answer that was judged; None where the format gave none.
         rule: the rule that decided, or the reason of a format error.
+        style: how the answer was given where that is not the style asked for, as in `ParsedAnswer`; else "".
     """
 
     outcome: Outcome
     predicted: str | None
     rule: str
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,15 @@ class Question:
         predicted: the answer, or what `parse_answer` made of a response.
         gold: the right answer as JSON gave it; a list holds several right answers.
         modes: names of the checks, from `modes_for_dataset`; none at all asks for the same text.
+        options: the texts of the options of a multiple choice question, in the order of their letters.
+        question: its text, whose options count where `options` gives none.
     """
 
     predicted: str | ParsedAnswer
     gold: Any
     modes: tuple[str, ...] = TYPED_CHECKS
+    options: Sequence[str] = ()
+    question: str = ""
 
 
 def modes_for_dataset(name: str) -> tuple[str, ...]:
@@ -106,6 +115,10 @@ def modes_for_dataset(name: str) -> tuple[str, ...]:
     """
     lowered = name.lower()
     return next((modes for words, modes in _CHECKS_BY_NAME if any(word in lowered for word in words)), TYPED_CHECKS)
+
+
+_Key = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""What a verdict depends on: the answer, the right ones, the modes and the options."""
 
 
 class AnswerChecker:
@@ -123,7 +136,7 @@ class AnswerChecker:
     def __init__(self, *, deadline_s: float = 2.0, workers: int = 1, memory_mb: int = 2048) -> None:
         self._pool = AlgebraPool(workers=workers, deadline_s=deadline_s, memory_mb=memory_mb)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="algebra")
-        self._remembered: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Verdict | Future[Verdict]] = {}
+        self._remembered: dict[_Key, Verdict | Future[Verdict]] = {}
 
     def __enter__(self) -> AnswerChecker:
         return self
@@ -138,13 +151,20 @@ class AnswerChecker:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._pool.close()
 
-    def check(self, predicted: str | ParsedAnswer, gold: Any, modes: Sequence[str] = TYPED_CHECKS) -> Verdict:
+    def check(
+        self,
+        predicted: str | ParsedAnswer,
+        gold: Any,
+        modes: Sequence[str] = TYPED_CHECKS,
+        *,
+        options: Sequence[str] = (),
+    ) -> Verdict:
         """The verdict on one answer; `Question` says what the arguments are.
 
         Raises:
             ValueError: a mode is unknown.
         """
-        return _settled(self._begin(Question(predicted, gold, tuple(modes))))
+        return _settled(*self._begin(Question(predicted, gold, tuple(modes), options)))
 
     def check_many(self, questions: Iterable[Question]) -> Iterator[Verdict]:
         """The verdicts in the order of the questions; algebra runs beside the cheap checks, on all workers.
@@ -152,32 +172,38 @@ class AnswerChecker:
         Raises:
             ValueError: a mode is unknown.
         """
-        pending: deque[Verdict | Future[Verdict]] = deque()
+        pending: deque[tuple[Verdict | Future[Verdict], str]] = deque()
         for question in questions:
             pending.append(self._begin(question))
-            while pending and (isinstance(pending[0], Verdict) or len(pending) >= MAX_PENDING):
-                yield _settled(pending.popleft())
-        yield from map(_settled, pending)
+            while pending and (isinstance(pending[0][0], Verdict) or len(pending) >= MAX_PENDING):
+                yield _settled(*pending.popleft())
+        yield from (_settled(*waiting) for waiting in pending)
 
-    def _begin(self, question: Question) -> Verdict | Future[Verdict]:
-        """The verdict where it is cheap, else the promise of one."""
-        predicted = question.predicted
+    def _begin(self, question: Question) -> tuple[Verdict | Future[Verdict], str]:
+        """The verdict where it is cheap, else the promise of one; and the style of the answer."""
+        predicted, style = question.predicted, ""
         if isinstance(predicted, ParsedAnswer):
             if predicted.text is None:
-                return Verdict(Outcome.FORMAT_ERROR, None, predicted.error)
-            predicted = predicted.text
-        golds = accepted_texts(question.gold)
-        key = (predicted, golds, question.modes)
+                return Verdict(Outcome.FORMAT_ERROR, None, predicted.error), ""
+            predicted, style = predicted.text, predicted.style
+        options = tuple(question.options) or (spelled_options(question.question) if question.question else ())
+        key = (predicted, accepted_texts(question.gold), question.modes, options)
         known = self._remembered.get(key)
         if known is None:
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
             known = self._remembered[key] = self._judge(*key)
-        return known
+        return known, style
 
-    def _judge(self, predicted: str, golds: tuple[str, ...], modes: tuple[str, ...]) -> Verdict | Future[Verdict]:
+    def _judge(
+        self, predicted: str, golds: tuple[str, ...], modes: tuple[str, ...], options: tuple[str, ...]
+    ) -> Verdict | Future[Verdict]:
         if not golds:
             return Verdict(Outcome.UNDECIDED, predicted, "no gold answer")
+        if options and modes:
+            decided = _compare_options(predicted, golds, modes, options)
+            if decided is not None:
+                return _verdict(predicted, decided)
         findings = [_compare(predicted, gold, modes) for gold in golds]
         decided = next((finding for finding in findings if finding.agree), None)
         if decided is None and not any(finding.agree is None for finding in findings):
@@ -191,7 +217,8 @@ class AnswerChecker:
         )
 
     def _solve(self, predicted: str, golds: list[str]) -> Verdict:
-        """Algebra on all gold answers that need it, within one deadline."""
+        """Algebra on all gold answers that need it, within one deadline; the start of a worker is not under it."""
+        self._pool.start()
         end = time.monotonic() + self._pool.deadline_s
         agree: bool | None = False
         for gold in golds:
@@ -230,10 +257,21 @@ def _compare(predicted: str, gold: str, modes: tuple[str, ...]) -> Finding:
     return finding
 
 
+def _compare_options(
+    predicted: str, golds: tuple[str, ...], modes: tuple[str, ...], options: tuple[str, ...]
+) -> Finding | None:
+    """Whether the answer names the right option and no other; None where the answer, or the right one, is no option."""
+    right = {letter_and_text[0] for gold in golds if (letter_and_text := right_answers(gold, options))}
+    if not right:
+        return None
+    named = named_options(predicted, options, Scope(relaxed=modes == ("relaxed_accuracy",)))
+    return Finding({ascii_uppercase[index] for index in named} <= right, "option") if named else None
+
+
 def _compare_documents(predicted: Reading, gold: Reading) -> Finding:
     if predicted.quantity and gold.quantity and predicted.quantity == gold.quantity:
         return Finding(True, "number")
-    return Finding(anls_accepts(predicted.text, gold.text), "ANLS")
+    return Finding(documents_agree(predicted.text, gold.text), "ANLS")
 
 
 def _verdict(predicted: str, finding: Finding) -> Verdict:
@@ -241,5 +279,6 @@ def _verdict(predicted: str, finding: Finding) -> Verdict:
     return Verdict(outcomes[finding.agree], predicted, finding.rule)
 
 
-def _settled(verdict: Verdict | Future[Verdict]) -> Verdict:
-    return verdict if isinstance(verdict, Verdict) else verdict.result()
+def _settled(verdict: Verdict | Future[Verdict], style: str) -> Verdict:
+    settled = verdict if isinstance(verdict, Verdict) else verdict.result()
+    return replace(settled, style=style) if style else settled

@@ -65,7 +65,7 @@ _RESPECTIVELY = re.compile(r",?\s*(?:\brespectively\b|\bin (?:that|this) order\b
 
 def read_items(text: str) -> Items | None:
     """The list, set, tuple, point, interval, union or matrix that all of `text`, normalised, spells."""
-    if "matrix" in text:
+    if "matrix}" in text:
         return _read_matrix(text)
     if text.count("±") == 1 and "," not in text:
         return _read_both_signs(text)

@@ -23,6 +23,20 @@ _ANSWER_LINE = re.compile(r"(?:F(?i:inal\s+answer)|f(?i:inal\s+answer)|最终答
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _EMPHASIS = "*_` \t"
+# Lines that a reader takes for the answer line though they are not the one that was asked for.
+_OTHER_LINE = re.compile(
+    r"^[ \t>*_#-]*(?:(?:final|correct)[ ])?answer[ \t]*\**[ \t]*[:：][ \t*]*(?P<english>[^\s*].*?)[ \t]*$"
+    r"|(?:^[ \t>*_#-]*|[。，,；;]\s*)(?:(?:所以|因此|故|综上(?:所述)?)[，,]?)?(?:本题)?(?:的?(?:正确|最终))?"
+    r"(?:答案[ \t]*\**[是为][:：]?|【答案】[:：]?|【最终答案】[:：]?|(?<=故)选[:：]?)[ \t]*(?P<chinese>\S.*?)[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_HEADING = re.compile(
+    r"^[ \t]*(?:#{1,6}[ \t]*|\*\*|__)?(?:(?:final[ ])?answer|(?:最终)?答案)[:：]?(?:\*\*|__)?[:：]?[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CONTRARY = re.compile(r"wait|but|however|actually|alternatively|or\b|no\b|hmm|不对|等等|但|然而|或", re.IGNORECASE)
+MIN_REMARK_WORDS = 3
+MAX_REMARK_CHARS = 200
 
 
 @dataclass(frozen=True)
@@ -30,12 +44,14 @@ class ParsedAnswer:
     """The final answer of a response, or why there is none.
 
     Attributes:
-        text: the answer as written, without its format marks; None when the format was not kept.
+        text: the answer as written, without its format marks; None when the response has no readable answer.
         error: what broke the format; "" when `text` is there.
+        style: how the answer is given where that is not the style asked for; "" where it is.
     """
 
     text: str | None
     error: str = ""
+    style: str = ""
 
 
 def parse_answer(response: str, prompt_version: str) -> ParsedAnswer:
@@ -51,21 +67,71 @@ def parse_answer(response: str, prompt_version: str) -> ParsedAnswer:
     return parser(response)
 
 
+def readable_answer(response: str) -> str | None:
+    """What a reader would take for the answer of a response that broke its format; None where there is nothing.
+
+    It never becomes an answer of the response. It keeps what may be right from being the rejected side of a pair.
+    """
+    for found in (_last_box(response), _parse_other_line(response)):
+        if found.text is not None:
+            return found.text
+    marks = [*_ANSWER_LINE.finditer(response), *_SAID.finditer(response)]
+    lines = response[max(mark.end() for mark in marks) :].strip().splitlines() if marks else []
+    return _without_emphasis(lines[0].strip()) if lines else None
+
+
+_SAID = re.compile(r"(?:answer\s+is|answer\s*[:：]|final answer|<answer>|答案[是为]?|故选)[:：]?\s*", re.IGNORECASE)
+
+
 def _parse_answer_line(response: str) -> ParsedAnswer:
     """The text after the last "Final answer:", which must be one line and follow a rationale."""
     marks = list(_ANSWER_LINE.finditer(response))
     if not marks:
-        return ParsedAnswer(None, "no answer line")
+        return _parse_other_line(response)
     if len(marks) > MAX_ANSWER_LINES:
         return ParsedAnswer(None, f"{len(marks)} answer lines")
-    if not response[: marks[0].start()].strip(_EMPHASIS + "\r\n#>"):
+    if not _has_rationale(response[: marks[0].start()]):
         return ParsedAnswer(None, "no rationale before the answer")
     answer = _without_emphasis(response[marks[-1].end() :].strip())
     if not answer:
         return ParsedAnswer(None, "the answer line is empty")
-    if "\n" in answer:
-        return ParsedAnswer(None, "text after the answer line")
-    return ParsedAnswer(answer)
+    first, _, rest = answer.partition("\n")
+    if not rest:
+        return ParsedAnswer(answer)
+    if _is_remark(rest):
+        return ParsedAnswer(_without_emphasis(first.strip()), style="a remark after the answer line")
+    return ParsedAnswer(None, "text after the answer line")
+
+
+def _parse_other_line(response: str) -> ParsedAnswer:
+    """An answer line or heading in another style than asked for, as the last thing said but for one closing remark."""
+    lines, headings = list(_OTHER_LINE.finditer(response)), list(_HEADING.finditer(response))
+    if len(lines) > MAX_ANSWER_LINES or not (lines or headings):
+        return ParsedAnswer(None, f"{len(lines)} answer lines" if lines else "no answer line")
+    last = max([*lines, *headings], key=lambda match: match.start())
+    if not _has_rationale(response[: last.start()]):
+        return ParsedAnswer(None, "no answer line")
+    is_heading = last in headings
+    after = response[last.end() :]
+    answer, _, rest = after.strip().partition("\n") if is_heading else (last["english"] or last["chinese"], "", after)
+    if not answer.strip() or (rest.strip() and not _is_remark(rest)):
+        return ParsedAnswer(None, "no answer line")
+    return ParsedAnswer(
+        _without_emphasis(answer.strip()), style="the answer below a heading" if is_heading else "another answer line"
+    )
+
+
+def _has_rationale(text: str) -> bool:
+    return bool(text.strip(_EMPHASIS + "\r\n#>"))
+
+
+def _is_remark(text: str) -> bool:
+    """Whether one short paragraph closes a response without another answer."""
+    remark = text.strip().strip(_EMPHASIS)
+    if "\n" in remark or len(remark) > MAX_REMARK_CHARS or _CONTRARY.match(remark) or _ANSWER_LINE.search(remark):
+        return False
+    is_sentence = remark.endswith((".", "!", "。", "！", ")"))
+    return is_sentence and (not remark.isascii() or len(remark.split()) >= MIN_REMARK_WORDS)
 
 
 def _without_emphasis(answer: str) -> str:
@@ -93,22 +159,43 @@ def _parse_thought(response: str) -> ParsedAnswer:
     return _last_box(rest)
 
 
+MAX_BOXES = 8
+"""So many boxes at the end of a response are looked at."""
+_BETWEEN_BOXES = re.compile(
+    r"[\s$]*(?:,|;|、|，|；)?[\s$]*(?:and|和|与|&)?[\s$]*(?:[A-Za-z]\w?\s*=\s*)?", re.IGNORECASE
+)
+
+
 def _last_box(text: str) -> ParsedAnswer:
-    r"""The content of the last `\boxed{..}` or `\fbox{..}`; of nested boxes the innermost."""
-    *_, last = [None, *_BOX.finditer(text)]
-    if last is None:
+    r"""The content of the last `\boxed{..}` or `\fbox{..}`; of nested boxes the innermost, of joined ones all.
+
+    \boxed{6} and \boxed{-1} are two answers together; with more words between them the last is the answer.
+    """
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
         return ParsedAnswer(None, "no box")
-    content = text[last.end() :]
-    if content.startswith("{"):
-        end = _closing_brace(content)
-        if end is None:
-            return ParsedAnswer(None, "the last box is not closed")
-        answer = content[1:end].strip()
-    else:  # \boxed 5: TeX takes one token, people mean one word
-        answer = (content.split() or [""])[0].rstrip("$.")
-    if not answer or answer == "$FINAL_ANSWER":
-        return ParsedAnswer(None, f"the last box holds no answer: {answer!r}")
-    return ParsedAnswer(answer)
+    contents: list[str] = []
+    end = -1
+    for box in boxes[-MAX_BOXES:]:
+        content, closing = _box_content(text, box.end())
+        joined = 0 <= end <= box.start() and _BETWEEN_BOXES.fullmatch(text, end, box.start())
+        contents = [*(contents if joined else ()), *([] if content is None else [content])]
+        end = closing
+    if end < 0:
+        return ParsedAnswer(None, "the last box is not closed")
+    contents = list(dict.fromkeys(contents))
+    if not all(contents) or "$FINAL_ANSWER" in contents:
+        return ParsedAnswer(None, f"the last box holds no answer: {contents[-1]!r}")
+    return ParsedAnswer(", ".join(contents))
+
+
+def _box_content(text: str, start: int) -> tuple[str | None, int]:
+    """What the box that opens at `start` holds, and where it ends; (None, -1) where it is not closed."""
+    if text[start : start + 1] == "{":
+        end = _closing_brace(text[start:])
+        return (None, -1) if end is None else (text[start + 1 : start + end].strip(), start + end + 1)
+    word = (text[start:].split(maxsplit=1) or [""])[0]  # \boxed 5: TeX takes one token, people mean one word
+    return word.rstrip("$."), start + len(word)
 
 
 def _closing_brace(text: str) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -18,8 +17,6 @@ ANLS_CORRECT = 0.9
 ROUNDING = 1e-9
 """A similarity of exactly the threshold counts, in spite of floating point."""
 CHART_TOLERANCE = Fraction(1, 20)
-
-_DIGITS = re.compile(r"\d")
 
 
 def anls(predicted: str, golds: Sequence[str], threshold: float = ANLS_THRESHOLD) -> float:
@@ -48,19 +45,12 @@ def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def anls_accepts(predicted: str, gold: str) -> bool:
-    """Whether `predicted` is `gold` but for slips of spelling: ANLS at least `ANLS_CORRECT` and every digit right."""
-    if not gold or _DIGITS.findall(predicted) != _DIGITS.findall(gold):
-        return predicted == gold
-    return anls(predicted, (gold,), ANLS_CORRECT) >= ANLS_CORRECT
-
-
 def relaxed_accepts(predicted: Quantity, gold: Quantity) -> bool:
     """Relaxed accuracy: a number may be off by 5 % of the gold number (Methani et al. 2020, PlotQA, arXiv 1909.00997;
     Masry et al. 2022, ChartQA).
 
-    Units that both give must agree. Years are no measurements: two whole numbers from 1800 to 2100 must be equal. A percent sign on one side only reads
-    either way, 50 % as 50 or 0.5.
+    Units that both give must agree. Years are no measurements: two whole numbers from 1800 to 2100 must be equal. A
+    percent sign on one side only reads either way, 50 % as 50 or 0.5.
     """
     if not units_agree(predicted, gold):
         return False
