@@ -7,7 +7,7 @@ A letter is an option only where nothing else can be meant: `C - dog` is option 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices:
-    """Several options chosen together: their letters, sorted."""
+    """Several options chosen together: their letters, sorted, and as written."""
 
     letters: tuple[str, ...]
+    written: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ _SENTENCE = re.compile(
     r"(?:only )?(?:(?:option|choice|letter|answer) )?(?-i:\((?P<bracketed>[A-J])\)|(?P<bare>[A-J]))"
     r"(?: is (?:the )?(?:(?:only|most) )?(?:correct|right|best|final|true|appropriate|answer|one)"
     r"(?: (?:answer|option|choice|one|statement|letter))?)?"
-    r"(?:[,.;:]? (?:because|since|due to|given that)\b.*|[,.;] ?(?:as|for|which)\b.*)?",
+    r"(?:[,.;:]? (?:because|since|due to|given that)\b.*|[,.;] ?(?:as|for|which)\b.*|, (?:and )?not (?:option )?(?-i:\(?[A-J]\)?))?",
     re.IGNORECASE | re.DOTALL,
 )
 _CHINESE_SENTENCE = re.compile(
@@ -61,7 +62,7 @@ _CHINESE_SENTENCE = re.compile(
 )
 _OPENS_SENTENCE = re.compile(r"[A-J](?: (?:is|as|because|since|due|given)\b|[,.;:] )")
 _DENIED = re.compile(r"\b(?:not|never|neither|nor|or|except|but|wrong|incorrect|false)\b|n't|不|错", re.IGNORECASE)
-_REASON = re.compile(r"\b(?:because|since|as|for|due to|given that|which)\b", re.IGNORECASE)
+_CLAIM_END = re.compile(r",|\b(?:because|since|as|for|due to|given that|which)\b", re.IGNORECASE)
 MAX_SENTENCE_CHARS = 300
 
 
@@ -82,7 +83,7 @@ def _read_several(text: str) -> Choices | Order | None:
     if not _LETTERS.fullmatch(text):
         return None
     letters = re.findall("[A-H]", re.sub("^[Bb]oth ", "", text))
-    return Choices(tuple(sorted(letters))) if len(set(letters)) == len(letters) else None
+    return Choices(tuple(sorted(letters)), tuple(letters)) if len(set(letters)) == len(letters) else None
 
 
 def _read_with_text(text: str) -> Choice | None:
@@ -111,5 +112,5 @@ def _read_sentence(text: str) -> Choice | None:
     start = match.start("bare") if text.isascii() and match["bare"] else match.start(1)
     if text.isascii() and start == 0 and not _OPENS_SENTENCE.match(text):
         return None
-    claim = _REASON.split(text[max(text.rfind(mark, 0, start) for mark in ",.;:") + 1 :])[0]
+    claim = _CLAIM_END.split(text[max(text.rfind(mark, 0, start) for mark in ",.;:") + 1 :])[0]
     return None if _DENIED.search(claim) else Choice(letter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tools.reasoning_data_pipeline.answers.comparison import Scope
-from tools.reasoning_data_pipeline.answers.formulas import is_constant, same_equation_terms
+from tools.reasoning_data_pipeline.answers.formulas import constants_agree, same_equation_terms
 from tools.reasoning_data_pipeline.answers.items import Equation
 from tools.reasoning_data_pipeline.answers.reading import Reading, read
 
@@ -25,27 +25,24 @@ def same_equation(predicted: Reading, gold: Reading, scope: Scope) -> bool | Non
     first, second = predicted.value, gold.value
     if isinstance(first, Equation) and isinstance(second, Equation):
         return _same_statements(first, second, scope)
-    if isinstance(first, Equation) and (values := _said(first, scope)):
+    if isinstance(first, Equation) and (values := _said(first)):
         return any(scope.agree(value, gold.text) for value in values)
-    if isinstance(second, Equation) and (values := _said(second, scope)):
+    if isinstance(second, Equation) and (values := _said(second)):
         return any(scope.agree(predicted.text, value) for value in values)
     return False if isinstance(first, Equation) or isinstance(second, Equation) else None
 
 
-def _said(equation: Equation, scope: Scope) -> tuple[str, ...]:
+def _said(equation: Equation) -> tuple[str, ...]:
     """What the equation says that a quantity is: the sides that are no name of it, if they agree; () if nothing."""
     sides = (equation.left, *equation.middle, equation.right)
+    values: tuple[str, ...] = ()
     if _is_name(equation.left):
-        values = (equation.middle or ())[-1:] + (equation.right,) if equation.approximate else (equation.right,)
-    elif all(map(is_constant, sides)):  # 4√5 ≈ 8.94, 2 + 3 = 5
-        values = sides
-    elif _is_name(equation.right) and read(equation.left).quantity:
+        values = sides[1:][-2 if equation.approximate else -1 :]
+    elif constants_agree(sides):  # 4√5 ≈ 8.94, 2 + 3 = 5
+        return sides
+    elif not equation.approximate and _is_name(equation.right) and read(equation.left).quantity:
         values = (equation.left,)
-    elif equation.approximate and len(sides) == 2:
-        return ()
-    else:
-        return ()
-    return values if all(scope.agree(value, values[0]) for value in values[1:]) else ()
+    return values if len(values) < 2 or constants_agree(values) else ()
 
 
 def _is_name(side: str) -> bool:
@@ -58,7 +55,7 @@ def _is_name(side: str) -> bool:
 
 def _same_statements(first: Equation, second: Equation, scope: Scope) -> bool | None:
     if (first.approximate or second.approximate or first.middle or second.middle) and (
-        (values := _said(first, scope)) and (others := _said(second, scope))
+        (values := _said(first)) and (others := _said(second))
     ):
         same_name = read(first.left).compact == read(second.left).compact
         named = _is_name(first.left) and _is_name(second.left)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from tools.reasoning_data_pipeline.answers.expression_values import formulas_agree, proportion
+from tools.reasoning_data_pipeline.answers.expression_values import (
+    FLOAT_TOLERANCE,
+    Value,
+    formulas_agree,
+    proportion,
+    value_at,
+)
 from tools.reasoning_data_pipeline.answers.expressions import CONSTANTS, Formula, UnreadableFormula, read_formula
+from tools.reasoning_data_pipeline.answers.quantities import read_quantity
 from tools.reasoning_data_pipeline.answers.symbols import is_based, is_code, is_compound
 from tools.reasoning_data_pipeline.answers.units import NO_UNIT, read_measure, read_unit
 
+MAX_DECIMALS = 30
+"""Of a constant that is no rounding."""
 _MATHEMATICAL = re.compile(r"[\d+*/^\\π√!|°]")
 _WORDS = re.compile(r"(?<![A-Za-z\d\\{])(?!arc|sin|cos|tan|cot|sec|csc|log|exp|abs|sqrt)[A-Za-z]{3,}|[A-Za-z]{9}")
 
@@ -32,10 +42,33 @@ def _is_name(text: str) -> bool:
     return is_compound(text) or is_code(text)
 
 
-def is_constant(text: str) -> bool:
-    """Whether a normalised text is a formula without variables."""
-    formula = _formula(text)
-    return formula is not None and not formula.names
+def constants_agree(sides: Sequence[str]) -> bool:
+    """Whether texts are constants, perhaps with units, of which each is the first one or its rounding."""
+    values = [_constant(side) for side in sides]
+    first = values[0]
+    return first is not None and all(value is not None and _is_rounding(value, first) for value in values[1:])
+
+
+def _constant(text: str) -> tuple[Value, int] | None:
+    """The value of a constant without its unit, and its decimals; None where the text is none."""
+    quantity = read_quantity(text)
+    if quantity:
+        return quantity.value, quantity.decimals if not quantity.exact else MAX_DECIMALS
+    match = _FORMULA_WITH_UNIT.fullmatch(text)
+    formula = _formula(text) or (_formula(match[1]) if match and _is_unit(match[2].strip()) else None)
+    value = value_at(formula.root, {}) if formula and not formula.names else None
+    return None if formula is None or value is None else (value, MAX_DECIMALS if formula.exact else formula.decimals)
+
+
+def _is_rounding(value: tuple[Value, int], exact: tuple[Value, int]) -> bool:
+    """Whether two constants differ by no more than the last decimal of the coarser one."""
+    decimals = min(value[1], exact[1])
+    difference = abs(complex(value[0]) - complex(exact[0]))
+    return difference <= max(FLOAT_TOLERANCE * abs(complex(exact[0])), 10.0**-decimals * (decimals < MAX_DECIMALS))
+
+
+def _is_unit(spelled: str) -> bool:
+    return bool(read_measure(spelled)) or (bool(spelled) and read_unit(spelled) is NO_UNIT)
 
 
 def same_equation_terms(predicted: tuple[str, str], gold: tuple[str, str]) -> bool | None:
@@ -80,7 +113,7 @@ def _without_units(predicted: str, gold: str) -> tuple[Formula, Formula] | None:
     for text in (predicted, gold):
         match = _FORMULA_WITH_UNIT.fullmatch(text)
         spelled = match[2].strip() if match else ""
-        unit = read_measure(spelled) or (NO_UNIT if spelled and read_unit(spelled) is NO_UNIT else None)
+        unit = read_measure(spelled) or (NO_UNIT if _is_unit(spelled) else None)
         formulas.append(match[1].rstrip() if match and unit else text)
         units.append(unit)
     measured = [unit for unit in units if unit and unit.powers]
@@ -109,6 +142,7 @@ _CALCULUS = re.compile(
 )
 _RELATION = re.compile("[<>≤≥∪∩]")
 _ALGEBRAIC = re.compile(r"[\d\\=+*/^<>≤≥∪∩∞π]")
+_NAME = re.compile(r"(?<![A-Za-z\\])(?!(?:sin|cos|tan|log|ln|exp)\b)[A-Za-z](?:_\w|\d)?(?![a-z])")
 MAX_ALGEBRA_CHARS = 300
 
 
@@ -124,5 +158,5 @@ def needs_algebra(predicted: str, gold: str) -> bool:
         if not _ALGEBRAIC.search(text) and text not in CONSTANTS and len(text) > 1:
             return False
     if _RELATION.search(predicted) and _RELATION.search(gold):
-        return True
+        return len(set(_NAME.findall(predicted)) | set(_NAME.findall(gold))) == 1 and "=>" not in predicted + gold
     return bool(_CALCULUS.search(predicted) or _CALCULUS.search(gold))

@@ -32,7 +32,10 @@ def same_choice(predicted: Reading, gold: Reading, scope: Scope) -> bool | None:
 def _same_letters(first: object, second: object) -> bool | None:
     """Several options in any order, letters in an order in theirs: as one word or listed, B, A, D, C."""
     if isinstance(first, Choices | Order) and isinstance(second, Choices | Order):
-        return first == second
+        if type(first) is type(second):
+            return first == second
+        chosen, order = (first, second) if isinstance(first, Choices) else (second, first)
+        return isinstance(chosen, Choices) and chosen.written == order.letters
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_ITEMS = 64
@@ -49,7 +50,7 @@ class Items:
 _OPENINGS = {"(": ")", "[": "]", "{": "}", "⦃": "⦄"}
 _CLOSINGS = frozenset(_OPENINGS.values())
 _SEPARATOR = re.compile(r"\s*[,;、]\s*(?:(?:and|or)\s+)?|\s+(?:and|or|&)\s+|\s*[和或]\s*|\s*∪\s*")
-_MATRIX = re.compile(r"\\begin\s*\{([pbvB]?)matrix\}(.*)\\end\s*\{\1matrix\}", re.DOTALL)
+_MATRIX = re.compile(r"\\begin\s*\{([pbvB]|small)?matrix\}(.*)\\end\s*\{(?:[pbvB]|small)?matrix\}", re.DOTALL)
 _MEMBER_OF = re.compile(r"^([A-Za-z])\s*∈\s*(?=[(\[⦃{])")
 _POINT = re.compile(
     r"(?:(?:the )?(?:points?|vertex|cent(?:er|re)|coordinates?|ordered pair|点|坐标)(?: (?:is|are|at))?[是为:]?\s*)?"
@@ -69,14 +70,14 @@ def read_items(text: str) -> Items | None:
         return _read_matrix(text)
     if text.count("±") == 1 and "," not in text:
         return _read_both_signs(text)
-    named = _MEMBER_OF.match(text) or _POINT.match(text)
-    inside = text[named.end() :] if named else text
+    member = _MEMBER_OF.match(text)
+    text = text[member.end() :] if member else text
+    named = member or _POINT.match(text)
+    inside = text[named.end() :] if named and not member else text
     if inside[:1] in _OPENINGS:
         opening, inner, closing = _enclosed(inside)
         if opening:
             return _read_bracketed(opening, inner, closing, (named[1] or "") if named else "")
-    if named and named.end():
-        return None
     respective = _RESPECTIVELY.search(text)
     if respective:
         listed = _read_list(_RESPECTIVELY.sub("", text).strip())
@@ -110,6 +111,8 @@ def _read_bracketed(opening: str, inner: str, closing: str, variable: str) -> It
     items, separators = _split(inner, thousands=False)
     if "∪" in separators or not _are_items(items):
         return None
+    if opening == "[" and all(item.startswith("[") and item.endswith("]") for item in items):
+        return _read_rows([_split(item[1:-1], thousands=False)[0] for item in items], "")
     if opening in "⦃{":
         opening, closing = "⦃", "⦄"
     return Items(items, opening, closing, variable)
@@ -176,10 +179,13 @@ def _read_matrix(text: str) -> Items | None:
     match = _MATRIX.fullmatch(text)
     if match is None:
         return None
-    rows = [row.split("&") for row in re.split(r"\\\\", match[2].strip().removesuffix("\\\\"))]
+    return _read_rows([row.split("&") for row in re.split(r"\\\\", match[2].strip().removesuffix("\\\\"))], match[1])
+
+
+def _read_rows(rows: Sequence[Sequence[str]], kind: str | None) -> Items | None:
     if len({len(row) for row in rows}) != 1 or len(rows) * len(rows[0]) > MAX_ITEMS:
         return None
-    kind = match[1] if match[1] == "v" else ""
+    kind = kind if kind == "v" else ""
     return Items(tuple(entry.strip() for row in rows for entry in row), f"{kind}matrix {len(rows)}x{len(rows[0])}")
 
 

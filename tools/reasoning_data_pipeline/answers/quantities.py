@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from tools.reasoning_data_pipeline.answers.number_words import (
@@ -33,7 +33,7 @@ _APPROXIMATELY = r"(?:approximately|approx\.?|about|around|roughly|nearly|almost
 _CURRENCY = r"US\$|[$€£¥₹₩]|RM|MYR|USD|EUR|GBP|CNY|JPY|INR|RMB|Rs\.?"
 _DIGITS = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?!\d)|\d+"
 _NUMBER = rf"(?:(?:{_DIGITS})(?:\.\d*)?|\.\d+)"
-_SCALE_WORDS = "hundred|thousand|million|billion|trillion|百万|千万|万亿|万|亿"
+_SCALE_WORDS = "dozen|hundred|thousand|million|billion|trillion|百万|千万|万亿|万|亿"
 _SCALE_LETTERS = (
     r"(?-i:(?:mn|bn|tn|[MBT])(?![\w°/*^])|(?<=\d)[kK](?![\w°/*^]))|(?(currency)(?-i:[mk])(?![\w°/*^])|(?!))"
 )
@@ -89,7 +89,7 @@ class Quantity:
 
 def read_quantity(text: str) -> Quantity | None:
     """The number that all of `text` spells, or None. `text` is normalised."""
-    if len(text) > MAX_DIGITS:
+    if len(text) > MAX_DIGITS or text[:2] in ("0x", "0X", "0b", "0o"):
         return None
     power = _POWER_OF_TEN.fullmatch(text)
     if power:
@@ -146,7 +146,9 @@ def _value(match: re.Match[str]) -> Fraction | None:
     number, shift = _unsigned(match), _power_of_ten(match["exponent"] or match["power"] or "0")
     if number is None or shift is None:
         return None
-    value = number * shift * 10 ** _SCALES.get((match["scale"] or "").lower(), 0)
+    value = (
+        number * shift * 10 ** _SCALES.get(scale := (match["scale"] or "").lower(), 0) * (12 if scale == "dozen" else 1)
+    )
     return -value if (match["sign"] == "-") != (match["minus"] == "-") else value
 
 
@@ -221,9 +223,12 @@ def _read_han(text: str) -> Quantity | None:
 
 def quantities_agree(predicted: Quantity, gold: Quantity) -> bool:
     """Whether two quantities are the same amount: units convert, and one side may leave out unit or percent sign."""
+    if predicted.also or gold.also:
+        readings = [replace(one, also=None) for one in (predicted, predicted.also) if one]
+        others = [replace(one, also=None) for one in (gold, gold.also) if one]
+        return any(quantities_agree(one, other) for one in readings for other in others)
     if not units_agree(predicted, gold):
-        readings = [(one, two) for one in (predicted, predicted.also) for two in (gold, gold.also) if one and two]
-        return any(quantities_agree(*pair) for pair in readings[1:])
+        return False
     if predicted.decimals < gold.decimals:
         predicted = predicted.in_unit(gold.unit)
     else:

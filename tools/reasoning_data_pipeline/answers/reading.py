@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tools.reasoning_data_pipeline.answers.quantities import Quantity, read_quantity
+from tools.reasoning_data_pipeline.answers.symbols import is_based
 from tools.reasoning_data_pipeline.answers.text import normalise, word_key
 from tools.reasoning_data_pipeline.answers.values import Value, read_value
 
@@ -49,17 +50,21 @@ _FREE_SPACE = re.compile(r"(?<!\w) | (?!\w)|(?<=[^\W\d]) (?=\d)|(?<=\d) (?=[^\W\
 _SCRIPT_BRACES = re.compile(r"([_^])\{(\w+|\d*[-+])\}(?!\w)")
 _CHARGE = re.compile(r"\^(?=\d*[-+](?!\w))")
 _SUBSCRIPT = re.compile(r"(?<=[A-Za-zα-ωΑ-Ω)])_")
+_BASE = re.compile(r"^\((\w+)\)(?=_)")
 _NAMED = {
     **dict.fromkeys(("inf", "+inf", "infinity", "+infinity", "+∞", "positive infinity", "oo", "+oo", "正无穷"), "∞"),
     **dict.fromkeys(("-inf", "-infinity", "negative infinity", "-oo", "负无穷"), "-∞"),
     **dict.fromkeys(("⦃⦄", "{}", "empty set", "no solution", "no solutions", "no real solution", "空集", "无解"), "∅"),
     **dict.fromkeys(("all real numbers", "all reals", "real numbers", "全体实数"), "(-∞,∞)"),
-    "3d": "3D", "2d": "2D",
+    "3d": "3D", "2d": "2D", "正确": "对", "√": "对", "错误": "错",
 }  # fmt: skip
 
 
 def _compact(text: str) -> str:
     compact = _FREE_SPACE.sub("", text)
+    if is_based(compact):
+        return compact.lower()
     if "^" in compact or "_" in compact:
+        compact = _BASE.sub(r"\1", compact)
         compact = _SUBSCRIPT.sub("", _CHARGE.sub("", _SCRIPT_BRACES.sub(r"\1\2", compact)))
     return _NAMED.get(compact.casefold(), compact)

@@ -28,12 +28,13 @@ class Span:
     worth: Quantity | None = None
 
 
+MAX_SPAN_CHARS = 80
 _TERM = r"(?:US)?[$€£¥₹]?\d[\d,]*(?:\.\d+)?%?"
 _UNIT = r"(?:\s*[^\W\d_°][^\d+*^=-]{0,30}|\s*°[CF]?)?"
 _HYPHENED = re.compile(rf"{_TERM}{_UNIT}(?:\s*-\s*{_TERM}{_UNIT})+")
 _FROM_TO = re.compile(
     rf"(?:(?:between|from|在|从|介于)\s*)?(-?\s*{_TERM}{_UNIT}?)\s*(?:-|~|\bto\b|\band\b|\bthrough\b|\buntil\b|至|到|和)\s*"
-    rf"(-?\s*{_TERM}{_UNIT})(?:之间)?",
+    rf"(-?\s*{_TERM}{_UNIT})",
     re.IGNORECASE,
 )
 _OPENED = re.compile("between|from|在|从|介于", re.IGNORECASE)
@@ -43,8 +44,9 @@ _BETWEEN_SIZES = re.compile(r"(?<=[\d\s\w%])\s*(?:\*|(?<![A-Za-z])[xX](?![A-Za-z
 
 def read_span(text: str) -> Span | None:
     """The range or the dimensions that all of `text`, normalised, spells."""
-    if len(text) > 80:
+    if len(text) > MAX_SPAN_CHARS:
         return None
+    text = text.removesuffix("之间")
     if _HYPHENED.fullmatch(text):
         return _span("range", re.split(r"(?<=[\w%°])\s*-\s*(?=[\d$€£¥₹U])", text), "-")
     if _SIZES.fullmatch(text):

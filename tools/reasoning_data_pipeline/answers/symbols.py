@@ -41,6 +41,8 @@ def case_differs(first: str, second: str) -> bool:
     """Whether two spellings that differ in case only mean different things: Gg and GG, CO and Co."""
     if first == second or first.casefold() != second.casefold():
         return False
+    if " " in first:
+        return any(map(case_differs, first.split(), second.split()))
     if _GENOTYPE.fullmatch(first) or (is_compound(first) and is_compound(second)):
         return True
     return any(_is_odd(text) for text in (first, second))

@@ -54,8 +54,9 @@ _FONT = re.compile(
 )
 _REPEATING = re.compile(r"(?<!\d)(\d*\.\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 _SEGMENT = re.compile(r"\\(?:overline|bar)\s*\{([A-Z]{2})\}")
-_THIN_GROUP = re.compile(r"(?<=\d)(?:,?\\[,!;: ] ?|\{,\})(?=\d{3}(?!\d))")
+_THIN_GROUP = re.compile(r"(?<=\d)(?:,? ?\\[,!;: ] ?|\{,\})(?=\d{3}(?!\d))")
 _TEX_SPACE = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\{\s+\}")
+_LAST_BACKSLASH = re.compile(r"(?<=[^\\])\\$")
 _TEX_NO_SPACE = re.compile(r"(?<!\\)\\!")
 _ARRAY = re.compile(r"([(\[|])\s*\\begin\s*\{array\}\s*\{[^{}]*\}(.*)\\end\s*\{array\}\s*([)\]|])", re.DOTALL)
 _NOT_EQUAL = re.compile(r"(?<![\d)])!=|(?<=\s)!=")
@@ -73,7 +74,7 @@ _MATH_MODE = (
     r"\\\((.+)\\\)",
     r"\\\[(.+)\\\]",
     r"\\(?:boxed|fbox)\s*\{(.+)\}",
-    r"\{([^{},]+)\}",
+    r"\{([^{},|:]+)\}",
 )
 _WRAPPERS = [re.compile(pattern, re.DOTALL) for pattern in (*_MARKDOWN, *_MATH_MODE)]
 _WRAPPER_STARTS = tuple("*_\"'$\\{")
@@ -134,7 +135,7 @@ def _marks(text: str) -> str:
 
 def _tex_spaces(text: str) -> str:
     r"""Spaces of TeX and of Mathpix (`\mathrm{~cm}`) as spaces, those between digits as the commas they stand for."""
-    text = _TEX_SPACE.sub(" ", _THIN_GROUP.sub(",", text))
+    text = _LAST_BACKSLASH.sub("", _TEX_SPACE.sub(" ", _THIN_GROUP.sub(",", text)))
     return _SPACES.sub(" ", _TEX_NO_SPACE.sub("", text)).strip()
 
 
@@ -144,6 +145,7 @@ def _unicode(answer: str) -> str:
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run[0].translate(_SUPERSCRIPTS)}}}", answer)
     text = _VULGAR_AFTER_DIGIT.sub(" ", _INVISIBLE.sub("", text).replace("\0", ""))
     text = unicodedata.normalize("NFKC", text.translate(_BEFORE_NFKC)).translate(_TRANSLATION)
+    text = text.replace("等于", "=")
     text = _CHINESE_MIXED.sub(" ", _CHINESE_SIGN.sub("-", text))
     return _SPACES.sub(" ", text).strip()
 
@@ -166,8 +168,8 @@ def _peel(text: str) -> str:
 def _without_end_mark(text: str) -> str:
     if text.endswith(("!", "?")):
         return text.rstrip("!?") if _CALLED_ON_WORD.search(text) else text
-    if text.endswith((".", "。", ",", ";", ":", "、")) and not text.endswith("\\,"):
-        return text.rstrip(".。,;:、 ") or text
+    if text.endswith((".", "。", ",", ";", ":", "、", "~")) and not text.endswith("\\,"):
+        return text.rstrip(".。,;:、~ ") or text
     return text
 
 

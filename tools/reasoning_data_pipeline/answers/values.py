@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from tools.reasoning_data_pipeline.answers.choices import Choice, Choices, Order, read_choice
 from tools.reasoning_data_pipeline.answers.items import Equation, Items, read_items, read_labelled
+from tools.reasoning_data_pipeline.answers.number_words import HAN_NUMERALS, han_number
 from tools.reasoning_data_pipeline.answers.relations import Chain, intersection, read_condition, read_relation
 from tools.reasoning_data_pipeline.answers.spans import Span, read_span
 
@@ -65,7 +66,7 @@ def read_value(text: str) -> Value | None:
     return (
         read_labelled(text)
         or read_choice(text)
-        or (_read_numeric(text) if _HAS_DIGIT.search(text) else _read_weekday(text))
+        or (_read_numeric(text) if _HAS_NUMBER.search(text) else _read_weekday(text))
         or read_condition(text)
         or _read_items(text)
         or read_relation(text)
@@ -81,7 +82,7 @@ def _read_numeric(text: str) -> Time | Date | Ratio | Span | None:
     return _read_time(text) or _read_date(text) or _read_ratio(text) or read_span(text)
 
 
-_HAS_DIGIT = re.compile(r"\d")
+_HAS_NUMBER = re.compile(r"\d|[一二两三四五六七八九十][点月]")
 _WEEKDAY = re.compile(r"(?:周|星期|礼拜)([一二三四五六日天])")
 
 
@@ -104,11 +105,20 @@ _DATE_FORMS = (
     re.compile(rf"(?:the )?{_DAY}(?: of)?[ -]{_MONTH}{_YEAR}", re.IGNORECASE),
     re.compile(rf"(?=.*\d){_MONTH}(?: {_DAY}(?!\d))?{_YEAR}", re.IGNORECASE),
 )
+_HAN = re.compile(f"[{HAN_NUMERALS}]+(?=[年月日号])")
+_CHINESE_TIME = re.compile(
+    r"(?P<half>上午|早上|凌晨|下午|晚上|傍晚)(?P<hour>\d{1,2}|[一二两三四五六七八九十]+)(?:[点时:](?P<minute>\d{1,2}|半)?分?整?)"
+)
 _DAY_AND_MONTH = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|(?<!\.)\d{2})")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)(?:\s*(?::|to|比)\s*(\d+(?:\.\d+)?))(?:\s*:\s*(\d+(?:\.\d+)?))?")
 
 
 def _read_time(text: str) -> Time | None:
+    chinese = _CHINESE_TIME.fullmatch(text) if not text.isascii() else None
+    if chinese:
+        hour = int(chinese["hour"]) if chinese["hour"].isascii() else int(han_number(chinese["hour"]) or 0)
+        minute = 30 if chinese["minute"] == "半" else int(chinese["minute"] or 0)
+        return Time(hour, minute, 0, ("p" if chinese["half"] in "下午晚上傍晚" else "a") if hour <= 12 else "")
     match = _TIME.fullmatch(text)
     if match is None or int(match[1] or match[5]) > 24:
         return None
@@ -117,6 +127,8 @@ def _read_time(text: str) -> Time | None:
 
 
 def _read_date(text: str) -> Date | None:
+    if "月" in text:
+        text = _HAN.sub(lambda numerals: str(han_number(numerals[0])), text)
     for form in _DATE_FORMS:
         match = form.fullmatch(text)
         if match:
