@@ -34,6 +34,11 @@ def cases(name):
 
 
 CHECKS = cases("golden_check_answer.jsonl")
+READ_IN_ANOTHER_STYLE = {
+    "pa0012": "5",  # "Final answer: 5", then one remark: a careful reader takes 5, and the verdict names the style
+    "pa0066": "5",  # the same: "I hope this helps." after the line
+}
+"""Rows whose label, format_error, is no longer what the project wants, with the answer that is read now."""
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +59,10 @@ def is_right(case, verdict):
 @pytest.mark.parametrize("case", cases("golden_parse_answer.jsonl"), ids=lambda case: case["id"])
 def test_every_labelled_response_parses_as_labelled(case):
     parsed = parse_answer(case["response"], case["prompt_version"])
-    assert (parsed.text if parsed.text is not None else "format_error") == case["expected"], case["note"]
+    expected = READ_IN_ANOTHER_STYLE.get(case["id"], case["expected"])
+    assert (parsed.text if parsed.text is not None else "format_error") == expected, case["note"]
     assert (parsed.text is None) == bool(parsed.error)
+    assert bool(parsed.style) == (case["id"] in READ_IN_ANOTHER_STYLE)
 
 
 def test_every_must_case_is_right(verdicts):
@@ -63,6 +70,25 @@ def test_every_must_case_is_right(verdicts):
     wrong = [(case, verdicts[case["id"]]) for case in must if not is_right(case, verdicts[case["id"]])]
     assert len(must) >= 400
     assert not wrong, f"{len(wrong)} of {len(must)}: {wrong[:5]}"
+
+
+@pytest.mark.parametrize("name", ["kinds.jsonl", "own_kinds.jsonl"])
+def test_every_kind_is_judged_as_a_reader_does(checker, name):
+    wrong = []
+    for case in cases(name):
+        verdict = checker.check_many([question_of(case)])
+        outcome = next(verdict).outcome
+        if outcome is Outcome.UNDECIDED or (outcome is Outcome.CORRECT) != (case["expected"] == "equal"):
+            wrong.append((case["id"], case["kind"], outcome))
+    assert not wrong
+
+
+def question_of(case):
+    predicted = case.get("candidate")
+    if predicted is None:
+        predicted = parse_answer(case["response"], case.get("prompt_version", "en"))
+    context = {name: case[name] for name in ("question", "options") if name in case}
+    return Question(predicted, case["answer"], modes_for_dataset(case.get("dataset", "")), **context)
 
 
 def test_should_rate_is_printed_and_high(verdicts, capsys):

@@ -15,7 +15,7 @@ class ScriptedChecker:
     def __init__(self):
         self.asked = []
 
-    def check(self, predicted, gold, modes):
+    def check(self, predicted, gold, modes, *, options=()):
         self.asked.append(predicted)
         if predicted == "slow":
             time.sleep(0.002)
@@ -60,9 +60,9 @@ def test_reasons_of_format_errors_are_grouped():
 
 def test_an_undecided_verdict_is_neither_learned_nor_believed():
     class Slow(ScriptedChecker):
-        def check(self, predicted, gold, modes):
+        def check(self, predicted, gold, modes, *, options=()):
             time.sleep(0.002)
-            return super().check(predicted, gold, modes)
+            return super().check(predicted, gold, modes, options=options)
 
     judge = Judge(Slow(), ("math_score",))
     judge.judge(group(final("?"), final(5)))

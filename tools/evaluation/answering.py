@@ -111,7 +111,7 @@ def judge(questions: Sequence[AskedQuestion], responses: Iterable[Sequence[str]]
 
 def _judge(checker: AnswerChecker, question: AskedQuestion, response: str) -> Verdict:
     final = response if question.version is None else parse_answer(response, question.version)
-    return checker.check(final, question.gold, question.modes)
+    return checker.check(final, question.gold, question.modes, options=question.options)
 
 
 def vote(checker: AnswerChecker, question: AskedQuestion, verdicts: Sequence[Verdict]) -> Vote:
@@ -124,7 +124,7 @@ def vote(checker: AnswerChecker, question: AskedQuestion, verdicts: Sequence[Ver
     classes: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.predicted is not None:
-            same = next((text for text in classes if _agree(checker, verdict.predicted, text, question.modes)), None)
+            same = next((text for text in classes if _agree(checker, verdict.predicted, text, question)), None)
             classes.setdefault(verdict.predicted if same is None else same, []).append(verdict)
     if not classes:
         return Vote(None, Outcome.FORMAT_ERROR, 0, False)
@@ -133,8 +133,10 @@ def vote(checker: AnswerChecker, question: AskedQuestion, verdicts: Sequence[Ver
     return Vote(text, members[0].outcome, len(members), sizes.count(len(members)) > 1)
 
 
-def _agree(checker: AnswerChecker, one: str, other: str, modes: tuple[str, ...]) -> bool:
-    return one == other or checker.check(one, other, modes).outcome is Outcome.CORRECT
+def _agree(checker: AnswerChecker, one: str, other: str, question: Question) -> bool:
+    if one == other:
+        return True
+    return checker.check(one, other, question.modes, options=question.options).outcome is Outcome.CORRECT
 
 
 def answer_rows(way: str, answered: Iterable[Answered]) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ import xxhash
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
 from tools.evaluation.vlmevalkit import wording
+from tools.reasoning_data_pipeline.answers import options
 from tools.reasoning_data_pipeline.answers.checker import accepted_texts, modes_for_dataset
 from tools.reasoning_data_pipeline.prompts.files import ImageRoots
 from tools.reasoning_data_pipeline.prompts.wording import ask, split_placeholders, version_for
@@ -39,6 +40,7 @@ class AskedQuestion:
         images: paths.
         gold: what is right, in a form that `AnswerChecker` takes.
         modes: the checks of its data set.
+        options: texts of the options, of the row or spelled in its question; () for an open question.
     """
 
     key: str
@@ -48,6 +50,7 @@ class AskedQuestion:
     images: tuple[str, ...]
     gold: Any
     modes: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def read_questions(
             images=images.resolve(row.prompt.image, row.where),
             gold=right_answers(row.prompt, row.options, row.where),
             modes=modes_for_dataset(row.dataset),
+            options=row.options or options.spelled_options(row.prompt.question),
         )
 
 
@@ -139,41 +143,35 @@ def read_rows(file: Path) -> Iterator[PromptRow]:
         where = Source(str(file), line_no)
         prompt = Prompt.from_row(parse_row(line, *where), where)
         split_placeholders(prompt.question, len(prompt.image), where)  # refuses a wrong number of them
-        options = read_options(prompt, where)
-        listed = "".join(f"\n{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+        choices = read_options(prompt, where)
+        listed = "".join(f"\n{letter}. {option}" for letter, option in zip(ascii_uppercase, choices, strict=False))
         body = prompt.question if OPTIONS_MARK in prompt.question else prompt.question + listed
-        yield PromptRow(prompt, body, options, where, file)
+        yield PromptRow(prompt, body, choices, where, file)
 
 
 def read_options(prompt: Prompt, where: Source) -> tuple[str, ...]:
-    """The options of a row in the order of their letters; () for an open question.
+    """The options of a row in the order of their letters; () for an open question, or one that lists them itself.
 
     Raises:
         RecordError: they are no list of up to 26 values.
     """
-    found = prompt.extra.get("choices") or prompt.extra.get("options")
-    if found is None or found == []:
-        columns = [prompt.extra.get(letter) for letter in ascii_uppercase]
-        return tuple(str(option) for option in columns[: columns.index(None)])
-    if not isinstance(found, list) or len(found) > len(ascii_uppercase):
-        raise RecordError(*where, f"choices must be a list of at most 26 options, not {shown(found)}")
-    return tuple(str(option) for option in found)
+    try:
+        return options.read_options(prompt.extra)
+    except ValueError as error:
+        found = prompt.extra.get("choices") or prompt.extra.get("options")
+        raise RecordError(*where, f"{error}, not {shown(found)}") from error
 
 
-def right_answers(prompt: Prompt, options: tuple[str, ...], where: Source) -> Any:
-    """What is right: the row's answer, for an option both its letter and its text.
-
-    A text that reads like a letter of the options is left out: "B" is the second option, whatever it says.
+def right_answers(prompt: Prompt, choices: tuple[str, ...], where: Source) -> Any:
+    """What is right: the row's answer, for an option both its letter and its text, see `options.right_answers`.
 
     Raises:
         RecordError: the answer is none of the options.
     """
-    if not options:
+    if not choices:
         return prompt.answer
-    letters = ascii_uppercase[: len(options)]
     for answer in accepted_texts(prompt.answer):
-        if answer in options or answer in letters:
-            index = options.index(answer) if answer in options else letters.index(answer)
-            text = options[index]
-            return [letters[index]] if text.strip().upper() in letters else [letters[index], text]
-    raise RecordError(*where, f"answer {shown(prompt.answer)} is no option: neither of {options} nor of {letters}")
+        if found := options.right_answers(answer, choices):
+            return found
+    letters = ascii_uppercase[: len(choices)]
+    raise RecordError(*where, f"answer {shown(prompt.answer)} is no option: neither of {choices} nor of {letters}")

@@ -1,15 +1,17 @@
 """The answers to one question, told apart: right, wrong, undecided, or out of format.
 
 Each distinct text is judged once, each distinct final answer is checked once. `--answer-fix` tidies the last line of a
-right answer, and of right answers only: a rejected text stays as the model wrote it.
+right answer, and of right answers only: a rejected text stays as the model wrote it. A right answer is never rejected:
+not for its style, nor for a format in which a reader still finds it.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,8 +20,10 @@ import orjson
 import xxhash
 
 from internvl_chat.records.durable import json_line, open_for_append, whole_lines
-from internvl_chat.records.rows import SampledResponse, Source
+from internvl_chat.records.rows import Prompt, SampledResponse, Source
 from tools.reasoning_data_pipeline.answers.checker import Verdict, parse_answer
+from tools.reasoning_data_pipeline.answers.options import read_options
+from tools.reasoning_data_pipeline.answers.parsing import readable_answer
 
 SLOW_SECONDS = 1e-3  # checks that took longer are worth keeping for the next run
 DECIDED = ("correct", "wrong")  # outcomes that do not depend on how long a check may take
@@ -27,7 +31,7 @@ FIXED_VERSIONS = {"en": "Final answer", "zh": "答案"}
 _ANSWER_LINE = re.compile(r"[*_#> \t]*(?:(final\s+answer)|(?:最终)?答案)\s*\**\s*[:：]", re.IGNORECASE)
 _EMPHASIS = "*` \t"
 _DETAIL = re.compile(r"\d+|'[^']*'")  # what makes a rule of its own of every response
-SAME_MEANING = frozenset({"same text", "spelling", "choice"})  # rules by which another wording says the same
+SAME_MEANING = frozenset({"same text", "spelling", "choice", "option"})  # rules by which another wording says the same
 
 
 Verdicts = dict[str, tuple[str, str]]  # cache key -> (outcome, rule)
@@ -62,8 +66,8 @@ class VerdictCache:
 class Checker(Protocol):
     """Compares final answers: `AnswerChecker`, or a scripted one."""
 
-    def check(self, predicted: str, gold: Any, modes: Sequence[str]) -> Verdict:
-        """Whether `predicted` is the right answer `gold`, by the checks named in `modes`."""
+    def check(self, predicted: str, gold: Any, modes: Sequence[str], *, options: Sequence[str] = ()) -> Verdict:
+        """Whether `predicted` is the right answer `gold` among `options`, by the checks named in `modes`."""
         ...
 
     def close(self) -> None:
@@ -72,12 +76,23 @@ class Checker(Protocol):
 
 
 class JudgedAnswer(NamedTuple):
-    """One distinct answer; `final` is its final answer, "" where the format was not kept."""
+    """One distinct answer.
+
+    Attributes:
+        text: the response.
+        final: its final answer, "" where the format was not kept.
+        outcome: correct, wrong, undecided or format_error.
+        rule: the rule that decided, or the reason of a format error.
+        style: how a final answer was given in another style than asked for; "" where it was the one.
+        may_be_right: a format error in which a reader finds an answer that is not wrong.
+    """
 
     text: str
     final: str
     outcome: str
     rule: str
+    style: str = ""
+    may_be_right: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,10 @@ class JudgedQuestion:
         """Sampled answers with this outcome, repeats included."""
         return sum(self.repeats[answer.text] for answer in self.having(outcome))
 
+    def rejectable(self, outcome: str) -> list[JudgedAnswer]:
+        """The distinct answers with this outcome that may stand on the rejected side of a pair."""
+        return [answer for answer in self.having(outcome) if not answer.may_be_right]
+
 
 @dataclass
 class Judge:
@@ -124,34 +143,48 @@ class Judge:
         repeats = Counter(row["response"] for row in rows)
         versions = {row["response"]: row["prompt_version"] for row in reversed(rows)}
         prompt = SampledResponse.from_row(rows[0], Source("partition", 1))
-        finals: dict[str, tuple[str, str]] = {}
-        answers = [self._judge_text(text, versions[text], prompt.answer, finals) for text in repeats]
-        return JudgedQuestion(prompt, answers, repeats)
+        check = functools.cache(functools.partial(self._check, prompt.answer, options_of(prompt)))
+        return JudgedQuestion(prompt, [_judge_text(text, versions[text], check) for text in repeats], repeats)
 
-    def _judge_text(self, text: str, version: str, gold: Any, finals: dict[str, tuple[str, str]]) -> JudgedAnswer:
-        parsed = parse_answer(text, version)
-        if parsed.text is None:
-            return JudgedAnswer(text, "", "format_error", _DETAIL.sub("..", parsed.error))
-        if parsed.text not in finals:
-            finals[parsed.text] = self._check(parsed.text, gold)
-        return JudgedAnswer(text, parsed.text, *finals[parsed.text])
-
-    def _check(self, final: str, gold: Any) -> tuple[str, str]:
+    def _check(self, gold: Any, options: tuple[str, ...], final: str) -> tuple[str, str]:
         """(outcome, rule) of a final answer, from an earlier run if it was slow to find."""
-        key = cache_key(final, gold, self.modes) if self.known else ""
+        key = cache_key(final, gold, self.modes, options) if self.known else ""
         if key in self.known and self.known[key][0] in DECIDED:
             return self.known[key]
         begin = time.perf_counter()
-        verdict = self.checker.check(final, gold, self.modes)
+        verdict = self.checker.check(final, gold, self.modes, options=options)
         found = (verdict.outcome.value, verdict.rule)
         if time.perf_counter() - begin > SLOW_SECONDS and found[0] in DECIDED:
-            self.learned[key or cache_key(final, gold, self.modes)] = found
+            self.learned[key or cache_key(final, gold, self.modes, options)] = found
         return found
 
 
-def cache_key(final: str, gold: Any, modes: Sequence[str]) -> str:
+def _judge_text(text: str, version: str, check: Callable[[str], tuple[str, str]]) -> JudgedAnswer:
+    parsed = parse_answer(text, version)
+    if parsed.text is not None:
+        return JudgedAnswer(text, parsed.text, *check(parsed.text), parsed.style)
+    shown = readable_answer(text)
+    may_be_right = shown is not None and check(shown)[0] != "wrong"
+    return JudgedAnswer(text, "", "format_error", _DETAIL.sub("..", parsed.error), may_be_right=may_be_right)
+
+
+def options_of(prompt: Prompt | SampledResponse) -> tuple[str, ...]:
+    """The options of a prompt; () where it has none, or fields of these names that are no options."""
+    question = prompt.question_orig if isinstance(prompt, SampledResponse) else prompt.question
+    try:
+        return read_options(prompt.extra, question)
+    except ValueError:
+        return ()
+
+
+def cache_key(final: str, gold: Any, modes: Sequence[str], options: Sequence[str] = ()) -> str:
     """What a verdict depends on."""
-    return orjson.dumps((final, gold, sorted(modes))).decode()
+    return orjson.dumps((final, gold, sorted(modes), *([options] if options else []))).decode()
+
+
+def in_style(text: str, answer: JudgedAnswer, version: str) -> bool:
+    """Whether the text of a right answer, perhaps tidied, gives it in the style that was asked for."""
+    return not answer.style or not parse_answer(text, version).style
 
 
 def tidy_answer(answer: JudgedAnswer, version: str, gold: Any) -> str:

@@ -45,18 +45,17 @@ def read_options(fields: Mapping[str, Any], question: str = "") -> tuple[str, ..
 def spelled_options(question: str) -> tuple[str, ...]:
     """The options that a question lists, one a line or after one another, lettered from A on; () where it lists none."""
     listed = [(match[1] or match[2], match[3]) for match in _LISTED.finditer(question)]
-    if len(listed) < 2 or not _in_order([letter for letter, _ in listed]):
+    if not _are_options(listed):
         marks = list(_INLINE.finditer(question))
-        ends = [mark.start() for mark in marks[1:]] + [len(question)]
-        listed = [(m[1] or m[2], question[m.end() : end].strip(" ,;\n")) for m, end in zip(marks, ends, strict=True)]
+        ends = [*(mark.start() for mark in marks), len(question)][1:]
+        listed = [(m[1] or m[2], question[m.end() : end].strip(" ,;\n")) for m, end in zip(marks, ends, strict=False)]
+    return tuple(text for _, text in listed) if _are_options(listed) else ()
+
+
+def _are_options(listed: Sequence[tuple[str, str]]) -> bool:
+    """Whether there are several texts, lettered in the order of the alphabet."""
     letters = [letter for letter, _ in listed]
-    if len(letters) < 2 or not _in_order(letters) or not all(text for _, text in listed):
-        return ()
-    return tuple(text for _, text in listed)
-
-
-def _in_order(letters: Sequence[str]) -> bool:
-    return list(letters) == list(ascii_uppercase[: len(letters)])
+    return len(listed) > 1 and letters == list(ascii_uppercase[: len(letters)]) and all(text for _, text in listed)
 
 
 def right_answers(answer: str, options: Sequence[str]) -> list[str] | None:

@@ -1,7 +1,8 @@
 """Sampled answers to pairs: right ones against wrong ones, and against those that broke the format.
 
 A part of a data set is judged question by question (`convert`); what was counted adds up over the parts. Empty answers
-are counted and never paired: there is nothing to learn from them, and training would skip the row.
+are counted and never paired: there is nothing to learn from them, and training would skip the row. A right answer is
+never the rejected side, and the chosen one only in the style that was asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tools.reasoning_data_pipeline.answers.judging import (
     JudgedQuestion,
     VerdictCache,
     Verdicts,
+    in_style,
     tidy_answer,
 )
 from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFiles
@@ -32,6 +34,9 @@ ANSWER_FIELDS = frozenset({"question_orig", "response", "prompt_version"})  # wh
 PLAIN_FIELDS = ("image", "question", "answer", *sorted(ANSWER_FIELDS))
 LENGTH_STEP = 20  # characters per bucket of a length distribution
 BAR = 30  # characters of the longest bar
+AUDIT_SAMPLES = 8  # of what each rule called correct
+SHOWN_SAMPLES = 3  # of these in the table for people
+AUDIT_CHARS = 80  # of a text in such a sample
 
 
 def _counter() -> Any:
@@ -52,6 +57,8 @@ class PairSummary:
         left_out: questions and rows beyond --max-lines.
         outcomes: answers by outcome: correct, wrong, undecided, format_error.
         rules: answers by "outcome: rule that decided".
+        kept_out: answers that are in no pair though right, or perhaps right, by the reason.
+        called_correct: rule -> samples (answer, ground truth, question) of what it called correct, to be looked at.
         accuracy: questions by tenths of right among judged answers, 0 .. 10.
         pairs: pairs by kind.
         lengths: "kind chosen" or "kind rejected" -> pairs by length in buckets of 20 characters.
@@ -68,9 +75,11 @@ class PairSummary:
     left_out: Counter[str] = _counter()
     outcomes: Counter[str] = _counter()
     rules: Counter[str] = _counter()
+    kept_out: Counter[str] = _counter()
     accuracy: Counter[int] = _counter()
     pairs: Counter[str] = _counter()
     lengths: dict[str, Counter[int]] = field(default_factory=dict)
+    called_correct: dict[str, list[list[str]]] = field(default_factory=dict)
     learned: Verdicts = field(default_factory=dict)
 
     def count_answers(self, question: JudgedQuestion) -> None:
@@ -82,7 +91,21 @@ class PairSummary:
         for answer in question.answers:
             self.outcomes[answer.outcome] += repeats[answer.text]
             self.rules[f"{answer.outcome}: {answer.rule}"] += repeats[answer.text]
+            if answer.may_be_right:
+                self.kept_out["format error with a readable answer that is not wrong"] += repeats[answer.text]
+            if answer.outcome == "correct":
+                self._keep_sample(
+                    answer.rule, [answer.final, str(question.prompt.answer), question.prompt.question_orig]
+                )
         self.count_question(question.count("correct"), question.count("wrong"))
+
+    def _keep_sample(self, rule: str, sample: list[str]) -> None:
+        """Keep what a rule called correct, unless the texts are the same or there are enough samples."""
+        kept = self.called_correct.setdefault(rule, [])
+        if sample[0] != sample[1] and len(kept) < AUDIT_SAMPLES:
+            shown = [text if len(text) <= AUDIT_CHARS else f"{text[:AUDIT_CHARS]}.." for text in sample]
+            if shown[:2] not in [known[:2] for known in kept]:
+                kept.append(shown)
 
     def count_question(self, correct: int, wrong: int) -> None:
         """Count one question with so many right and wrong answers."""
@@ -108,6 +131,9 @@ class PairSummary:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, lengths in other.lengths.items():
             self.lengths[name] = self.lengths.get(name, Counter()) + lengths
+        for rule, samples in other.called_correct.items():
+            kept = self.called_correct.setdefault(rule, [])
+            kept += samples[: AUDIT_SAMPLES - len(kept)]
         self.learned |= other.learned
 
     def to_json(self) -> dict[str, Any]:
@@ -116,11 +142,12 @@ class PairSummary:
         return {
             **{name: dict(sorted(v.items())) if isinstance(v, Counter) else v for name, v in counts.items()},
             "accuracy": {f"{tenth * 10}%": self.accuracy[tenth] for tenth in range(11)},
+            "called_correct": {rule: samples for rule, samples in sorted(self.called_correct.items()) if samples},
             "lengths": {name: describe_lengths(lengths) for name, lengths in sorted(self.lengths.items())},
         }
 
 
-COUNTED = tuple(item.name for item in fields(PairSummary) if item.name not in ("lengths", "learned"))
+COUNTED = tuple(item.name for item in fields(PairSummary) if item.name not in ("lengths", "called_correct", "learned"))
 
 
 def describe_lengths(lengths: Mapping[int, int]) -> dict[str, float]:
@@ -153,10 +180,13 @@ def format_summary(name: str, summary: Mapping[str, Any]) -> str:
         f"all right {summary['all_right']}, all wrong {summary['all_wrong']}, pairs {_counts(summary['pairs'])}",
         f"outcomes: {_counts(summary['outcomes'])}",
         *([f"left out by --max-lines: {_counts(summary['left_out'])}"] if summary["left_out"] else []),
+        *([f"in no pair: {_counts(summary['kept_out'])}"] if summary["kept_out"] else []),
         "questions by share of right answers:",
         *_bars(summary["accuracy"]),
         "verdicts by rule:",
         *_bars(dict(sorted(summary["rules"].items(), key=lambda item: -item[1]))),
+        "called correct, to be looked at (answer ~ ground truth):",
+        *(f"  {rule}: {_samples(samples)}" for rule, samples in summary["called_correct"].items()),
         "lengths in characters:",
         *(f"  {kind:<22} {_counts(numbers)}" for kind, numbers in summary["lengths"].items()),
     ]
@@ -165,6 +195,10 @@ def format_summary(name: str, summary: Mapping[str, Any]) -> str:
 
 def _counts(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _samples(samples: list[list[str]]) -> str:
+    return "; ".join(f"{answer!r} ~ {gold!r}" for answer, gold, _ in samples[:SHOWN_SAMPLES])
 
 
 def _bars(counts: Mapping[str, int]) -> list[str]:
@@ -219,15 +253,19 @@ def write_question(question: JudgedQuestion, part: Portion, key: str, files: Row
         tidy_answer(answer, prompt.prompt_version, prompt.answer) if part.args.answer_fix else answer.text: answer
         for answer in question.having("correct")
     }
+    exemplary = {text: answer for text, answer in right.items() if in_style(text, answer, prompt.prompt_version)}
+    for text in right.keys() - exemplary.keys():
+        summary.kept_out[f"right, but {right[text].style}"] += question.repeats[right[text].text]
     quote = functools.cache(_quote)  # every text is in several pairs
     shared = {"image": row["image"]} if row.get("image") else {}
     shared["question"] = quote(prompt.question)
     for kind, outcome in PAIR_KINDS.items():
-        worse = [answer for answer in question.having(outcome) if not is_blank(answer.text)]
-        pairs = draw_pairs(list(right.items()), worse, part.args.num_pairs_per_key, f"{kind} {key}")
+        worse = [answer for answer in question.rejectable(outcome) if not is_blank(answer.text)]
+        pairs = draw_pairs(list(exemplary.items()), worse, part.args.num_pairs_per_key, f"{kind} {key}")
         for (text, better), other in pairs:
             rules = {"chosen_rule": better.rule, "rejected_rule": other.rule, "rejected_verdict": other.outcome}
             sides = {"chosen": quote(text), "rejected": quote(other.text), "answer_gt": prompt.answer}
+            sides["chosen_answer"] = better.final
             files[kind].write({**shared, **sides, **rules})
         summary.count_pairs(kind, ((text, other.text) for (text, _), other in pairs))
     for text in right:

@@ -19,6 +19,7 @@ from tools.reasoning_data_pipeline.answers.checker import (
     modes_for_dataset,
     parse_answer,
 )
+from tools.reasoning_data_pipeline.answers.judging import options_of
 from tools.reasoning_data_pipeline.answers.steps import STEP_BREAK, ScoredStep, StepPrefix, score_steps, split_steps
 from tools.reasoning_data_pipeline.engines.protocol import Request
 from tools.reasoning_data_pipeline.prompts.files import Task
@@ -122,7 +123,7 @@ class StepScorer:
         """What the checker is asked about one continuation."""
         asked = self.answers[prefix.response].prompt.asked
         parsed = parse_answer(self._begun(prefix) + continuation, asked.prompt_version)
-        return Question(parsed, asked.answer, modes_for_dataset(self.run.dataset))
+        return Question(parsed, asked.answer, modes_for_dataset(self.run.dataset), options_of(asked))
 
 
 def scored_row(answer: SampledAnswer, steps: Sequence[ScoredStep]) -> dict[str, Any]:
