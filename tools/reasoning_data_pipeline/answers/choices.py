@@ -50,15 +50,18 @@ _SENTENCE = re.compile(
     r"(?:(?:the|my|our) )?(?:(?:correct|right|best|final|proper|only|appropriate|most \w+) )*"
     r"(?:(?:answer|option|choice|letter|statement|one) )?(?:(?:is|must be|should be|would be|will be|has to be)[: ]+)?"
     r"(?:(?:i|we)(?:'d| would| will|'ll)? (?:choose|pick|select|go with|say|answer) |"
-    r"(?:it|this|that)(?:'s| is| must be| has to be| should be| would be) |(?:choose|select|pick|go with|leaving|leaves) )?"
+    r"(?:it|this|that)(?:'s| is| must be| has to be| should be| would be) |"
+    r"(?:choose|select|pick|go with|leaving|leaves) )?"
     r"(?:only )?(?:(?:option|choice|letter|answer) )?(?-i:\((?P<bracketed>[A-J])\)|(?P<bare>[A-J]))"
     r"(?: is (?:the )?(?:(?:only|most) )?(?:correct|right|best|final|true|appropriate|answer|one)"
     r"(?: (?:answer|option|choice|one|statement|letter))?)?"
-    r"(?:[,.;:]? (?:because|since|due to|given that)\b.*|[,.;] ?(?:as|for|which)\b.*|, (?:and )?not (?:option )?(?-i:\(?[A-J]\)?))?",
+    r"(?:[,.;:]? (?:because|since|due to|given that)\b.*|[,.;] ?(?:as|for|which)\b.*|"
+    r", (?:and )?not (?:option )?(?-i:\(?[A-J]\)?))?",
     re.IGNORECASE | re.DOTALL,
 )
 _CHINESE_SENTENCE = re.compile(
-    r"(?:.*[,。;:])?(?:因此|所以|故|综上|可知|应该?|正确|最终|本题|答案|选项|选择|选|是|为|:|\s)+\(?([A-J])\)?(?:选?项)?(?:正确|符合题意)?"
+    r"(?:.*[,。;:])?(?:因此|所以|故|综上|可知|应该?|正确|最终|本题|答案|选项|选择|选|是|为|:|\s)+\(?([A-J])\)?"
+    r"(?:选?项)?(?:正确|符合题意)?"
 )
 _OPENS_SENTENCE = re.compile(r"[A-J](?: (?:is|as|because|since|due|given)\b|[,.;:] )")
 _DENIED = re.compile(r"\b(?:not|never|neither|nor|or|except|but|wrong|incorrect|false)\b|n't|不|错", re.IGNORECASE)

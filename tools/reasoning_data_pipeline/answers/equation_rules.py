@@ -97,14 +97,13 @@ def _polarity(word: str) -> bool | None:
     return True if folded in _YES else False if folded in _NO else None
 
 
-_QUANTITY_NOUNS = (
-    "angle area amplitude answer average base circumference coordinates count cost degree density depth diameter "
-    "difference distance equation force frequency function gradient height hypotenuse interval length mass maximum mean "
-    "median minimum mode number percentage perimeter period point price probability product quotient radius range rate "
-    "ratio result rule side slope solution solutions speed sum surface temperature time total value vertex volume weight "
-    "width x-intercept y-intercept"
-).split()
-_NOUN = "|".join(_QUANTITY_NOUNS)
+_NOUNS = """
+angle area amplitude answer average base circumference coordinates count cost degree density depth diameter difference
+distance equation force frequency function gradient height hypotenuse interval length mass maximum mean median minimum
+mode number percentage perimeter period point price probability product quotient radius range rate ratio result rule
+side slope solution solutions speed sum surface temperature time total value vertex volume weight width
+"""
+_NOUN = "|".join(_NOUNS.split())
 _SAYS = re.compile(
     r"(.*)(?:\b(?:is|are|was|were|equals)\s+(?:equal to\s+|exactly\s+|approximately\s+|about\s+)?|[是为]\s*)(\S.*)"
 )

@@ -103,7 +103,8 @@ def _without_degrees(predicted: str, gold: str) -> tuple[Formula, Formula] | Non
 
 
 _FORMULA_WITH_UNIT = re.compile(
-    r"(.*(?:[\d)}π!]|(?<![A-Za-z])[A-Za-z](?= )))( ?(?:(?:square|sq\.?|cubic) )?[A-Za-zμΩ°]{2}[A-Za-z/*^{}\d -]*| [A-Za-z](?:\^\{?\d\}?)?)"
+    r"(.*(?:[\d)}π!]|(?<![A-Za-z])[A-Za-z](?= )))"
+    r"( ?(?:(?:square|sq\.?|cubic) )?[A-Za-zμΩ°]{2}[A-Za-z/*^{}\d -]*| [A-Za-z](?:\^\{?\d\}?)?)"
 )
 
 

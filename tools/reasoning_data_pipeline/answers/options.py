@@ -13,7 +13,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from tools.reasoning_data_pipeline.answers.choices import Choice
-from tools.reasoning_data_pipeline.answers.comparison import Scope
+from tools.reasoning_data_pipeline.answers.comparison import TOP, Scope
 from tools.reasoning_data_pipeline.answers.reading import Reading, read
 from tools.reasoning_data_pipeline.answers.rules import compare
 
@@ -43,7 +43,7 @@ def read_options(fields: Mapping[str, Any], question: str = "") -> tuple[str, ..
 
 
 def spelled_options(question: str) -> tuple[str, ...]:
-    """The options that a question lists, one a line or after one another, lettered from A on; () where it lists none."""
+    """The options that a question lists, one a line or after one another, lettered from A on; () for none."""
     listed = [(match[1] or match[2], match[3]) for match in _LISTED.finditer(question)]
     if not _are_options(listed):
         marks = list(_INLINE.finditer(question))
@@ -76,7 +76,7 @@ def right_answers(answer: str, options: Sequence[str]) -> list[str] | None:
     return [letters[index]] if text.strip().upper() in letters else [letters[index], text]
 
 
-def named_options(predicted: str, options: Sequence[str], scope: Scope = Scope()) -> set[int]:
+def named_options(predicted: str, options: Sequence[str], scope: Scope = TOP) -> set[int]:
     """The indices of the options that an answer names: by letter, by text, else all whose text agrees with it.
 
     More than one for texts that agree with each other, and for an answer whose letter and text are of two options.

@@ -7,7 +7,7 @@ names the rule that decided, or says that only algebra can (`NEEDS_ALGEBRA`); wh
 from __future__ import annotations
 
 from tools.reasoning_data_pipeline.answers.choices import Choice, Choices
-from tools.reasoning_data_pipeline.answers.comparison import MAX_RECURSION, Finding, Rule, Scope
+from tools.reasoning_data_pipeline.answers.comparison import MAX_RECURSION, TOP, Finding, Rule, Scope
 from tools.reasoning_data_pipeline.answers.equation_rules import same_equation, same_in_sentence, same_polarity
 from tools.reasoning_data_pipeline.answers.formulas import equal_formulas, needs_algebra
 from tools.reasoning_data_pipeline.answers.item_rules import same_chain, same_choice, same_items, same_span
@@ -21,7 +21,7 @@ NEEDS_ALGEBRA = "algebra"
 DIFFERENT = "different"
 
 
-def compare(predicted: Reading, gold: Reading, scope: Scope = Scope()) -> Finding:
+def compare(predicted: Reading, gold: Reading, scope: Scope = TOP) -> Finding:
     """Whether two answers agree, by the first rule that can tell."""
     if predicted.text == gold.text:
         return Finding(True, "same text")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import operator
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tools.reasoning_data_pipeline.answers.quantities import Quantity, quantities_agree, read_quantity
 
@@ -63,15 +63,17 @@ def _span(kind: str, parts: list[str], mark: str) -> Span | None:
     last = terms[-1]
     if last is None or any(term is None or (term.unit.powers and not last.unit.powers) for term in terms):
         return None
-    shared = [
-        term if term.unit.powers or term.percent else Quantity(term.value, term.decimals, term.exact, last.unit, last.percent)
-        for term in terms
-        if term is not None
-    ]  # fmt: skip
+    shared = [_with_unit_of(term, last) for term in terms if term is not None]
     if kind == "dimensions" and len({term.unit.powers for term in shared}) > 1:
         return None
     is_bare = not any(term.unit.powers or term.percent for term in shared)
     return Span(kind, tuple(shared), _worth(shared, mark) if mark and is_bare else None)
+
+
+def _with_unit_of(term: Quantity, last: Quantity) -> Quantity:
+    if term.unit.powers or term.percent:
+        return term
+    return replace(term, unit=last.unit, percent=last.percent)
 
 
 def _worth(terms: list[Quantity], mark: str) -> Quantity:

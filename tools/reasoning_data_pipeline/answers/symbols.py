@@ -1,22 +1,22 @@
-"""Names in which letters, digits and case mean something: chemical formulas, genotypes, codes, numbers in other bases."""
+"""Names whose letters, digits and case mean something: chemical formulas, genotypes, codes, numbers in other bases."""
 
 from __future__ import annotations
 
 import re
 
-_ELEMENTS = frozenset(
-    """H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb
-    Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg
-    Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu""".split()
-)
+_ELEMENT_NAMES = """
+H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb
+Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg
+Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu
+"""
+_ELEMENTS = frozenset(_ELEMENT_NAMES.split())
 _ATOM = re.compile(r"([A-Z][a-z]?)(\d*)|[()]\d*")
 _GENOTYPE = re.compile(r"(?:([A-Za-z])(?i:\1)){1,4}")
 _GAMETE = re.compile(r"[A-Za-z]{2,4}")
 _CODE = re.compile(r"[A-Za-z\d]*[A-Za-z]\d+[A-Za-z][A-Za-z\d]*")
 _BASED = re.compile(r"(?<![\d.])0(?:[xX][0-9A-Fa-f]|[bB][01]|[oO][0-7])[0-9A-Fa-f]*")
-_TWO_LETTER_WORDS = frozenset(
-    "am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we ad am pm tv uk eu ph".split()
-)
+_COMMON_WORDS = "am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we ad am pm tv uk eu ph"
+_TWO_LETTER_WORDS = frozenset(_COMMON_WORDS.split())
 
 
 def is_compound(text: str) -> bool:

@@ -80,7 +80,7 @@ _WRAPPERS = [re.compile(pattern, re.DOTALL) for pattern in (*_MARKDOWN, *_MATH_M
 _WRAPPER_STARTS = tuple("*_\"'$\\{")
 _PHRASE = re.compile(
     r"(?:.*(?<![A-Za-z]))?(?:answer|result|solution|答案|结果)\s*"
-    r"(?:(?:is|are|should be|would be|must be)\b|[:=]|是|为)+\s*:?",
+    r"(?:(?:is|are|should be|would be|must be)\b\s*[:=]?|[:=]|[是为]\s*:?)",
     re.IGNORECASE,
 )
 _LEAD = re.compile(

@@ -37,8 +37,9 @@ NO_UNIT = Unit(Fraction(1), ())
 _PREFIXES = {"p": -12, "n": -9, "μ": -6, "u": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12}
 # Symbols that take prefixes: symbol, factor, and the product of base units that it stands for.
 _PREFIXED = """
-m 1 m | g 1 g | s 1 s | A 1 A | mol 1 mol | N 1000 g m s^-2 | J 1000 g m^2 s^-2 | W 1000 g m^2 s^-3 | Pa 1000 g m^-1 s^-2
-Hz 1 s^-1 | V 1000 g m^2 s^-3 A^-1 | Ω 1000 g m^2 s^-3 A^-2 | L 1/1000 m^3 | l 1/1000 m^3 | eV 1 eV | cal 1 cal
+m 1 m | g 1 g | s 1 s | A 1 A | mol 1 mol | N 1000 g m s^-2 | J 1000 g m^2 s^-2 | W 1000 g m^2 s^-3
+Pa 1000 g m^-1 s^-2 | Hz 1 s^-1 | V 1000 g m^2 s^-3 A^-1 | Ω 1000 g m^2 s^-3 A^-2
+L 1/1000 m^3 | l 1/1000 m^3 | eV 1 eV | cal 1 cal
 Wh 3600000 g m^2 s^-2 | bar 100000000 g m^-1 s^-2
 """
 # Names and symbols without prefixes: factor, base units, and after a colon the names.
@@ -84,13 +85,14 @@ _POWER_WORD = re.compile(
     r"\b(square|sq\.?|cubic|cu\.?)\s*([A-Za-z]+)|\b([A-Za-z]+)\s+(squared|cubed)(?![A-Za-z])", re.IGNORECASE
 )
 _FACTOR = re.compile(r"([^\d\s^*/{}()]+)(?:\^?\{?\(?(-?\d)\)?\}?)?")
-_NOUNS = re.compile(r"[^\W\d_]{3,}(?: [a-z]{3,})?")
+_NOUNS = re.compile(r"[A-Za-zÀ-ɏ]{3,}(?: [a-z]{3,})?")
 _COUNTED = re.compile("[个只条张人次辆本块位名种件]([一-鿿]{1,4})")
-_NOT_NOUNS = frozenset(
-    """and are but cubed did does each every fewer for from greater has her his isn its less lower more nor not off
-    out over per plus squared than that the then they thing times was were with wrong yes you minus higher below above
-    under left remaining off short too many least most only half""".split()
-)
+_OTHER_WORDS = """
+and are but cubed did does each every fewer for from greater has her his isn its less lower more nor not off
+out over per plus squared than that the then they thing times was were with wrong yes you minus higher below above
+under left remaining off short too many least most only half
+"""
+_NOT_NOUNS = frozenset(_OTHER_WORDS.split())
 
 
 def _powers(words: list[str]) -> tuple[tuple[str, int], ...]:

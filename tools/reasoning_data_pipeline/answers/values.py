@@ -101,7 +101,7 @@ _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?:,? ?-?(?P<year>\d{4}))?"
 _DATE_FORMS = (
     re.compile(r"(?P<year>\d{4})(?P<mark>[-/.])(?P<month>\d{1,2})(?P=mark)(?P<day>\d{1,2})"),
-    re.compile(r"(?P<year>\d{4})年(?P<month>\d{1,2})月(?:(?P<day>\d{1,2})[日号])?"),
+    re.compile(r"(?:(?P<year>\d{4})年)?(?P<month>\d{1,2})月(?:(?P<day>\d{1,2})[日号])?"),
     re.compile(rf"(?:the )?{_DAY}(?: of)?[ -]{_MONTH}{_YEAR}", re.IGNORECASE),
     re.compile(rf"(?=.*\d){_MONTH}(?: {_DAY}(?!\d))?{_YEAR}", re.IGNORECASE),
 )
