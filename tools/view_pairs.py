@@ -5,7 +5,8 @@
 
 The page is one file without a single external request, so it can be mailed or opened behind a firewall; images are
 downscaled and embedded, of videos a few frames. The sample is seeded and drawn per data set. Rows that cannot be read
-are counted, images that cannot be opened say why in their place.
+are counted, images that cannot be opened say why in their place. A table on top has, for each rule of the answer
+checks, samples of what it called correct: five minutes there show whether the judge fits the data.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from tools.pages.pictures import Picture, embed, embed_frames
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
 
 TEMPLATE = Path(__file__).with_suffix(".html")
+AUDIT_ROWS = 5000  # of a data set, drawn for the table of rules
+AUDIT_SAMPLES = 10  # shown of a rule
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,15 @@ class SourceView:
     name: str
     shown: int
     total: int
+
+
+@dataclass(frozen=True)
+class RuleView:
+    """What one rule called correct in one data set: (answer, ground truth, question), the same texts left out."""
+
+    dataset: str
+    rule: str
+    samples: list[tuple[str, str, str]]
 
 
 def sample_rows(path: Path, number: int, seed: str) -> tuple[list[tuple[int, bytes]], int]:
@@ -124,7 +136,26 @@ def collect(
         yield SourceView(spec.name, shown, total)
 
 
-def page(views: Sequence[PairView | SourceView], title: str) -> str:
+def audit(specs: Sequence[DatasetSpec], seed: int) -> Iterator[RuleView]:
+    """Per data set and rule some answers that the rule called correct, as the pair files record them."""
+    for spec in specs:
+        rows, _ = sample_rows(Path(spec.annotation), AUDIT_ROWS, f"{seed} rules {spec.name}")
+        rules: dict[str, dict[tuple[str, str], str]] = {}
+        for line, text in rows:
+            try:
+                row = parse_row(text, spec.annotation, line)
+            except RecordError:  # `collect` says which rows cannot be read
+                continue
+            answer, gold = row.get("chosen_answer"), str(row.get("answer_gt", ""))
+            if isinstance(answer, str) and answer != gold:
+                samples = rules.setdefault(str(row.get("chosen_rule", "")), {})
+                if len(samples) < AUDIT_SAMPLES:
+                    samples.setdefault((answer, gold), str(row.get("question", "")))
+        for rule, samples in sorted(rules.items()):
+            yield RuleView(spec.name, rule, [(*texts, question) for texts, question in samples.items()])
+
+
+def page(views: Sequence[PairView | SourceView | RuleView], title: str) -> str:
     """The page."""
     pairs = [view for view in views if isinstance(view, PairView)]
     return render(
@@ -132,6 +163,7 @@ def page(views: Sequence[PairView | SourceView], title: str) -> str:
         title=title,
         pairs=pairs,
         sources=[view for view in views if isinstance(view, SourceView)],
+        rules=[view for view in views if isinstance(view, RuleView)],
         datasets=list(dict.fromkeys(pair.dataset for pair in pairs)),
         verdicts=sorted({pair.verdict for pair in pairs}),
     )
@@ -170,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     specs = [DatasetSpec(path.stem, args.root, str(path)) for path in args.pairs]
     specs += find_specs(args.meta) if args.meta else []
     how = {"max_side": args.max_side, "follow_symlinks": args.follow_symlinks}
-    views = list(collect(specs, number=args.number, seed=args.seed, **how))
+    views = [*collect(specs, number=args.number, seed=args.seed, **how), *audit(specs, args.seed)]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(page(views, args.title), encoding="utf-8")
     shown = sum(isinstance(view, PairView) for view in views)

@@ -216,3 +216,36 @@ def test_of_a_video_four_frames_are_shown_or_why_not(tmp_path):
     assert [number_of(image) for image in images] == [1, 5, 9, 13]
     (missing,) = embed_frames(str(tmp_path), VideoClip("b.mp4", None), 64)
     assert missing.uri is None and "no such file" in missing.problem
+
+
+def test_the_table_of_rules_shows_what_each_called_correct(tmp_path, capsys):
+    rows = [
+        {
+            "question": "How long?",
+            "chosen": "c",
+            "rejected": "r",
+            "answer_gt": gold,
+            "chosen_rule": rule,
+            "chosen_answer": answer,
+        }
+        for rule, answer, gold in [
+            ("number", "5 cm", "50 mm"),
+            ("number", "5 cm", "50 mm"),
+            ("same text", "5", "5"),
+            ("spelling", "<b>Cat</b>", "cat"),
+        ]
+    ]
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, {"question": "old", "chosen": "c", "rejected": "r"}])
+    )
+    out = tmp_path / "page.html"
+    view_pairs.main(["--pairs", str(tmp_path / "p.jsonl"), "--out", str(out)])
+    table = out.read_text().partition('<details id="rules">')[2].partition("</details>")[0]
+    assert table.count("50 mm") == 1 and "<td>number</td><td>5 cm</td><td>50 mm</td>" in table
+    assert "&lt;b&gt;Cat&lt;/b&gt;" in table and "<b>Cat" not in table
+    assert "same text" not in table
+    pairs = {
+        view.rule: view.samples
+        for view in view_pairs.audit([view_pairs.DatasetSpec("p", "", str(tmp_path / "p.jsonl"))], 0)
+    }
+    assert pairs == {"number": [("5 cm", "50 mm", "How long?")], "spelling": [("<b>Cat</b>", "cat", "How long?")]}

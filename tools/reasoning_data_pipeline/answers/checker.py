@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from tools.reasoning_data_pipeline.answers.algebra import AlgebraPool
-from tools.reasoning_data_pipeline.answers.comparison import Finding, Scope
+from tools.reasoning_data_pipeline.answers.comparison import RELAXED, TOP, Finding, Scope
 from tools.reasoning_data_pipeline.answers.documents import documents_agree
 from tools.reasoning_data_pipeline.answers.options import named_options, right_answers, spelled_options
 from tools.reasoning_data_pipeline.answers.parsing import ParsedAnswer, parse_answer
@@ -174,7 +174,11 @@ class AnswerChecker:
         """
         pending: deque[tuple[Verdict | Future[Verdict], str]] = deque()
         for question in questions:
-            pending.append(self._begin(question))
+            verdict, style = self._begin(question)
+            if not pending and isinstance(verdict, Verdict):
+                yield _settled(verdict, style)
+                continue
+            pending.append((verdict, style))
             while pending and (isinstance(pending[0][0], Verdict) or len(pending) >= MAX_PENDING):
                 yield _settled(*pending.popleft())
         yield from (_settled(*waiting) for waiting in pending)
@@ -186,7 +190,9 @@ class AnswerChecker:
             if predicted.text is None:
                 return Verdict(Outcome.FORMAT_ERROR, None, predicted.error), ""
             predicted, style = predicted.text, predicted.style
-        options = tuple(question.options) or (spelled_options(question.question) if question.question else ())
+        options = tuple(question.options) if question.options else ()
+        if question.question and not options:
+            options = spelled_options(question.question)
         key = (predicted, accepted_texts(question.gold), question.modes, options)
         known = self._remembered.get(key)
         if known is None:
@@ -244,17 +250,21 @@ def accepted_texts(gold: Any) -> tuple[str, ...]:
 
 def _compare(predicted: str, gold: str, modes: tuple[str, ...]) -> Finding:
     """What the checks named by `modes` find without algebra."""
-    unknown = set(modes) - KNOWN_MODES
-    if unknown:
-        raise ValueError(f"unknown checks {sorted(unknown)}; known are {sorted(KNOWN_MODES)}")
+    if not KNOWN_MODES.issuperset(modes):
+        unknown = sorted(set(modes) - KNOWN_MODES)
+        raise ValueError(f"unknown checks {unknown}; known are {sorted(KNOWN_MODES)}")
     if not modes:
         return Finding(predicted.strip() == gold.strip(), "same text")
     if "anls" in modes:
         return _compare_documents(read(predicted), read(gold))
-    finding = compare(read(predicted), read(gold), Scope(relaxed=modes == ("relaxed_accuracy",)))
+    finding = compare(read(predicted), read(gold), _scope(modes))
     if finding.agree is None and _ALGEBRA_CHECKS.isdisjoint(modes):
         return Finding(False, DIFFERENT)
     return finding
+
+
+def _scope(modes: tuple[str, ...]) -> Scope:
+    return RELAXED if modes == ("relaxed_accuracy",) else TOP
 
 
 def _compare_options(
@@ -264,7 +274,7 @@ def _compare_options(
     right = {letter_and_text[0] for gold in golds if (letter_and_text := right_answers(gold, options))}
     if not right:
         return None
-    named = named_options(predicted, options, Scope(relaxed=modes == ("relaxed_accuracy",)))
+    named = named_options(predicted, options, _scope(modes))
     return Finding({ascii_uppercase[index] for index in named} <= right, "option") if named else None
 
 

@@ -44,6 +44,7 @@ _LETTERS = re.compile(
 )
 _ORDER = re.compile(r"\(?[A-J]\)?(?:\s*(?:→|-->?|=>)\s*\(?[A-J]\)?){2,}|[A-J](?:-[A-J]){2,}")
 _WORD_START = re.compile(r"[^\W\d_]{2}|[^\x00-\x7f]")
+_LONE_LETTER = re.compile(r"(?<![A-Za-z])[A-Ja-j](?![A-Za-z])|[(\[][A-Za-z][)\]]")
 _RUN = re.compile(r"[A-J]{2,10}")
 _SENTENCE = re.compile(
     r"(?:.*[,.;:] )?(?:(?:and|so|thus|hence|therefore|then|finally|overall|consequently|clearly|in conclusion)\b,? ?)*"
@@ -75,6 +76,10 @@ def read_choice(text: str) -> Choice | Choices | Order | None:
         letter = _LETTER.fullmatch(text)
         if letter:
             return Choice(letter[1].upper())
+    if _RUN.fullmatch(text):
+        return _read_several(text)
+    if not _LONE_LETTER.search(text):
+        return None
     return _read_several(text) or _read_with_text(text) or _read_sentence(text)
 
 

@@ -41,8 +41,8 @@ class Scope:
         )
 
 
-TOP = Scope()
-"""Where two answers are compared as a whole, without the tolerance of charts."""
+TOP, RELAXED = Scope(), Scope(relaxed=True)
+"""Where two answers are compared as a whole, without and with the tolerance of charts."""
 
 Rule = Callable[[Reading, Reading, Scope], bool | None]
 """Whether two answers agree; None where the rule cannot tell, or another reading of either makes sense too."""

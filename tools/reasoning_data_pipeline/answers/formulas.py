@@ -27,12 +27,12 @@ _WORDS = re.compile(r"(?<![A-Za-z\d\\{])(?!arc|sin|cos|tan|cot|sec|csc|log|exp|a
 
 def equal_formulas(predicted: str, gold: str) -> bool | None:
     """Whether two normalised texts are equal formulas, by their values at sample points; None if they are none."""
-    if not (_MATHEMATICAL.search(predicted) or _MATHEMATICAL.search(gold)) or _is_name(predicted) or _is_name(gold):
+    if not (_MATHEMATICAL.search(predicted) or _MATHEMATICAL.search(gold)):
         return None
     pair = _both(predicted, gold)
     agree = formulas_agree(*pair) if pair else None
     if agree:
-        return True
+        return None if _is_name(predicted) or _is_name(gold) else True
     plain = (_without_degrees(predicted, gold) if pair else None) or _without_units(predicted, gold)
     return agree if plain is None else formulas_agree(*plain)
 

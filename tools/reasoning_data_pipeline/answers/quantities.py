@@ -143,18 +143,22 @@ def _unit(match: re.Match[str]) -> Unit | None:
 
 def _value(match: re.Match[str]) -> Fraction | None:
     """Sign, digits and powers of ten together; None where the denominator is 0 or the power of ten too large."""
-    number, shift = _unsigned(match), _power_of_ten(match["exponent"] or match["power"] or "0")
-    if number is None or shift is None:
+    number = _unsigned(match)
+    if number is None:
         return None
-    value = (
-        number * shift * 10 ** _SCALES.get(scale := (match["scale"] or "").lower(), 0) * (12 if scale == "dozen" else 1)
-    )
-    return -value if (match["sign"] == "-") != (match["minus"] == "-") else value
+    power, scale = match["exponent"] or match["power"], (match["scale"] or "").lower()
+    if power or scale:
+        shift = _power_of_ten(power or "0")
+        if shift is None:
+            return None
+        number *= shift * (12 if scale == "dozen" else 10 ** _SCALES.get(scale, 0))
+    return -number if (match["sign"] == "-") != (match["minus"] == "-") else number
 
 
 def _unsigned(match: re.Match[str]) -> Fraction | None:
     if match["number"]:
-        return Fraction(re.sub("[, ]", "", match["number"]).rstrip(".") or "0")
+        digits = match["number"].replace(",", "").replace(" ", "").rstrip(".")
+        return Fraction(int(digits)) if digits.isdecimal() else Fraction(digits or "0")
     above, below = re.findall(r"\d+", match["slash"] or _spread(match["fraction"]))
     return Fraction(int(above), int(below)) + int(match["whole"] or 0) if int(below) else None
 

@@ -62,7 +62,7 @@ _NAMED = {
 
 def _compact(text: str) -> str:
     compact = _FREE_SPACE.sub("", text)
-    if is_based(compact):
+    if compact[:1] == "0" and is_based(compact):
         return compact.lower()
     if "^" in compact or "_" in compact:
         compact = _BASE.sub(r"\1", compact)

@@ -6,8 +6,10 @@ names the rule that decided, or says that only algebra can (`NEEDS_ALGEBRA`); wh
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tools.reasoning_data_pipeline.answers.choices import Choice, Choices
-from tools.reasoning_data_pipeline.answers.comparison import MAX_RECURSION, TOP, Finding, Rule, Scope
+from tools.reasoning_data_pipeline.answers.comparison import MAX_RECURSION, RELAXED, TOP, Finding, Rule, Scope
 from tools.reasoning_data_pipeline.answers.equation_rules import same_equation, same_in_sentence, same_polarity
 from tools.reasoning_data_pipeline.answers.formulas import equal_formulas, needs_algebra
 from tools.reasoning_data_pipeline.answers.item_rules import same_chain, same_choice, same_items, same_span
@@ -27,8 +29,8 @@ def compare(predicted: Reading, gold: Reading, scope: Scope = TOP) -> Finding:
         return Finding(True, "same text")
     if predicted.text and gold.text and scope.depth <= MAX_RECURSION:
         if scope.compare is None:
-            scope = Scope(scope.relaxed, scope.depth, compare)
-        for name, rule in RULES:
+            scope = _COMPARING[scope.relaxed]
+        for name, rule in RULES if predicted.value or gold.value else PLAIN_RULES:
             agree = rule(predicted, gold, scope)
             if agree is not None:
                 return Finding(agree, name)
@@ -105,3 +107,9 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("formula", same_formula),
     ("sentence", same_in_sentence),
 )
+PLAIN_RULES = tuple(
+    item for item in RULES if item[1] in (same_number, same_spelling, same_polarity, same_formula, same_in_sentence)
+)
+"""Those that can tell where neither answer has a value of its own kind."""
+_COMPARING = {scope.relaxed: replace(scope, compare=compare) for scope in (TOP, RELAXED)}
+"""The scopes of whole answers, able to compare their parts."""

@@ -109,7 +109,9 @@ def normalise(answer: str) -> str:
     text = _peeled(text)
     if "\\" in text or "{" in text:
         text = _peeled(_latex(text))
-    return _strip_parentheses(_marks(text))
+    if "$" in text or "**" in text or "!=" in text or "~" in text:
+        text = _marks(text)
+    return _strip_parentheses(text) if text.startswith("(") else text
 
 
 def _peeled(text: str) -> str:

@@ -84,6 +84,7 @@ _COMPOUND = {
 _POWER_WORD = re.compile(
     r"\b(square|sq\.?|cubic|cu\.?)\s*([A-Za-z]+)|\b([A-Za-z]+)\s+(squared|cubed)(?![A-Za-z])", re.IGNORECASE
 )
+_UNIT_START = re.compile(r"[^\x00-\x40\[-`{-\x7f]|[$(%]|/[^\d\s]")
 _FACTOR = re.compile(r"([^\d\s^*/{}()]+)(?:\^?\{?\(?(-?\d)\)?\}?)?")
 _NOUNS = re.compile(r"[A-Za-zÀ-ɏ]{3,}(?: [a-z]{3,})?")
 _COUNTED = re.compile("[个只条张人次辆本块位名种件]([一-鿿]{1,4})")
@@ -132,7 +133,7 @@ def read_unit(text: str) -> Unit | None:
     text = text.strip()
     if not text or text.split()[-1].lower() in _BARE:
         return NO_UNIT
-    if len(text) > MAX_UNIT_CHARS:
+    if len(text) > MAX_UNIT_CHARS or not _UNIT_START.match(text):
         return None
     return read_measure(text) or _nouns(text)
 
@@ -149,8 +150,8 @@ def read_measure(text: str) -> Unit | None:
 
 def _product(compact: str) -> Unit | None:
     """Factors joined by `*`, `-` and `/`."""
-    if compact in _TEMPERATURES:
-        return _TEMPERATURES[compact]
+    if compact in _NAMES:
+        return _NAMES[compact]
     compact = _COMPOUND.get(compact) or _COMPOUND.get(compact.lower(), compact)
     factor, powers = Fraction(1), Counter[str]()
     for index, side in enumerate(compact.split("/")):
