@@ -124,7 +124,7 @@ def percent(chance: random.Random) -> Case:
 def money(chance: random.Random) -> Case:
     """An amount of money."""
     value = chance.randint(11, 99_999)
-    spellings = (f"${value:,}", f"${value}.00", f"{value} dollars")
+    spellings = (f"${value:,}", f"${value}.00", f"{value} dollars", f"USD {value}", f"US${value}")
     return Case(
         "money",
         f"${value}",

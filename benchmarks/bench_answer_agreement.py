@@ -45,7 +45,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         row = json.loads(line)
         if "answer" not in row or not {"candidate", "response"} & set(row):
-            raise ValueError(f"{path}:{number}: a row needs 'answer' and 'candidate' or 'response'; it has {sorted(row)}")
+            raise ValueError(
+                f"{path}:{number}: a row needs 'answer' and 'candidate' or 'response'; it has {sorted(row)}"
+            )
         if row.get("expected") not in ("equal", "different"):
             raise ValueError(f"{path}:{number}: 'expected' must be equal or different, not {row.get('expected')!r}")
         rows.append(row)
@@ -109,7 +111,9 @@ def compare(rows: Sequence[dict[str, Any]], judge: Judge) -> tuple[dict[str, Cou
         counts.setdefault(row.get("kind", ""), Counter()).update(("rows", result))
         if result != "agree":
             shown = row.get("candidate", row.get("response", ""))
-            failures.append(f"{result:12} {row.get('id', '')} {row.get('kind', '')}: {shown[-60:]!r} / {row['answer']!r}")
+            failures.append(
+                f"{result:12} {row.get('id', '')} {row.get('kind', '')}: {shown[-60:]!r} / {row['answer']!r}"
+            )
     return counts, failures
 
 

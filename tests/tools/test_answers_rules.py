@@ -77,3 +77,43 @@ def test_long_repetitions_are_read_quickly(unit, size):
     text = unit * (size // len(unit))
     assert not finding(text, "1").agree
     assert finding(text, text + " ").agree
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"),
+    [
+        ("the answer is not $5$", "5"),  # a denial says nothing
+        ("it is not 5", "5"),
+        (r"\{1,1,2\}", r"\{1,2,2\}"),  # how often an item is there counts
+        ("1, 1, 2", "1, 2, 2"),
+        ("(2, 1)", "1, 2"),  # brackets make the order count, also on one side
+        ("1, 2", "(2, 1)"),
+        ("red, red", "red"),
+    ],
+)
+def test_what_no_rule_may_call_equal(predicted, gold):
+    assert finding(predicted, gold).agree is False
+    assert finding(gold, predicted).agree is False
+
+
+def test_a_year_is_no_measurement_and_other_numbers_are():
+    assert not finding("1850", "1900", relaxed=True).agree
+    assert not finding("1801", "1800", relaxed=True).agree
+    assert not finding("2099", "2100", relaxed=True).agree
+    assert finding("1799", "1798", relaxed=True).agree
+    assert finding("2101", "2150", relaxed=True).agree
+    assert finding("1850.5", "1900", relaxed=True).agree
+
+
+def test_units_of_charts_must_agree_where_both_sides_give_one():
+    assert not finding("£12", "$12", relaxed=True).agree
+    assert finding("12", "$12", relaxed=True).agree
+    assert finding("7100 g", "7 kg", relaxed=True).agree
+    assert not finding("7 tons", "7 kg", relaxed=True).agree
+
+
+@pytest.mark.parametrize("first", ["f(1)<f(2)<f(3)", "AB>BC>CA", "x_1<x_2≤x_3", "a<b", "v_A>v_B=v_C"])
+def test_orders_of_names_are_decided_at_once_and_without_algebra(first):
+    for second in ("f(2)<f(1)<f(3)", "AB>CA>BC", "x_2<x_1≤x_3", "b<a", "v_B>v_A=v_C", "p<q<r<s"):
+        assert finding(first, second) in (Finding(False, "order"), Finding(False, "items"), Finding(False, "different"))
+        assert finding(first, first.replace("<", " < ").replace(">", " > ")).agree

@@ -1,12 +1,22 @@
 """Judging the answers to one question, and the tidying of right answers."""
 
 import json
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 
 from tools.reasoning_data_pipeline.answers.checker import Outcome, Verdict
-from tools.reasoning_data_pipeline.answers.judging import Judge, JudgedAnswer, tidy_answer
+from tools.reasoning_data_pipeline.answers import judging
+from tools.reasoning_data_pipeline.answers.judging import (
+    Judge,
+    JudgedAnswer,
+    VerdictCache,
+    cache_key,
+    in_style,
+    tidy_answer,
+)
 
 
 class ScriptedChecker:
@@ -116,3 +126,52 @@ def test_no_other_answer_is_touched(outcome):
 def test_boxed_answers_are_not_touched():
     text = "Answer: 5, so\n\\boxed{5}"
     assert tidy_answer(JudgedAnswer(text, "5", "correct", "same text"), "en_v2", "5") == text
+
+
+def test_a_right_answer_out_of_format_is_never_rejected():
+    judge = Judge(ScriptedChecker(), ("math_score",))
+    question = judge.judge(group("So it is 5. The answer is 5", "The answer is 6", "I do not know"))
+    assert question.count("format_error") == 3
+    assert [answer.text for answer in question.having("format_error") if answer.may_be_right] == [
+        "So it is 5. The answer is 5"
+    ]
+    assert {answer.text for answer in question.rejectable("format_error")} == {"The answer is 6", "I do not know"}
+
+
+def test_the_style_of_an_answer_is_kept_and_tidying_may_mend_it():
+    remark = f"{final(5)}\nI hope this helps."
+    bold = "So it is.\n**Answer: 5**"
+    question = Judge(ScriptedChecker(), ("math_score",)).judge(group(remark, bold, final(5)))
+    styles = {answer.text: answer.style for answer in question.having("correct")}
+    assert styles == {remark: "a remark after the answer line", bold: "another answer line", final(5): ""}
+    shown = {answer.text: in_style(answer.text, answer, "en") for answer in question.having("correct")}
+    assert shown == {remark: False, bold: False, final(5): True}
+    [with_remark] = [answer for answer in question.having("correct") if answer.text == remark]
+    assert in_style(tidy_answer(with_remark, "en", "5"), with_remark, "en")
+
+
+def test_the_judge_hands_the_options_of_a_row_on():
+    class Asking(ScriptedChecker):
+        def check(self, predicted, gold, modes, *, options=()):
+            self.options = options
+            return super().check(predicted, gold, modes, options=options)
+
+    for extra, options in (({"choices": ["4", "5"]}, ("4", "5")), ({"choices": "no list"}, ()), ({}, ())):
+        checker = Asking()
+        Judge(checker, ()).judge([{**row, **extra} for row in group(final(5))])
+        assert checker.options == options
+
+
+def test_verdicts_are_kept_apart_by_options():
+    assert cache_key("4", "A", ("mc_score",)) != cache_key("4", "A", ("mc_score",), ("4", "5"))
+
+
+def test_a_change_of_any_check_forgets_the_verdicts(tmp_path, monkeypatch):
+    folder = tmp_path / "answers"
+    shutil.copytree(Path(judging.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(judging, "__file__", str(folder / "judging.py"))
+    codes = [VerdictCache(tmp_path / "cache.jsonl").code]
+    for source in sorted(folder.glob("*.py")):
+        source.write_text(source.read_text() + "# changed\n")
+        codes.append(VerdictCache(tmp_path / "cache.jsonl").code)
+    assert len(set(codes)) == len(codes) > 20

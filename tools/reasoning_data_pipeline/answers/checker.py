@@ -176,7 +176,7 @@ class AnswerChecker:
         for question in questions:
             verdict, style = self._begin(question)
             if not pending and isinstance(verdict, Verdict):
-                yield _settled(verdict, style)
+                yield _settled(verdict, style) if style else verdict
                 continue
             pending.append((verdict, style))
             while pending and (isinstance(pending[0][0], Verdict) or len(pending) >= MAX_PENDING):
