@@ -1,7 +1,7 @@
 """Agreement of the answer checks with labelled rows, by kind, beside math-verify alone.
 
-    python benchmarks/bench_answer_agreement.py                       # the project's cases, writes results/answer_agreement.json
-    python benchmarks/bench_answer_agreement.py rows.jsonl --failures # any files; prints each row that does not agree
+    python benchmarks/bench_answer_agreement.py                        # own cases, writes results/answer_agreement.json
+    python benchmarks/bench_answer_agreement.py rows.jsonl --failures  # any files; prints each row that does not agree
 
 A row: `answer` (a string, or a list of accepted ones), `candidate` (a final answer) or `response` with `prompt_version`
 (en where it is absent), `expected` ("equal" or "different"), `kind`, and perhaps `id`, `dataset` (its name picks the
@@ -91,9 +91,8 @@ def ours(questions: Sequence[Question]) -> Iterable[Outcome]:
 def math_verify_alone(questions: Sequence[Question]) -> Iterable[Outcome]:
     """The outcomes of math-verify as its documentation uses it, on each accepted answer."""
     for question in questions:
-        predicted = question.predicted
-        if isinstance(predicted, ParsedAnswer):
-            predicted = predicted.text
+        asked = question.predicted
+        predicted = asked.text if isinstance(asked, ParsedAnswer) else asked
         if predicted is None:
             yield Outcome.FORMAT_ERROR
             continue

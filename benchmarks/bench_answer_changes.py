@@ -14,7 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from answer_changes import Case, draw_cases, respellings
+from answer_changes import draw_cases, respellings
+from answer_kinds.case import Case
 from machine import write_results
 
 from tools.reasoning_data_pipeline.answers import AnswerChecker, Outcome, Question, modes_for_dataset

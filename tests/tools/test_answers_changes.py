@@ -42,8 +42,8 @@ def test_agreement_is_measured_on_any_file(tmp_path):
     rows = [
         {"id": "a", "answer": "5", "candidate": "5.0", "expected": "equal", "kind": "numbers"},
         {"id": "b", "answer": "5", "candidate": "6", "expected": "equal", "kind": "numbers"},
-        {"id": "c", "answer": ["4", "5"], "response": "It is so.\nFinal answer: 5", "expected": "equal", "kind": "lines"},
-        {"id": "d", "answer": "A", "candidate": "2/7", "options": ["2/7", "3/7"], "expected": "different", "kind": "options"},
+        {"id": "c", "answer": ["4", "5"], "response": "So.\nFinal answer: 5", "expected": "equal", "kind": "lines"},
+        {"id": "d", "answer": "A", "candidate": "2/7", "options": ["2/7", "3"], "expected": "different", "kind": "o"},
     ]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "benchmarks/bench_answer_agreement.py", str(tmp_path / "rows.jsonl"), "--failures"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.reasoning_data_pipeline.answers.checker import Outcome, Verdict
 from tools.reasoning_data_pipeline.answers import judging
+from tools.reasoning_data_pipeline.answers.checker import Outcome, Verdict
 from tools.reasoning_data_pipeline.answers.judging import (
     Judge,
     JudgedAnswer,

@@ -189,7 +189,7 @@ class AnswerChecker:
         if isinstance(predicted, ParsedAnswer):
             if predicted.text is None:
                 return Verdict(Outcome.FORMAT_ERROR, None, predicted.error), ""
-            predicted, style = predicted.text, predicted.style
+            style, predicted = predicted.style, predicted.text
         options = tuple(question.options) if question.options else ()
         if question.question and not options:
             options = spelled_options(question.question)

@@ -1,0 +1,1 @@
+"""Kinds of gold answers, drawn at random: each with spellings that are right and changes that are wrong."""
