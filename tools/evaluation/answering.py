@@ -133,7 +133,7 @@ def vote(checker: AnswerChecker, question: AskedQuestion, verdicts: Sequence[Ver
     return Vote(text, members[0].outcome, len(members), sizes.count(len(members)) > 1)
 
 
-def _agree(checker: AnswerChecker, one: str, other: str, question: Question) -> bool:
+def _agree(checker: AnswerChecker, one: str, other: str, question: AskedQuestion) -> bool:
     if one == other:
         return True
     return checker.check(one, other, question.modes, options=question.options).outcome is Outcome.CORRECT
