@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from tools.reasoning_data_pipeline.engines.protocol.drawing import Row
+from tools.reasoning_data_pipeline.engines.protocol.shared_prompt import PromptGroup
 
 from internvl_chat.data.images import ImageError
 from internvl_chat.model import InternVLChatModel, load_model, load_tokenizer
 from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.records.rows import RecordError
-from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, Prefilled, Row, prefill
+from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, prefill
 from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, map_ahead, read_tiles
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,
@@ -77,9 +79,9 @@ class TransformersEngine:
         while batch.rows:
             with _naming(row.key for row in batch.rows):
                 finished = batch.step()
-            for row, stopped in finished:
+            for row in finished:
                 text = self.encoder.decode(row.tokens)
-                yield Completion(row.key, row.sample, text, "stop" if stopped else "length")
+                yield Completion(row.key, row.sample, text, "length" if row.end is None else "stop")
             room = self.options.max_rows - len(batch.rows)
             if room * REFILL_SHARE >= self.options.max_rows:
                 yield from self._fill(batch, groups)
@@ -96,7 +98,7 @@ class TransformersEngine:
             if isinstance(group, Failure):
                 yield group
             else:
-                batch.queue(self._prefill(group))
+                batch.queue(self._prefill(group), [self._rows(prompt) for prompt in group])
 
     def _groups(self, requests: Iterable[Request]) -> Iterator[Failure | list[Prompt]]:
         """Prompts of similar length that fill a batch; failures as they are met."""
@@ -144,12 +146,11 @@ class TransformersEngine:
         return Prompt(request, ids, torch.cat(tiles) if tiles else None)
 
     @torch.inference_mode()
-    def _prefill(self, group: list[Prompt]) -> Prefilled:
+    def _prefill(self, group: list[Prompt]) -> PromptGroup:
         """Compute the prompts of a group, each once."""
         with _naming(prompt.request.key for prompt in group):
             embeds = [self._embed(prompt) for prompt in group]
-            state = prefill(self.model.language_model, embeds)
-        return Prefilled(state, [self._rows(prompt) for prompt in group])
+            return prefill(self.model.language_model, embeds)
 
     def _rows(self, prompt: Prompt) -> list[Row]:
         """The rows of a prompt, which end where the session does."""
