@@ -11,8 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from tools.reasoning_data_pipeline.engines.protocol.drawing import Row, draw_tokens, token_logprobs
-from tools.reasoning_data_pipeline.engines.protocol.shared_prompt import (
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache, PreTrainedModel
+
+from tools.reasoning_data_pipeline.engines.drawing import Row, draw_tokens, token_logprobs
+from tools.reasoning_data_pipeline.engines.protocol import SamplingSettings
+from tools.reasoning_data_pipeline.engines.shared_prompt import (
     BranchLayout,
     Members,
     OwnStates,
@@ -20,11 +25,6 @@ from tools.reasoning_data_pipeline.engines.protocol.shared_prompt import (
     attending,
     register_attention,
 )
-from torch import Tensor
-from torch.nn import functional
-from transformers import DynamicCache, PreTrainedModel
-
-from tools.reasoning_data_pipeline.engines.protocol import SamplingSettings
 
 CURE = "the weights are damaged, or the number format is too small for them; fetch the checkpoint again"
 

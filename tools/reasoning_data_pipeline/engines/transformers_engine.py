@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from tools.reasoning_data_pipeline.engines.protocol.drawing import Row
-from tools.reasoning_data_pipeline.engines.protocol.shared_prompt import PromptGroup
 
 from internvl_chat.data.images import ImageError
 from internvl_chat.model import InternVLChatModel, load_model, load_tokenizer
 from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.records.rows import RecordError
 from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, prefill
+from tools.reasoning_data_pipeline.engines.drawing import Row
 from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, map_ahead, read_tiles
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,
@@ -31,6 +30,7 @@ from tools.reasoning_data_pipeline.engines.protocol import (
     Request,
     Result,
 )
+from tools.reasoning_data_pipeline.engines.shared_prompt import PromptGroup
 
 REFILL_SHARE = 4  # rows join when a quarter of the places is free: each joining copies all keys and values
 WINDOW = 4  # batches of prompts among which those of similar length are put together
