@@ -30,7 +30,7 @@ from PIL import Image
 
 from internvl_chat.model import load_model, load_tokenizer
 from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments
-from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, read_tiles
+from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder
 from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Request, SamplingSettings
 from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine
 
@@ -55,21 +55,14 @@ class Sampler:
 
     def by_engine(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         """Our engine."""
-        answers: list[tuple[int, ...]] = []
-        decode, self.encoder.decode = self.encoder.decode, lambda tokens: answers.append(tuple(tokens)) or ""
-        try:
-            list(self.engine.generate(requests))
-        finally:
-            self.encoder.decode = decode
-        return answers
+        return [self._cut(answer.tokens) for answer in self.engine.generate(requests)]
 
     def by_generate(self, request: Request, count: int = 1) -> list[tuple[int, ...]]:
         """One `generate` call for `count` answers, from the image on."""
-        tiles = read_tiles(request, self.model.config)
-        row, _ = self.encoder.tokenize(request)
-        ids = torch.tensor([row.prompt_ids([len(image) for image in tiles])])
+        prompt = self.engine.reader.read(request)
+        ids = torch.tensor([prompt.ids])
         output = self.model.generate(
-            pixel_values=torch.cat(tiles) if tiles else None,
+            pixel_values=self.engine.reader.cut(prompt),
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             do_sample=True,
@@ -81,9 +74,9 @@ class Sampler:
             eos_token_id=sorted(self.engine.stop_ids),
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        return [self._cut(answer.tolist()) for answer in output]
+        return [self._cut(answer) for answer in output.tolist()]
 
-    def _cut(self, tokens: list[int]) -> tuple[int, ...]:
+    def _cut(self, tokens: Sequence[int]) -> tuple[int, ...]:
         """The tokens before the one that ends the answer."""
         ends = [place for place, token in enumerate(tokens) if token in self.engine.stop_ids]
         return tuple(tokens[: ends[0]] if ends else tokens)

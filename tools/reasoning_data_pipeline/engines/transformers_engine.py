@@ -1,17 +1,19 @@
 """The embedded engine: our own model code on a CPU or one GPU.
 
-Of a prompt, vision tower and language model compute image and question once; its samples start from a copy of the keys
-and values. Prompts of similar length are computed together; rows that finish make room for waiting ones. The same seed
-gives the same sample in any company, up to the rounding of float arithmetic in batches of other shapes.
+Of a prompt, vision tower and language model compute image and question once, and its samples share the keys and values.
+Prompts of similar length are computed together; rows that finish make room for waiting ones. The same seed gives the
+same sample in any company, up to the rounding of float arithmetic in batches of other shapes. Weights keep the number
+format of the checkpoint: products in bfloat16 are several times as fast as in float32 where a CPU has them.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal
 
 import torch
 
@@ -21,7 +23,7 @@ from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.records.rows import RecordError
 from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, prefill
 from tools.reasoning_data_pipeline.engines.drawing import Row
-from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, map_ahead, read_tiles
+from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, PromptReader, failure, map_ahead
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,
     EngineError,
@@ -31,13 +33,16 @@ from tools.reasoning_data_pipeline.engines.protocol import (
     Result,
 )
 from tools.reasoning_data_pipeline.engines.shared_prompt import PromptGroup
+from tools.reasoning_data_pipeline.engines.throughput import Throughput
 
-REFILL_SHARE = 4  # rows join when a quarter of the places is free: each joining copies all keys and values
+logger = logging.getLogger(__name__)
+
+REFILL_SHARE = 4  # rows join when a quarter of the places is free: prompts are computed several at a time
 WINDOW = 4  # batches of prompts among which those of similar length are put together
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TiledPrompt:
     """A request ready for the model: ids (S,) of prompt and prefix, tiles (T, 3, H, W) uint8 or None."""
 
     request: Request
@@ -51,6 +56,7 @@ class TransformersEngine:
     def __init__(self, model: InternVLChatModel, encoder: PromptEncoder, options: EngineOptions) -> None:
         """Take a model on its device, in evaluation mode, and the encoder of its checkpoint."""
         self.model, self.encoder, self.options = model, encoder, options
+        self.reader = PromptReader(encoder, model.config, options.session_len)
         eos = model.generation_config.eos_token_id
         self.stop_ids = encoder.stop_ids | frozenset([eos] if isinstance(eos, int) else eos or [])
         self._pool = ThreadPoolExecutor(max(1, options.num_workers))
@@ -72,35 +78,47 @@ class TransformersEngine:
         return cls(model.to("cuda" if on_gpu else "cpu"), encoder, options)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """Answer requests; see `engines.Engine.generate`."""
+        """Answer requests; see `engines.Engine.generate`. Logs at the end how fast it was, and what bounds it."""
         groups = self._groups(requests)
-        batch = DecodingBatch(self.model.language_model, self.options.sampling, self.stop_ids)
-        yield from self._fill(batch, groups)
+        batch = DecodingBatch(
+            self.model.language_model, self.options.sampling, self.stop_ids, logprobs=self.options.logprobs
+        )
+        throughput = Throughput(self.options.max_rows)
+        yield from self._fill(batch, groups, throughput)
         while batch.rows:
-            with _naming(row.key for row in batch.rows):
+            throughput.count(len(batch.rows))
+            with _naming(row.key for row in batch.rows), throughput.spent("decoding"):
                 finished = batch.step()
-            for row in finished:
-                text = self.encoder.decode(row.tokens)
-                yield Completion(row.key, row.sample, text, "length" if row.end is None else "stop")
+            yield from map(self._completion, finished)
             room = self.options.max_rows - len(batch.rows)
             if room * REFILL_SHARE >= self.options.max_rows:
-                yield from self._fill(batch, groups)
+                yield from self._fill(batch, groups, throughput)
+        logger.info("transformers engine, %s on %s: %s", self.model.dtype, self.model.device, throughput.report())
 
-    def _fill(self, batch: DecodingBatch, groups: Iterator[Failure | list[Prompt]]) -> Iterator[Failure]:
+    def _completion(self, row: Row) -> Completion:
+        finish: Literal["stop", "length"] = "length" if row.end is None else "stop"
+        logprobs = tuple(row.logprobs) if self.options.logprobs else None
+        return Completion(row.key, row.sample, self.encoder.decode(row.tokens), finish, row.drawn, logprobs)
+
+    def _fill(
+        self, batch: DecodingBatch, groups: Iterator[Failure | list[TiledPrompt]], throughput: Throughput
+    ) -> Iterator[Failure]:
         """Let waiting rows join until the batch is full or nothing waits."""
         while len(batch.rows) < self.options.max_rows:
             if batch.waiting:
                 batch.admit(self.options.max_rows - len(batch.rows))
                 continue
-            group = next(groups, None)
+            with throughput.spent("waiting for images"):
+                group = next(groups, None)
             if group is None:
                 return
             if isinstance(group, Failure):
                 yield group
-            else:
+                continue
+            with throughput.spent("prompts"):
                 batch.queue(self._prefill(group), [self._rows(prompt) for prompt in group])
 
-    def _groups(self, requests: Iterable[Request]) -> Iterator[Failure | list[Prompt]]:
+    def _groups(self, requests: Iterable[Request]) -> Iterator[Failure | list[TiledPrompt]]:
         """Prompts of similar length that fill a batch; failures as they are met."""
         window, rows = [], 0
         for item in self._prompts(requests):
@@ -114,9 +132,9 @@ class TransformersEngine:
                 window, rows = [], 0
         yield from self._by_length(window)
 
-    def _by_length(self, window: list[Prompt]) -> Iterator[list[Prompt]]:
+    def _by_length(self, window: list[TiledPrompt]) -> Iterator[list[TiledPrompt]]:
         """Groups of up to `max_rows` rows, longest prompts first: memory that suffices for them suffices for all."""
-        group: list[Prompt] = []
+        group: list[TiledPrompt] = []
         rows = 0
         for prompt in sorted(window, key=lambda prompt: -len(prompt.ids)):
             if group and rows + len(prompt.request.seeds) > self.options.max_rows:
@@ -127,37 +145,31 @@ class TransformersEngine:
         if group:
             yield group
 
-    def _prompts(self, requests: Iterable[Request]) -> Iterator[Prompt | Failure]:
+    def _prompts(self, requests: Iterable[Request]) -> Iterator[TiledPrompt | Failure]:
         """Requests as ids and tiles; images are read ahead in threads."""
-        read = partial(read_tiles, config=self.model.config)
-        for request, tiles in map_ahead(read, requests, self._pool, self.options.num_workers):
+        for request, read in map_ahead(self._read, requests, self._pool, self.options.num_workers):
             try:
-                yield self._prompt(request, tiles())
+                yield read()
             except (ImageError, RecordError) as error:
-                yield Failure(request.key, getattr(error, "reason", str(error)))
+                yield failure(request, error)
 
-    def _prompt(self, request: Request, tiles: list[torch.Tensor]) -> Prompt | Failure:
-        self.encoder.check_length(request, self.options.session_len)
-        row, prefix = self.encoder.tokenize(request)
-        ids = row.prompt_ids([len(image) for image in tiles]) + prefix
-        if len(ids) >= self.options.session_len:
-            reason = f"a prompt of {len(ids)} tokens leaves no room for an answer in --session-len"
-            return Failure(request.key, f"{reason} {self.options.session_len}; allow more, or fewer tiles")
-        return Prompt(request, ids, torch.cat(tiles) if tiles else None)
+    def _read(self, request: Request) -> TiledPrompt:
+        prompt = self.reader.read(request)
+        return TiledPrompt(request, prompt.ids, self.reader.cut(prompt))
 
     @torch.inference_mode()
-    def _prefill(self, group: list[Prompt]) -> PromptGroup:
+    def _prefill(self, group: list[TiledPrompt]) -> PromptGroup:
         """Compute the prompts of a group, each once."""
         with _naming(prompt.request.key for prompt in group):
             embeds = [self._embed(prompt) for prompt in group]
             return prefill(self.model.language_model, embeds)
 
-    def _rows(self, prompt: Prompt) -> list[Row]:
+    def _rows(self, prompt: TiledPrompt) -> list[Row]:
         """The rows of a prompt, which end where the session does."""
         limit = min(self.options.sampling.max_new_tokens, self.options.session_len - len(prompt.ids))
         return [Row.of(prompt.request.key, *sample, limit) for sample in prompt.request.seeds.items()]
 
-    def _embed(self, prompt: Prompt) -> torch.Tensor:
+    def _embed(self, prompt: TiledPrompt) -> torch.Tensor:
         """(S, D), the image features in their places."""
         ids = torch.tensor([prompt.ids], device=self.model.device)
         features = None
