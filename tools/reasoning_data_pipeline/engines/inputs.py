@@ -37,8 +37,8 @@ class PromptEncoder:
             raise ValueError(f"config.json has template {config.template!r}: it must name the chat template to ask in")
         self._tokenizer = tokenizer
         self._rows = RowTokenizer(tokenizer, config.template, config.num_image_token)
-        end_token = self._rows.template.stop_token
-        self.stop_ids = frozenset({tokenizer.convert_tokens_to_ids(end_token), tokenizer.eos_token_id} - {None})
+        self.stop_token = self._rows.template.stop_token
+        self.stop_ids = frozenset({tokenizer.convert_tokens_to_ids(self.stop_token), tokenizer.eos_token_id} - {None})
 
     def check_length(self, request: Request, session_len: int) -> None:
         """Raise RecordError for a request whose texts cannot fit into so many tokens, before they are encoded."""

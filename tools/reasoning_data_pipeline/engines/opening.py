@@ -8,7 +8,7 @@ from dataclasses import replace
 from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions
 from tools.reasoning_data_pipeline.engines.scripted import ScriptedEngine
 
-ENGINES = ("auto", "lmdeploy", "transformers", "scripted")
+ENGINES = ("auto", "transformers", "vllm", "lmdeploy", "server", "scripted")
 
 
 def open_engine(name: str, options: EngineOptions) -> Engine:
@@ -32,6 +32,14 @@ def open_engine(name: str, options: EngineOptions) -> Engine:
         from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine
 
         return TransformersEngine.open(options)
+    if name == "server":
+        from tools.reasoning_data_pipeline.engines.server_engine import ServerEngine
+
+        return ServerEngine.open(options)
+    if name != "lmdeploy":
+        raise ValueError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
+    if importlib.util.find_spec("lmdeploy") is None:
+        raise ValueError("--engine lmdeploy: lmdeploy is not installed; pip install -r requirements-gpu.txt")
     from tools.reasoning_data_pipeline.engines.lmdeploy_engine import LmdeployEngine
 
     return LmdeployEngine.open(options)

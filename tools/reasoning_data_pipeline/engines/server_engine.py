@@ -1,0 +1,217 @@
+"""The server engine: OpenAI-compatible servers (vLLM, lmdeploy, SGLang), on this node or others, without their pins.
+
+At start each server must read prompts as training does (`server_check`). Then many requests are in flight, each at the
+least busy server (`server_pool`). A request that a server fails on is tried again with the same seed, a few times at
+most; a server that is gone gets no more requests until it is back, and loses none. The run ends when none is left.
+
+    --engine server --server http://node7:8000 http://node8:8000
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from queue import SimpleQueue
+
+from transformers import GenerationConfig
+
+from internvl_chat.data.images import ImageError
+from internvl_chat.model import load_config, load_tokenizer
+from internvl_chat.records.rows import RecordError
+from tools.reasoning_data_pipeline.engines.inputs import Draw, PromptEncoder, PromptReader, draws, failure
+from tools.reasoning_data_pipeline.engines.protocol import (
+    Completion,
+    EngineError,
+    EngineOptions,
+    Failure,
+    Request,
+    Result,
+)
+from tools.reasoning_data_pipeline.engines.server_check import Manner, check_server
+from tools.reasoning_data_pipeline.engines.server_client import (
+    BrokenError,
+    BusyError,
+    MisconfiguredError,
+    RefusedError,
+    Server,
+    ServerError,
+    UnreachableError,
+)
+from tools.reasoning_data_pipeline.engines.server_pool import NoServerLeftError, Place, ServerPool
+from tools.reasoning_data_pipeline.engines.server_requests import Asking, MisreadError, Question, check_prompt
+
+logger = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 64  # samples of one request
+AHEAD = 2  # times the samples in flight that are read ahead
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some samples of a request: `question` will be read, or raise what makes the request fail."""
+
+    request: Request
+    draw: Draw
+    question: Future[Question]
+
+
+class ServerEngine:
+    """Samples by way of servers; see `engines.Engine`."""
+
+    def __init__(self, pool: ServerPool, asking: Asking, reader: PromptReader, *, draws_many: bool) -> None:
+        """Take checked servers, and whether all of them draw several samples of a request as they should."""
+        self.pool, self.asking, self.reader, self.options = pool, asking, reader, asking.options
+        self._most = MOST_AT_ONCE if draws_many and self.options.sampling.temperature > 0 else 1
+        self._readers = ThreadPoolExecutor(max(1, self.options.num_workers), "reading")
+        self._askers = ThreadPoolExecutor(pool.capacity, "asking")
+
+    @classmethod
+    def open(cls, options: EngineOptions) -> ServerEngine:
+        """Check the servers; those that do not answer yet are asked again later.
+
+        Raises:
+            ValueError: no server is named, or one differs from training.
+            EngineError: none answers.
+        """
+        config = load_config(options.checkpoint)
+        encoder = PromptEncoder(load_tokenizer(options.checkpoint), config)
+        asking = Asking(encoder, encoder.stop_ids | eos_ids(options.checkpoint), options)
+        reader = PromptReader(encoder, config, options.session_len)
+        key = os.environ.get("SERVER_API_KEY", "")
+        servers = [Server(url, key, options.server.deadline) for url in options.server.urls]
+        check = partial(check_server, asking=asking, reader=reader)
+        places = [Place(server, _first_check(server, check)) for server in servers]
+        there = [place.manner for place in places if place.manner is not None]
+        if not there:
+            raise EngineError(f"no server answers of {', '.join(map(str, servers))}")
+        session_len = min([options.session_len, *(manner.session_len for manner in there if manner.session_len)])
+        asking = replace(asking, options=replace(options, session_len=session_len))
+        pool = ServerPool(places, check, in_flight=options.server.in_flight, patience=options.server.patience)
+        reader = PromptReader(encoder, config, session_len)
+        return cls(pool, asking, reader, draws_many=all(manner.draws_many for manner in there))
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
+        """Answer requests; see `engines.Engine.generate`."""
+        finished: SimpleQueue[Future[list[Result]]] = SimpleQueue()
+        source = self._tasks(requests)
+        running: dict[Future[list[Result]], Task] = {}
+        samples, failed = 0, set()
+        while True:
+            while samples < AHEAD * self.pool.capacity and (task := next(source, None)) is not None:
+                future = self._askers.submit(self._answer, task)
+                running[future] = task
+                samples += len(task.draw.samples)
+                future.add_done_callback(finished.put)
+            if not running:
+                return
+            future = finished.get()
+            task = running.pop(future)
+            samples -= len(task.draw.samples)
+            for result in self._results(future, task):
+                if not isinstance(result, Failure):
+                    yield result
+                elif result.key not in failed:  # once for all samples of a request
+                    failed.add(result.key)
+                    yield result
+
+    def _tasks(self, requests: Iterable[Request]) -> Iterator[Task]:
+        for request in requests:
+            question = self._readers.submit(self._read, request)
+            if self.options.sampling.temperature == 0:  # all samples are the same
+                yield Task(request, Draw(tuple(request.seeds), next(iter(request.seeds.values()))), question)
+                continue
+            yield from (Task(request, draw, question) for draw in draws(request, self._most))
+
+    def _read(self, request: Request) -> Question:
+        return Question.of(self.reader.read(request), self.options.server.media_root)
+
+    def _results(self, future: Future[list[Result]], task: Task) -> list[Result]:
+        """What came of a task; EngineError where nothing can come any more."""
+        error = future.exception()
+        if isinstance(error, NoServerLeftError | MisconfiguredError):
+            raise EngineError(f"{task.request.key} and those behind it are not answered: {error}") from error
+        return future.result()
+
+    def _answer(self, task: Task) -> list[Result]:
+        """Ask until there is an answer, or enough tries were made."""
+        try:
+            question = task.question.result()
+        except (ImageError, RecordError) as error:
+            return [failure(task.request, error)]
+        tries, begin = 0, time.monotonic()
+        while True:
+            place = self.pool.take(len(task.draw.samples))
+            try:
+                return self._ask(place, task, question)
+            except RefusedError as error:
+                return [failure(task.request, error)]
+            except UnreachableError as error:
+                self.pool.lose(place, error)
+            except BusyError as error:
+                self.pool.rest(place, error.seconds)
+                if time.monotonic() - begin > self.options.server.deadline:
+                    return [failure(task.request, error)]
+            except BrokenError as error:
+                tries += 1
+                self.pool.suspect(place, error)
+                if tries > self.options.server.retries:
+                    return [Failure(task.request.key, f"{tries} tries failed, the last one at {error}")]
+            except MisreadError as error:
+                if self.pool.recheck(place):  # it reads other prompts well
+                    return [Failure(task.request.key, f"{place.server} reads this prompt otherwise: {error}")]
+            finally:
+                self.pool.give(place, len(task.draw.samples))
+
+    def _ask(self, place: Place, task: Task, question: Question) -> list[Result]:
+        """The answers of a server; a `ServerError` or MisreadError where there are none."""
+        manner = place.manner
+        if manner is None:
+            raise UnreachableError(f"{place.server}: gone")
+        samples = task.draw.samples
+        if self.options.sampling.temperature == 0:
+            [answer] = self._reply(place.server, manner, question, Draw(samples[:1], task.draw.seed))
+            answers = [answer] * len(samples)
+        else:
+            answers = self._reply(place.server, manner, question, task.draw)
+        return [
+            Completion(task.request.key, sample, answer.text, answer.finish, answer.tokens, answer.logprobs)
+            for sample, answer in zip(samples, answers, strict=True)
+        ]
+
+    def _reply(self, server: Server, manner: Manner, question: Question, draw: Draw) -> list:
+        reply = server.post("chat/completions", self.asking.body(question, draw, manner.dialect, manner.model))
+        check_prompt(reply, question.ids)
+        return self.asking.answers(reply, len(draw.samples))
+
+    def close(self) -> None:
+        """Give up what is in flight."""
+        self.pool.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._askers.shutdown(wait=False, cancel_futures=True)
+
+
+def _first_check(server: Server, check: partial[Manner]) -> Manner | None:
+    """How a server is asked; None where it does not answer yet."""
+    try:
+        manner = check(server)
+    except UnreachableError as error:
+        logger.warning("%s does not answer yet: %s", server, error)
+        return None
+    except ServerError as error:
+        raise EngineError(f"{server} failed in the check at start: {error}") from error
+    logger.info("%s: %s", server, manner)
+    return manner
+
+
+def eos_ids(checkpoint: str) -> frozenset[int]:
+    """The end tokens of the checkpoint's generation_config.json; none where it has no such file."""
+    try:
+        found = GenerationConfig.from_pretrained(checkpoint).eos_token_id
+    except OSError:
+        return frozenset()
+    return frozenset([found] if isinstance(found, int) else found or [])
