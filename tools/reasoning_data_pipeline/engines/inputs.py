@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 from PIL import Image
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from internvl_chat.data.images import Grid, Tiling, count_tiles, load_image
 from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow
@@ -160,6 +160,15 @@ def draws(request: Request, most: int) -> list[Draw]:
         else:
             runs.append([sample])
     return [Draw(tuple(run), (request.base_seed + run[0]) % SEEDS) for run in runs]
+
+
+def eos_ids(checkpoint: str) -> frozenset[int]:
+    """The end tokens of the checkpoint's generation_config.json; none where it has no such file."""
+    try:
+        found = GenerationConfig.from_pretrained(checkpoint).eos_token_id
+    except OSError:
+        return frozenset()
+    return frozenset([found] if isinstance(found, int) else found or [])
 
 
 def map_ahead(

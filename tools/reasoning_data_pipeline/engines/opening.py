@@ -36,6 +36,10 @@ def open_engine(name: str, options: EngineOptions) -> Engine:
         from tools.reasoning_data_pipeline.engines.server_engine import ServerEngine
 
         return ServerEngine.open(options)
+    if name == "vllm" and importlib.util.find_spec("vllm") is not None:
+        from tools.reasoning_data_pipeline.engines.vllm_engine import VllmEngine
+
+        return VllmEngine.open(options)
     if name != "lmdeploy":
         raise ValueError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
     if importlib.util.find_spec("lmdeploy") is None:

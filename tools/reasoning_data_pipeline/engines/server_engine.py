@@ -18,12 +18,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
 
-from transformers import GenerationConfig
-
 from internvl_chat.data.images import ImageError
 from internvl_chat.model import load_config, load_tokenizer
 from internvl_chat.records.rows import RecordError
-from tools.reasoning_data_pipeline.engines.inputs import Draw, PromptEncoder, PromptReader, draws, failure
+from tools.reasoning_data_pipeline.engines.inputs import Draw, PromptEncoder, PromptReader, draws, eos_ids, failure
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,
     EngineError,
@@ -152,6 +150,9 @@ class ServerEngine:
                 return [failure(task.request, error)]
             except UnreachableError as error:
                 self.pool.lose(place, error)
+            except MisconfiguredError:  # another model is served there now, or another key wanted
+                if self.pool.recheck(place):
+                    raise
             except BusyError as error:
                 self.pool.rest(place, error.seconds)
                 if time.monotonic() - begin > self.options.server.deadline:
@@ -206,12 +207,3 @@ def _first_check(server: Server, check: partial[Manner]) -> Manner | None:
         raise EngineError(f"{server} failed in the check at start: {error}") from error
     logger.info("%s: %s", server, manner)
     return manner
-
-
-def eos_ids(checkpoint: str) -> frozenset[int]:
-    """The end tokens of the checkpoint's generation_config.json; none where it has no such file."""
-    try:
-        found = GenerationConfig.from_pretrained(checkpoint).eos_token_id
-    except OSError:
-        return frozenset()
-    return frozenset([found] if isinstance(found, int) else found or [])

@@ -211,9 +211,8 @@ def check_prompt(reply: Mapping[str, Any], ids: Sequence[int]) -> None:
     found = reply.get("prompt_token_ids")
     if found is not None:
         if list(found) != list(ids):
-            place = next(
-                (i for i, (a, b) in enumerate(zip(found, ids, strict=False)) if a != b), min(len(found), len(ids))
-            )
+            pairs = zip(found, ids, strict=False)
+            place = next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(found), len(ids)))
             raise MisreadError(f"{len(found)} tokens where training has {len(ids)}, other ones from number {place} on")
         return
     number = (reply.get("usage") or {}).get("prompt_tokens")

@@ -150,8 +150,8 @@ class Members:
         padded = [rows + [0] * (most - len(rows)) for rows in columns]
         order = [row for rows in columns for row in rows]
         device = group.lengths.device
-        tensors = [torch.tensor(numbers, device=device) for numbers in (padded, places, order)]
-        return cls(group, *tensors, group.lengths[tensors[1] // most])
+        asking, at, numbers = (torch.tensor(each, device=device) for each in (padded, places, order))
+        return cls(group, asking, at, numbers, group.lengths[at // most])
 
     def seen(self, own_lengths: Tensor, window: int | None) -> Tensor | None:
         """(P, 1, M or 1, 1, S) bool, which of the prompt's columns a row sees; None for all."""
@@ -229,13 +229,14 @@ def shared_prompt_attention(
     """
     assert branches is not None, f"{type(module).__name__}: attention {ATTENTION_NAME!r} needs branches="
     rows, heads, _one, width = query.shape
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
     scaling = width**-0.5 if scaling is None else scaling
     asking = query.reshape(rows, key.shape[1], -1, width)  # (R, H_kv, H / H_kv, D)
     output, lse = attend(asking, key, value, own_seen(branches.own, sliding_window), scaling)
     before, before_lse = torch.empty_like(output), torch.empty_like(lse)
     for members in branches.members:
         before[members.order], before_lse[members.order] = _ask_prompts(
-            members, asking, module.layer_idx, members.seen(branches.own.lengths, sliding_window), scaling
+            members, asking, layer, members.seen(branches.own.lengths, sliding_window), scaling
         )
     total = torch.logaddexp(lse, before_lse)
     if s_aux is not None:

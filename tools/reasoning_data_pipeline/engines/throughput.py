@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ class Throughput:
     places: int
     tokens: int = 0
     steps: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def spent(self, activity: str) -> Iterator[None]:
@@ -32,7 +31,7 @@ class Throughput:
         try:
             yield
         finally:
-            self.seconds[activity] += time.perf_counter() - begin
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - begin
 
     def count(self, tokens: int) -> None:
         """Count a step that drew so many tokens."""
@@ -49,11 +48,10 @@ class Throughput:
         total = sum(self.seconds.values())
         if not self.tokens:
             return "no token was drawn"
-        shares = [f"{name} {100 * spent / total:.0f} %" for name, spent in self.seconds.most_common()]
-        line = (
-            f"{self.tokens} tokens in {total:.1f} s, {self.tokens / total:.0f} tokens/s; bound by {', '.join(shares)}"
-        )
+        most = sorted(self.seconds.items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{name} {100 * spent / total:.0f} %" for name, spent in most)
+        line = f"{self.tokens} tokens in {total:.1f} s, {self.tokens / total:.0f} tokens/s; bound by {shares}"
         line += f"; {100 * self.filled:.0f} % of {self.places} places filled"
-        if self.filled < 0.5 and self.seconds.most_common(1)[0][0] == "decoding":
+        if self.filled < 0.5 and most[0][0] == "decoding":
             line += ": a step reads all weights for few answers, ask for more of them at once"
         return line
