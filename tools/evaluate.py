@@ -42,8 +42,9 @@ from tools.evaluation.probes import judge_probes, measure_probes
 from tools.evaluation.questions import AskedQuestion, Words, as_vlmevalkit, direct, read_questions, reasoned
 from tools.evaluation.table import table
 from tools.reasoning_data_pipeline.engines.gpus import engine_worker
-from tools.reasoning_data_pipeline.engines.opening import ENGINES
+from tools.reasoning_data_pipeline.engines.opening import ENGINES, WITHOUT_GPUS
 from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, SamplingSettings
+from tools.reasoning_data_pipeline.engines.server_arguments import add_servers, server_options
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
 from tools.reasoning_data_pipeline.prompts.wording import VERSIONS
 
@@ -74,6 +75,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_symlink_flag(parser)
     parser.add_argument("--beta", type=float, default=0.1, help="of the rewards, as in training")
     _add_answers(parser)
+    add_servers(parser)
     _add_results(parser)
     return parser.parse_args(argv)
 
@@ -87,7 +89,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-num", type=int, default=12, help="tile limit of a question's pictures together")
     group.add_argument("--max-new-tokens", type=int, default=1024, help="cut answers here")
     group.add_argument("--batch-size", type=int, default=64, help="answers made at once")
-    group.add_argument("--engine", choices=ENGINES, default="auto", help="default %(default)s: lmdeploy on a GPU")
+    group.add_argument("--engine", choices=ENGINES, default="auto", help="default %(default)s: the log says which")
     group.add_argument("--tp", type=int, default=int(os.environ.get("TP") or 1), help="GPUs; default $TP or 1")
 
 
@@ -216,7 +218,8 @@ def answer_ways(ways: Sequence[Way], args: argparse.Namespace, checkpoint: str) 
         return []
     is_sampled = ways[0].is_sampled
     drawn = SamplingSettings(args.temperature if is_sampled else 0.0, max_new_tokens=args.max_new_tokens)
-    options = EngineOptions(checkpoint, drawn, max_rows=args.batch_size, tp=args.tp, num_workers=2)
+    more = {"tp": args.tp, "num_workers": 2, "server": server_options(args)}
+    options = EngineOptions(checkpoint, drawn, max_rows=args.batch_size, **more)
     questions = [one for way in ways for one in way.questions]
     samples = args.samples if is_sampled else 1
     how = {"samples": samples, "seed": args.seed, "max_tiles": args.max_num}
@@ -238,7 +241,7 @@ def lift(report: Mapping[str, Any]) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status says whether --least-lift was reached."""
     args = parse_arguments(argv)
-    worker = engine_worker(find_process(), args.tp)
+    worker = engine_worker(find_process(), 1 if args.engine in WITHOUT_GPUS else args.tp)
     if worker is None or worker.rank:
         return 0  # one engine answers all, on the GPUs of the first --tp tasks
     report = evaluate(args)

@@ -85,6 +85,7 @@ def answer_questions(
             {sample: sample_seed(seed, question.key, sample) for sample in range(samples)},
             question.images,
             tile_share(max_tiles, len(question.images)),
+            base_seed=sample_seed(seed, question.key),
         )
         for index, question in enumerate(questions)
     )

@@ -4,8 +4,9 @@
         --prompt-path prompts.jsonl --out-dir sampled --num-return-sequences 32 --dynamic --max-num 12
 
 Prompts are {"image", "question", "answer"}. Writes <out-dir>/<checkpoint>/max_tiles_<max-num>/<prompt file>, one row
-per answer: the prompt's fields with `question` as asked, `question_orig`, `response` and `prompt_version`. Rows that
-cannot be used stand in rejects.jsonl, in the .parts folder beside it. A killed run goes on where it stopped when it is
+per answer: the prompt's fields with `question` as asked, `question_orig`, `response` and `prompt_version`, with
+--keep-logprobs also `response_token_ids` and `response_logprobs` (the model's own, in nats). Rows that cannot be used
+stand in rejects.jsonl, in the .parts folder beside it. A killed run goes on where it stopped when it is
 started again; under srun or torchrun the ranks share the prompts. The postprocess makes pairs of the answers.
 """
 
@@ -25,7 +26,7 @@ def sample(run: SamplingRun) -> None:
     """Ask every prompt and write every answer."""
     for answer in run.answers(run.checked(lambda task: read_request(run, task))):
         row = replace(run.asked(run.task(answer.key)), response=answer.text)
-        run.keep(answer.key, answer.sample, row.to_row())
+        run.keep(answer.key, answer.sample, {**row.to_row(), **run.drawn(answer)})
 
 
 def read_request(run: SamplingRun, task: Task) -> Request:

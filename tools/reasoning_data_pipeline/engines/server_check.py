@@ -19,7 +19,7 @@ from PIL import Image
 
 from tools.reasoning_data_pipeline.engines.inputs import Draw, PromptReader
 from tools.reasoning_data_pipeline.engines.protocol import Request, SamplingSettings
-from tools.reasoning_data_pipeline.engines.server_client import RefusedError, Server
+from tools.reasoning_data_pipeline.engines.server_client import BrokenError, RefusedError, Server
 from tools.reasoning_data_pipeline.engines.server_requests import (
     DIALECTS,
     Asking,
@@ -40,6 +40,10 @@ FORCED = 100.0  # logit bias that leaves no other token a chance
 
 class UnfitServerError(ValueError):
     """A server that would answer other prompts than training has, or in another way."""
+
+
+class OtherModelError(UnfitServerError):
+    """A server of other models."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def find_model(server: Server, checkpoint: str, wanted: str) -> tuple[str, int |
     parts.
 
     Raises:
-        UnfitServerError: none of its models is.
+        OtherModelError: none of its models is.
     """
     models = server.get("models").get("data")
     models = [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
@@ -92,7 +96,7 @@ def find_model(server: Server, checkpoint: str, wanted: str) -> tuple[str, int |
             return str(model["id"]), length if isinstance(length, int) else None
     served = ", ".join(f"{model.get('id')} (from {model.get('root')})" for model in models) or "nothing"
     cure = "if it is the same under another name, give --server-model"
-    raise UnfitServerError(f"{server} serves {served}, not {wanted or checkpoint}; {cure}")
+    raise OtherModelError(f"{server} serves {served}, not {wanted or checkpoint}; {cure}")
 
 
 def _same_path(one: str, other: str) -> bool:
@@ -147,7 +151,7 @@ class _Check:
             try:
                 for question in questions:
                     self.ask(question, dialect=dialect, max_tokens=1)
-            except (MisreadError, RefusedError) as error:
+            except (MisreadError, RefusedError, BrokenError) as error:
                 refusals[dialect.name] = str(error)
             else:
                 return dialect

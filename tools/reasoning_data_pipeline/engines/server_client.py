@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 
 CONNECT_SECONDS = 10.0
 MOST_BYTES = 256 * 2**20  # of an answer
@@ -93,7 +94,7 @@ class Server:
             if _is_refused(error):
                 raise UnreachableError(f"{self}: no connection") from error
             raise BrokenError(f"{self}: the connection broke off ({type(error).__name__})") from error
-        except requests.exceptions.RequestException as error:
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
             raise BrokenError(f"{self}: {type(error).__name__}: {error}") from error
         return self._json(response, content)
 
@@ -109,7 +110,7 @@ class Server:
     def _content(self, response: requests.Response, end: float) -> bytes:
         """The whole body; BrokenError when it is too large, or drips in beyond the deadline."""
         content = bytearray()
-        for chunk in response.iter_content(2**16):
+        while chunk := response.raw.read1(2**16, decode_content=True):  # what is there, without waiting for more
             content += chunk
             if len(content) > MOST_BYTES or time.monotonic() > end:
                 raise BrokenError(f"{self}: {len(content)} bytes within {self.deadline:g} s, and no end")

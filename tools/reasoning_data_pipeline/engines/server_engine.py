@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +30,7 @@ from tools.reasoning_data_pipeline.engines.protocol import (
     Request,
     Result,
 )
-from tools.reasoning_data_pipeline.engines.server_check import Manner, check_server
+from tools.reasoning_data_pipeline.engines.server_check import Manner, OtherModelError, check_server
 from tools.reasoning_data_pipeline.engines.server_client import (
     BrokenError,
     BusyError,
@@ -70,10 +70,10 @@ class ServerEngine:
 
     @classmethod
     def open(cls, options: EngineOptions) -> ServerEngine:
-        """Check the servers; those that do not answer yet are asked again later.
+        """Check the servers; those that do not answer yet are asked again later, those of other models never.
 
         Raises:
-            ValueError: no server is named, or one differs from training.
+            ValueError: a server differs from training, or all serve other models.
             EngineError: none answers.
         """
         config = load_config(options.checkpoint)
@@ -83,7 +83,7 @@ class ServerEngine:
         key = os.environ.get("SERVER_API_KEY", "")
         servers = [Server(url, key, options.server.deadline) for url in options.server.urls]
         check = partial(check_server, asking=asking, reader=reader)
-        places = [Place(server, _first_check(server, check)) for server in servers]
+        places = first_checks(servers, check)
         there = [place.manner for place in places if place.manner is not None]
         if not there:
             raise EngineError(f"no server answers of {', '.join(map(str, servers))}")
@@ -196,14 +196,26 @@ class ServerEngine:
         self._askers.shutdown(wait=False, cancel_futures=True)
 
 
-def _first_check(server: Server, check: partial[Manner]) -> Manner | None:
-    """How a server is asked; None where it does not answer yet."""
-    try:
-        manner = check(server)
-    except UnreachableError as error:
-        logger.warning("%s does not answer yet: %s", server, error)
-        return None
-    except ServerError as error:
-        raise EngineError(f"{server} failed in the check at start: {error}") from error
-    logger.info("%s: %s", server, manner)
-    return manner
+def first_checks(servers: Iterable[Server], check: Callable[[Server], Manner]) -> list[Place]:
+    """The servers of this checkpoint, each with how it is asked, None where it does not answer yet.
+
+    Raises:
+        ValueError: a server differs from training, or all serve other models.
+        EngineError: a server fails in the check.
+    """
+    places, others = [], []
+    for server in servers:
+        try:
+            places.append(Place(server, check(server)))
+            logger.info("%s: %s", server, places[-1].manner)
+        except OtherModelError as error:
+            others.append(error)
+            logger.warning("passed over: %s", error)
+        except UnreachableError as error:
+            places.append(Place(server, None))
+            logger.warning("%s does not answer yet: %s", server, error)
+        except ServerError as error:
+            raise EngineError(f"the check at start failed: {error}") from error
+    if others and not places:
+        raise others[0]
+    return places

@@ -11,6 +11,7 @@ from pathlib import Path
 from internvl_chat.run.entry import Parser
 from tools.reasoning_data_pipeline.engines.opening import ENGINES
 from tools.reasoning_data_pipeline.engines.protocol import LMDEPLOY_BACKENDS, EngineOptions, SamplingSettings
+from tools.reasoning_data_pipeline.engines.server_arguments import add_servers, server_options
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
 from tools.reasoning_data_pipeline.prompts.wording import STYLES, VERSIONS
 
@@ -38,6 +39,7 @@ def sampling_parser(description: str | None, *, num_samples: int, version: str |
     _add_images(parser)
     _add_sampling(parser, num_samples)
     _add_engine(parser)
+    add_servers(parser)
     return parser
 
 
@@ -90,9 +92,15 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--session-len", type=int, default=16384, help="tokens of prompt and answer")
     group.add_argument("--vit-batch-size", type=int, default=8, help="tiles through the vision tower at once")
     group.add_argument(
-        "--cache-max-entry-count", type=float, default=0.8, help="share of free GPU memory for lmdeploy's cache"
+        "--cache-max-entry-count",
+        type=float,
+        default=0.8,
+        help="share of free GPU memory for lmdeploy's cache, or of all for vLLM",
     )
     group.add_argument("--lmdeploy-backend", choices=LMDEPLOY_BACKENDS, default="auto")
+    group.add_argument(
+        "--keep-logprobs", action="store_true", help="write the tokens of the answers and their log-probs beside them"
+    )
     group.add_argument("--scripted-delay", type=float, default=0.0, help="seconds per answer of the scripted engine")
 
 
@@ -106,6 +114,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--num-return-sequences {args.num_return_sequences} and --batch-size {args.batch_size} must be at least 1"
         )
+    server_options(args)
 
 
 def sampling_settings(args: argparse.Namespace) -> SamplingSettings:
@@ -126,6 +135,8 @@ def engine_options(args: argparse.Namespace, samples_per_request: int) -> Engine
         cache_max_entry_count=args.cache_max_entry_count,
         lmdeploy_backend=args.lmdeploy_backend,
         scripted_delay=args.scripted_delay,
+        logprobs=args.keep_logprobs,
+        server=server_options(args),
     )
 
 

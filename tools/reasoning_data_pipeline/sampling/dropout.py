@@ -59,7 +59,7 @@ def generate_chosen(run: SamplingRun, positives: dict[str, Positive]) -> None:
     requests = []
     for positive in missing:
         key = f"{positive.task.key}{KEY_SEPARATOR}chosen"
-        requests.append(replace(positive.shown, key=key, seeds=run.seeds(key, [0])))
+        requests.append(replace(positive.shown, key=key, **run.seeds(key, [0])))
     for answer in run.answers(requests):
         key = answer.key.partition(KEY_SEPARATOR)[0]
         positives[key] = replace(positives[key], chosen=answer.text)

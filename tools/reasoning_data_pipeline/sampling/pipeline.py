@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -33,7 +33,7 @@ from internvl_chat.data.images import tile_share
 from internvl_chat.records.rows import Prompt, RecordError, SampledResponse, Source
 from internvl_chat.run.process import Process, find_process
 from tools.reasoning_data_pipeline.engines.gpus import engine_worker, group_devices, visible_devices
-from tools.reasoning_data_pipeline.engines.opening import choose_engine, open_engine
+from tools.reasoning_data_pipeline.engines.opening import WITHOUT_GPUS, choose_engine, open_engine
 from tools.reasoning_data_pipeline.engines.protocol import Completion, Engine, Failure, Request
 from tools.reasoning_data_pipeline.files.store import RunSummary, SampleStore, read_rejects, sample_seed
 from tools.reasoning_data_pipeline.prompts.files import ImageRoots, PromptFile, Task
@@ -49,9 +49,17 @@ from tools.reasoning_data_pipeline.sampling.arguments import (
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 30.0  # between two lines of progress where the output is a file
+LOGPROB_DIGITS = 6  # behind the point: more than the engines agree on
 KEY_SEPARATOR = "/"  # of a task's key and what a pipeline adds to name several requests of one task
 
 T = TypeVar("T")
+
+
+class Seeds(TypedDict):
+    """Keywords of a `Request`."""
+
+    seeds: dict[int, int]
+    base_seed: int
 
 
 @dataclass(frozen=True)
@@ -133,9 +141,10 @@ class SamplingRun:
             image_form=prompt.image_form,
         )
 
-    def seeds(self, key: str, samples: Iterable[int]) -> dict[int, int]:
-        """A seed per sample: of the run's seed, the key and the sample's index."""
-        return {sample: sample_seed(self.args.seed, key, sample) for sample in samples}
+    def seeds(self, key: str, samples: Iterable[int]) -> Seeds:
+        """A seed per sample, of the run's seed, the key and the sample's index; and one of the whole prompt."""
+        each = {sample: sample_seed(self.args.seed, key, sample) for sample in samples}
+        return {"seeds": each, "base_seed": sample_seed(self.args.seed, key)}
 
     def max_tiles(self, num_images: int) -> int:
         """Tile limit of each image: the images of a prompt share --max-num, as in training."""
@@ -144,7 +153,8 @@ class SamplingRun:
     def request(self, task: Task, question: str, images: tuple[str, ...]) -> Request:
         """The request for all open samples of a task; RecordError when an image is not there."""
         paths = self.images.resolve(images, task.where)
-        return Request(task.key, question, self.seeds(task.key, task.samples), paths, self.max_tiles(len(paths)))
+        seeds = self.seeds(task.key, task.samples)
+        return Request(task.key, question, images=paths, max_tiles=self.max_tiles(len(paths)), **seeds)
 
     def answers(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """The engine's answers; a request that fails rejects its task."""
@@ -155,6 +165,13 @@ class SamplingRun:
             elif key not in self._rejected:
                 self._counts["cut at --max-new-tokens or --session-len"] += result.finish == "length"
                 yield result
+
+    def drawn(self, answer: Completion) -> dict[str, Any]:
+        """Row fields with the tokens of an answer and their log-probs, where --keep-logprobs asks for them."""
+        if not self.args.keep_logprobs or answer.tokens is None or answer.logprobs is None:
+            return {}
+        logprobs = [round(logprob, LOGPROB_DIGITS) for logprob in answer.logprobs]
+        return {"response_token_ids": list(answer.tokens), "response_logprobs": logprobs}
 
     def keep(self, key: str, sample: int, row: Mapping[str, Any]) -> None:
         """Write one finished row."""
@@ -205,13 +222,14 @@ def run_pipeline(pipeline: Pipeline, args: argparse.Namespace) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     check_arguments(args)
-    worker = engine_worker(find_process(), args.tp)
+    needs_gpus = args.engine not in WITHOUT_GPUS
+    worker = engine_worker(find_process(), args.tp if needs_gpus else 1)
     if worker is None:
         return 0
-    if args.engine != "scripted":
+    if needs_gpus:
         claim_devices(args.tp)
     if args.engine == "auto":
-        args = argparse.Namespace(**{**vars(args), "engine": choose_engine()})
+        args = argparse.Namespace(**{**vars(args), "engine": choose_engine(args.checkpoint)})
     jobs = plan_jobs(args, tile_folders=pipeline.tile_folders)
     engine = open_engine(args.engine, engine_options(args, pipeline.samples_per_request))
     try:

@@ -112,7 +112,7 @@ class StepScorer:
             asked = self.answers[prefix.response].prompt.request
             if not self.run.rejected(asked.key):
                 seeds = self.run.seeds(key, range(self.run.args.num_mc_sequences))
-                yield replace(asked, key=key, seeds=seeds, prefix=self._begun(prefix))
+                yield replace(asked, key=key, prefix=self._begun(prefix), **seeds)
 
     def _begun(self, prefix: StepPrefix) -> str:
         """The prefix, and the break behind it where the answer goes on: one token often holds a full stop and both."""
