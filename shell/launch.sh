@@ -12,6 +12,7 @@
 #   GPU_MEMORY             GiB of one GPU, for the estimate; default: of the GPU that is seen here, else 80
 #   MASTER_ADDR, NODE_RANK, MASTER_PORT=29500         torchrun on several nodes: the same command on each of them
 #   BATCH_SIZE=$GPUS, PER_DEVICE_BATCH_SIZE=1         training: pairs per optimizer step, and per process at once
+#   SERVERS                sampling and evaluation: URLs of servers (serve.sh) to ask, which other nodes run
 #   REPORT=1               0 leaves out the report.html behind a training
 #   PYTHON                 interpreter; default: that of .venv, else python
 # Relative paths are meant from the root of the repository. The console goes to a log file in the output folder too.
@@ -43,6 +44,14 @@ default_python=python
 [[ ! -x .venv/bin/python ]] || default_python=.venv/bin/python
 PYTHON=${PYTHON:-$default_python}
 
+# --- servers that answer elsewhere: what asks them needs no GPU
+flags=()
+if [[ -n ${SERVERS:-} && $module =~ ^tools\.(evaluate$|reasoning_data_pipeline) && $module != *postprocess ]]; then
+    read -ra servers <<<"${SERVERS//,/ }"
+    flags=(--engine server --server "${servers[@]}")
+    LAUNCHER=${LAUNCHER:-local}
+fi
+
 # --- how many processes where
 GPUS=${GPUS:-1} GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 LAUNCHER=${LAUNCHER:-$(if command -v srun >/dev/null; then echo slurm; elif ((GPUS > 1)); then echo torchrun; else echo local; fi)}
@@ -54,7 +63,6 @@ per_node=$((GPUS < GPUS_PER_NODE ? GPUS : GPUS_PER_NODE)) nodes=$(((GPUS + GPUS_
 ((per_node * nodes == GPUS)) || die "GPUS=$GPUS do not fill nodes of GPUS_PER_NODE=$GPUS_PER_NODE: take a multiple of it"
 
 # --- what every training of the published recipe shares
-flags=()
 if [[ $module == internvl_chat.train_mpo ]]; then
     sharing=$(value_of sequence_parallel_size "$@") # GPUs that work on the same rows
     ((GPUS % ${sharing:=1} == 0)) || die "GPUS=$GPUS is no multiple of --sequence_parallel_size $sharing"

@@ -67,7 +67,7 @@ def batch(saved, tiles_of, question):
     return {"ids": torch.tensor([list(row.prompt_ids([len(tiles)]))]), "tiles": tiles}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client():
     """Function from a client's name to the folder of its environment below $CLIENTS; skips where there is none."""
 
