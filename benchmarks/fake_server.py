@@ -155,7 +155,7 @@ class FakeServer(ThreadingHTTPServer):
         """The answers to a request."""
         steps = {"each": 1, "same": 0, "none": 1}[self.habits.seeds]
         self.calls += 1
-        first = body["seed"] + (4 * self.calls if self.habits.seeds == "none" else 0)
+        first = body.get("seed", 0) + (4 * self.calls if self.habits.seeds == "none" else 0)
         return [self._choice(body, ids, index, first + steps * index) for index in range(body.get("n") or 1)]
 
     def _choice(self, body: dict[str, Any], ids: list[int], index: int, seed: int) -> dict[str, Any]:

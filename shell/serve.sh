@@ -34,6 +34,7 @@ checkpoint=$1
 shift
 [[ ! -d $here/$checkpoint ]] || checkpoint=$(cd "$here/$checkpoint" && pwd)
 ENGINE=${ENGINE:-vllm} NODES=${NODES:-} PORT=${PORT:-8000} URLS=${URLS:-work_dirs/servers.txt} WAIT=${WAIT:-1800}
+SESSION=${SESSION_LEN:-16384}
 if [[ -z ${PYTHON:-} ]]; then
     for PYTHON in "work_dirs/clients/$ENGINE/bin/python" .venv/bin/python python3; do
         ! command -v "$PYTHON" >/dev/null || break
@@ -49,14 +50,17 @@ remote=()
 case $ENGINE in
 vllm) # the module, as the `vllm` command of the build for CPUs does not start; `string`: prompts as training has them
     command=("$PYTHON" -m vllm.entrypoints.openai.api_server --model "$checkpoint" --host "$host" --port "$PORT"
-        --tensor-parallel-size "${TP:-1}" --max-model-len "${SESSION_LEN:-16384}" "${remote[@]}"
+        --tensor-parallel-size "${TP:-1}" --max-model-len "$SESSION" "${remote[@]}"
         --generation-config vllm --chat-template-content-format string --trust-request-mm-kwargs
         --limit-mm-per-prompt '{"image": 32, "video": 0}')
+    # on a CPU 0.32 dies of a seeded prompt that is computed in two pieces
+    [[ $LAUNCHER == slurm ]] || command -v nvidia-smi >/dev/null || command+=(--enforce-eager
+        --no-enable-chunked-prefill --max-num-batched-tokens "$((SESSION > 16384 ? SESSION : 16384))")
     [[ -z ${MEDIA_ROOT:-} ]] || command+=(--allowed-local-media-path "$MEDIA_ROOT")
     ;;
 lmdeploy)
     command=("$PYTHON" -m lmdeploy serve api_server "$checkpoint" --server-name "$host" --server-port "$PORT"
-        --tp "${TP:-1}" --session-len "${SESSION_LEN:-16384}" "${remote[@]}" --enable-prefix-caching)
+        --tp "${TP:-1}" --session-len "$SESSION" "${remote[@]}" --enable-prefix-caching)
     ;;
 *) die "ENGINE=$ENGINE is unknown: vllm or lmdeploy" ;;
 esac

@@ -117,7 +117,7 @@ def by_server(checkpoint, requests, extra, client, tmp_path_factory):
         port = free.getsockname()[1]
     place = {"PYTHON": str(client("vllm") / "bin" / "python"), "PORT": str(port), "SESSION_LEN": "1024", "WAIT": "1200"}
     environment = {**os.environ, **VLLM, **place, "URLS": str(folder / "urls.txt"), "LAUNCHER": "local"}
-    command = ["bash", "shell/serve.sh", str(checkpoint), "--dtype", "float32", "--enforce-eager"]
+    command = ["bash", "shell/serve.sh", str(checkpoint), "--dtype", "float32"]
     with (folder / "log").open("w") as log:
         serving = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:

@@ -4,6 +4,8 @@ Everything of lmdeploy runs (pipeline, preprocessing, sessions, detokenizing loo
 is replaced by one that records what it is asked and answers from the seed.
 """
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,7 @@ lmdeploy = pytest.importorskip(
 from lmdeploy.messages import EngineOutput, ResponseType  # noqa: E402
 from lmdeploy.serve.core.async_engine import AsyncEngine  # noqa: E402
 
+from tools.convert import convert_to_hf  # noqa: E402
 from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments  # noqa: E402
 from tools.reasoning_data_pipeline.engines import lmdeploy_engine  # noqa: E402
 
@@ -42,13 +45,14 @@ class RecordingBackend:
         self.engine_config, self.stop_id = config, stop_id
         config.max_batch_size = 4
         self.requests, self.order = [], []
-        self.fails = False
+        self.failures = 0
 
     def create_instance(self):
         return self
 
     async def async_stream_infer(self, session_id, *, input_ids, gen_config, multimodal=None, stream_output, **rest):
-        if self.fails:
+        if self.failures:
+            self.failures -= 1
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         self.requests.append({"ids": list(input_ids), "config": gen_config, "mm": multimodal, "stream": stream_output})
         self.order.append(("start", gen_config.random_seed))
@@ -211,16 +215,49 @@ def test_many_requests_and_failures_of_single_ones(start, image, tmp_path):
     failures = {result.key: result.reason for result in results if isinstance(result, Failure)}
     assert set(failures) == {"broken", "long"}
     assert "cannot be opened" in failures["broken"]
-    assert "must be smaller" in failures["long"]
+    assert "--session-len 400" in failures["long"]  # the reason of all engines, before lmdeploy is asked
     done = {(result.key, result.sample) for result in results if not isinstance(result, Failure)}
     assert done == {(f"r{i}", sample) for i in range(10) for sample in (0, 1)}
 
 
-def test_an_engine_failure_names_the_request(start):
+def test_an_error_of_one_request_is_tried_once_more_and_then_counted(start):
     engine, backend = start()
-    backend.fails = True
-    with pytest.raises(EngineError, match="lmdeploy failed on row-17"):
-        list(engine.generate([Request("row-17", "What?", {0: 1})]))
+    backend.failures = 1
+    assert len(list(engine.generate([Request("a", "What?", {0: 1}), Request("b", "What?", {0: 2})]))) == 2
+    backend.failures = 2
+    results = list(engine.generate([Request("a", "What?", {0: 1})]))
+    assert [type(result) for result in results] == [Failure] and results[0].reason.startswith("lmdeploy: ")
+
+
+def test_an_engine_in_trouble_ends_the_run_and_names_a_request(start):
+    engine, backend = start()
+    backend.failures = 10**6
+    with pytest.raises(EngineError, match=r"lmdeploy failed on row-\d+"):
+        list(engine.generate([Request(f"row-{n}", "What?", {0: n}) for n in range(20)]))
+
+
+def test_what_lmdeploy_does_otherwise_is_said(start, caplog):
+    start(lmdeploy_backend="pytorch")
+    assert "lmdeploy's pytorch backend caches no prefixes of this model" in caplog.text
+    assert "fell back" not in caplog.text
+    start(lmdeploy_backend="auto")
+    assert "lmdeploy fell back to its pytorch backend" in caplog.text
+
+
+def test_the_hf_layout_is_refused_with_the_cure(checkpoint, tmp_path):
+    if checkpoint.name != "tiny-qwen2":
+        pytest.skip("InternLM2 has no -hf form")
+    convert_to_hf(checkpoint, tmp_path / "hf")
+    with pytest.raises(ValueError, match=r"ignores the tile limit.*tools/convert\.py"):
+        open_engine("lmdeploy", EngineOptions(checkpoint=str(tmp_path / "hf")))
+
+
+def test_images_are_named_once_for_all_samples(start, image):
+    engine, backend = start()
+    list(engine.generate([Request("a", "<image>\nWhat?", {0: 1, 1: 2}, (image(112, 56),), 2)]))
+    first, second = (request["mm"][0] for request in backend.requests)
+    pixels = first["pixel_values"].contiguous().view(torch.uint8).numpy().tobytes()
+    assert first["fingerprint"] == second["fingerprint"] == hashlib.sha256(pixels).digest()
 
 
 @pytest.mark.gpu

@@ -1,6 +1,10 @@
 """The server engine against servers without a model: honest, slow, failing, lying, dead."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -415,3 +419,14 @@ def test_requests_that_cannot_be_read_fail_as_in_the_other_engines(serve, engine
     done, failures = split(engine(serve()).generate(requests))
     assert not done and set(failures) == {"broken", "places", "long"}
     assert "cannot be opened" in failures["broken"] and "--session-len 2048" in failures["long"]
+
+
+@pytest.mark.integration
+def test_the_kill_benchmark_in_its_short_form():
+    """Two kills of real servers and ranks; the long form is committed with its result."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill_server.py"), "--kills", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout)
+    assert figures.get("servers killed", 0) + figures.get("ranks killed", 0) >= 2
+    assert figures["runs equal to the undisturbed one"] >= 1 and figures["answers per run"] == 480

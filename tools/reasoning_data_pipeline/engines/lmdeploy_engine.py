@@ -3,7 +3,8 @@
 Requests go to lmdeploy as token ids, made by the tokenization of our training: one `<IMG_CONTEXT>` per image, which
 lmdeploy widens to the image's tokens, and the assistant's prefix at the end. So chat template, prefix and placement are
 exact and no text of a row becomes a special token. lmdeploy has no n > 1: a prompt is preprocessed once, its first
-sample runs ahead, and the others start when its prompt stands in the prefix cache, with a seed of their own each.
+sample runs ahead, and the others start when its prompt stands in the prefix cache, with a seed of their own each. What
+lmdeploy makes of our wishes is compared with them at start, and said: it changes backend and caching without a word.
 
 This is the only file that imports lmdeploy, and only in its functions: it can be imported where lmdeploy is missing.
 """
@@ -11,20 +12,23 @@ This is the only file that imports lmdeploy, and only in its functions: it can b
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from internvl_chat.data.images import ImageError, load_image
-from internvl_chat.model import InternVLChatConfig, load_config, load_tokenizer
+from internvl_chat.data.images import ImageError
+from internvl_chat.model import InternVLChatConfig, is_hf_layout, load_config, load_tokenizer
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
 from internvl_chat.records.rows import RecordError
-from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder
+from tools.reasoning_data_pipeline.engines.inputs import Prompt, PromptEncoder, PromptReader, failure
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,
     EngineError,
@@ -41,6 +45,10 @@ if TYPE_CHECKING:
 
 # lmdeploy's codes for errors of one request; any other means that the engine is in trouble.
 REQUEST_ERRORS = frozenset({"invalid_request", "context_length_exceeded", "unsupported_feature", "preprocess_failed"})
+INTERNAL_ERROR = "internal_error"  # of one request too, as far as lmdeploy tells: tried once more, then counted
+MOST_IN_A_ROW = 8  # requests that fail so, with none that succeeds between: the engine is in trouble
+
+logger = logging.getLogger(__name__)
 
 
 class LmdeployEngine:
@@ -49,20 +57,33 @@ class LmdeployEngine:
     def __init__(self, pipe: Pipeline, encoder: PromptEncoder, options: EngineOptions) -> None:
         """Take a started pipeline and the encoder of its checkpoint."""
         self.pipe, self.encoder, self.options = pipe, encoder, options
+        self.reader = PromptReader(encoder, load_config(options.checkpoint), options.session_len)
+        self._failed_in_a_row = 0
         self.max_in_flight = 2 * pipe.backend_config.max_batch_size  # samples: one batch runs, one is being prepared
         self._readers = ThreadPoolExecutor(max(1, options.num_workers))
 
     @classmethod
     def open(cls, options: EngineOptions) -> LmdeployEngine:
-        """Start lmdeploy on a checkpoint, without running code that comes with it."""
+        """Start lmdeploy on a checkpoint, without running code that comes with it.
+
+        Raises:
+            ValueError: the checkpoint is in the `-hf` layout.
+        """
         from lmdeploy import VisionConfig, pipeline
 
+        if is_hf_layout(options.checkpoint):
+            raise ValueError(
+                f"{options.checkpoint}: lmdeploy ignores the tile limit of checkpoints in the -hf layout; convert it "
+                f"first, python tools/convert.py --checkpoint {options.checkpoint} --out DIR, or take --engine vllm"
+            )
         register_families()
         encoder = PromptEncoder(load_tokenizer(options.checkpoint), load_config(options.checkpoint))
         vision = VisionConfig(max_batch_size=options.vit_batch_size)
         pipe = pipeline(
             options.checkpoint, backend_config=backend_config(options), vision_config=vision, log_level="ERROR"
         )
+        for difference in differences(pipe, options):
+            logger.warning("%s", difference)
         return cls(pipe, encoder, options)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
@@ -101,29 +122,48 @@ class LmdeployEngine:
             ]
             for sample in asyncio.as_completed(samples):
                 index, tokens, finish = await sample
+                self._failed_in_a_row = 0
                 finished.put(Completion(request.key, index, self.encoder.decode(tokens), finish))
         except (ImageError, RecordError) as error:
-            finished.put(Failure(request.key, getattr(error, "reason", str(error))))
+            finished.put(failure(request, error))
         except RequestError as error:
-            if error.code.value not in REQUEST_ERRORS:
+            if not self._is_of_the_request(error.code.value):
                 raise
             finished.put(Failure(request.key, f"lmdeploy: {error.message}"))
+
+    def _is_of_the_request(self, code: str) -> bool:
+        """Whether an error concerns its request alone, and others may go on."""
+        self._failed_in_a_row += code == INTERNAL_ERROR
+        return code in REQUEST_ERRORS or (code == INTERNAL_ERROR and self._failed_in_a_row < MOST_IN_A_ROW)
 
     async def _prepare(self, request: Request) -> PreprocessedRequest:
         """Read the images and let lmdeploy check and tile the request, once for all its samples."""
         loop, engine = asyncio.get_running_loop(), self.pipe.async_engine
-        images = await asyncio.gather(
-            *(loop.run_in_executor(self._readers, load_image, path) for path in request.images)
-        )
-        self.encoder.check_length(request, self.options.session_len)
+        read: Prompt = await loop.run_in_executor(self._readers, self.reader.read, request)
         ids = self.encoder.condensed_ids(request)
-        prompt = {"messages": user_message(ids, images, request.max_tiles)} if images else {"input_ids": ids}
+        prompt = {"messages": user_message(ids, read.images, request.max_tiles)} if read.images else {"input_ids": ids}
         config = generation_config(self.options.sampling, self.encoder.stop_ids)
-        return await engine.preprocess(
+        prepared = await engine.preprocess(
             **{"messages": None, **prompt}, session_id=engine.session_mgr.get(), gen_config=config
         )
+        set_fingerprints(prepared.inputs.get("multimodal") or ())
+        return prepared
 
     async def _sample(
+        self, prepared: PreprocessedRequest, sample: int, seed: int, *, cached: asyncio.Event, leads: bool
+    ) -> tuple[int, list[int], Any]:
+        """`_sample_once`, and once more where lmdeploy met an error of its own."""
+        from lmdeploy.serve.core.exceptions import RequestError
+
+        try:
+            return await self._sample_once(prepared, sample, seed, cached=cached, leads=leads)
+        except RequestError as error:
+            if error.code.value != INTERNAL_ERROR:
+                raise
+            logger.warning("lmdeploy: %s; tried once more", error.message)
+        return await self._sample_once(prepared, sample, seed, cached=cached, leads=False)
+
+    async def _sample_once(
         self, prepared: PreprocessedRequest, sample: int, seed: int, *, cached: asyncio.Event, leads: bool
     ) -> tuple[int, list[int], Any]:
         """One sample: its index, tokens and finish reason. The leader sets `cached` with its first token."""
@@ -163,6 +203,30 @@ def register_families() -> None:
     AutoConfig.register(InternVLChatConfig.model_type, InternVLChatConfig, exist_ok=True)
     AutoConfig.register(InternLM2Config.model_type, InternLM2Config, exist_ok=True)
     AutoTokenizer.register(InternLM2Config, slow_tokenizer_class=InternLM2Tokenizer, exist_ok=True)
+
+
+def differences(pipe: Pipeline, options: EngineOptions) -> list[str]:
+    """What lmdeploy does otherwise than it was asked to."""
+    engine, found = pipe.async_engine, []
+    if options.lmdeploy_backend != "pytorch" and engine.backend != "turbomind":
+        found.append(
+            f"lmdeploy fell back to its {engine.backend} backend: TurboMind does not run this model, or its library "
+            "does not load here; sampling is slower"
+        )
+    if not getattr(engine.backend_config, "enable_prefix_caching", True):
+        found.append(
+            f"lmdeploy's {engine.backend} backend caches no prefixes of this model: each sample of a prompt pays for "
+            "the image and the prompt again; TurboMind and --engine vllm do not"
+        )
+    return found
+
+
+def set_fingerprints(items: Iterable[dict[str, Any]]) -> None:
+    """Name each image by its pixels, once for all samples: TurboMind would do so for each, in its event loop."""
+    for item in items:
+        pixels = item.get("pixel_values")
+        if pixels is not None and item.get("fingerprint") is None:
+            item["fingerprint"] = hashlib.sha256(pixels.contiguous().cpu().view(torch.uint8).numpy()).digest()
 
 
 def backend_config(options: EngineOptions) -> TurbomindEngineConfig | PytorchEngineConfig:

@@ -40,7 +40,7 @@ from tools.reasoning_data_pipeline.engines.server_client import (
     ServerError,
     UnreachableError,
 )
-from tools.reasoning_data_pipeline.engines.server_pool import NoServerLeftError, Place, ServerPool
+from tools.reasoning_data_pipeline.engines.server_pool import WATCH_SECONDS, NoServerLeftError, Place, ServerPool
 from tools.reasoning_data_pipeline.engines.server_requests import Asking, MisreadError, Question, check_prompt
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class ServerEngine:
 
         Raises:
             ValueError: a server differs from training, or all serve other models.
-            EngineError: none answers.
+            EngineError: none answers as long as patience lasts.
         """
         config = load_config(options.checkpoint)
         encoder = PromptEncoder(load_tokenizer(options.checkpoint), config)
@@ -84,9 +84,13 @@ class ServerEngine:
         servers = [Server(url, key, options.server.deadline) for url in options.server.urls]
         check = partial(check_server, asking=asking, reader=reader)
         places = first_checks(servers, check)
+        end = time.monotonic() + options.server.patience
+        while not any(place.manner for place in places):
+            if time.monotonic() > end:
+                raise EngineError(f"no server answers of {', '.join(map(str, servers))}")
+            time.sleep(WATCH_SECONDS)
+            places = first_checks([place.server for place in places], check)
         there = [place.manner for place in places if place.manner is not None]
-        if not there:
-            raise EngineError(f"no server answers of {', '.join(map(str, servers))}")
         session_len = min([options.session_len, *(manner.session_len for manner in there if manner.session_len)])
         asking = replace(asking, options=replace(options, session_len=session_len))
         pool = ServerPool(places, check, in_flight=options.server.in_flight, patience=options.server.patience)
@@ -201,7 +205,7 @@ def first_checks(servers: Iterable[Server], check: Callable[[Server], Manner]) -
 
     Raises:
         ValueError: a server differs from training, or all serve other models.
-        EngineError: a server fails in the check.
+        EngineError: a server takes no requests of this kind, such as without a key.
     """
     places, others = [], []
     for server in servers:
@@ -211,11 +215,11 @@ def first_checks(servers: Iterable[Server], check: Callable[[Server], Manner]) -
         except OtherModelError as error:
             others.append(error)
             logger.warning("passed over: %s", error)
-        except UnreachableError as error:
+        except MisconfiguredError as error:
+            raise EngineError(f"the check at start failed: {error}") from error
+        except ServerError as error:
             places.append(Place(server, None))
             logger.warning("%s does not answer yet: %s", server, error)
-        except ServerError as error:
-            raise EngineError(f"the check at start failed: {error}") from error
     if others and not places:
         raise others[0]
     return places

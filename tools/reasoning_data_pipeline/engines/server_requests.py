@@ -147,7 +147,6 @@ class Asking:
         body: dict[str, Any] = {
             "model": model,
             "n": len(draw.samples),
-            "seed": draw.seed,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k or (0 if dialect.beside_url else -1),
@@ -157,6 +156,8 @@ class Asking:
             "logprobs": self.options.logprobs,
             **NEUTRAL,
         }
+        if sampling.temperature > 0:
+            body["seed"] = draw.seed
         if question.urls and not dialect.beside_url:
             body["mm_processor_kwargs"] = {dialect.tile_limit: question.max_tiles}
         if question.prefix:

@@ -70,7 +70,8 @@ class OwnStates:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all other rows; `rows[i]` becomes row i, and moves only if it was another."""
-        moved = [(place, row) for place, row in enumerate(rows) if place != row]
+        lengths = self.lengths.tolist()
+        moved = [(place, row) for place, row in enumerate(rows) if place != row and lengths[row]]
         if moved:
             to, source = torch.tensor(moved, device=self.lengths.device).T
             for states in self._layers.values():
