@@ -13,6 +13,7 @@ import base64
 import io
 import json
 import re
+import sys
 import threading
 import time
 from collections import deque
@@ -110,6 +111,11 @@ class FakeServer(ThreadingHTTPServer):
         """Serve in a thread."""
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def stop(self) -> None:
         """Serve no more: connections are refused from now on."""
