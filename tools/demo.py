@@ -3,7 +3,8 @@
     python tools/demo.py --checkpoints ckpt/InternVL2_5-8B work_dirs/mpo
     python tools/demo.py --checkpoints ckpt/tiny-base work_dirs/quickstart/checkpoint --port 8000
 
-Answers come from `model.chat`, greedy unless a temperature is given. The page is served on this machine only; from
+Answers come from `model.chat`, greedy unless a temperature is given, or from an engine of the pipelines: `--engine
+vllm`, or `--engine server --server URL URL`, one for each checkpoint. The page is served on this machine only; from
 elsewhere, `ssh -L 7860:127.0.0.1:7860 HOST` brings it. An image is opened within the bounds of training, and an upload
 of more than --max-megabytes is refused before it is read.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import secrets
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -30,8 +32,9 @@ from transformers import PreTrainedTokenizerBase
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.data.images import ImageError, Tiling, load_image
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
-from internvl_chat.run.entry import Parser, enter
-from tools.pages.page import render
+from tools.reasoning_data_pipeline.engines.opening import ENGINES, open_engine
+from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions, Failure, Request, SamplingSettings
+from tools.reasoning_data_pipeline.engines.server_arguments import add_servers, server_options
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 POLICY = "default-src 'none'; connect-src 'self'; img-src blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -56,13 +59,46 @@ class Contender:
         return str(self.model.chat(self.tokenizer, tiles, question, settings))
 
 
+@dataclass(frozen=True)
+class EngineContender:
+    """A checkpoint that answers through an engine of the pipelines, as it samples there."""
+
+    name: str
+    engine: Engine
+    max_tiles: int
+
+    def answer(self, image: Image.Image | None, question: str, settings: dict[str, Any]) -> str:
+        """Answer a question, about an image if there is one; the engine was opened with its settings.
+
+        Raises:
+            ValueError: the engine cannot answer it.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            images: tuple[str, ...] = ()
+            if image is not None:
+                images = (f"{folder}/upload.png",)
+                image.save(images[0])
+            request = Request("the question", question, {0: secrets.randbits(62)}, images, self.max_tiles)
+            [result] = self.engine.generate([request])
+        if isinstance(result, Failure):
+            raise ValueError(result.reason)
+        return result.text.strip()
+
+
+Answering = Contender | EngineContender
+
+
 class DemoServer(ThreadingHTTPServer):
     """Serves the page, and the answers of all contenders to one question at a time."""
 
     daemon_threads = True
 
     def __init__(
-        self, address: tuple[str, int], contenders: Sequence[Contender], settings: dict[str, Any], most_bytes: int
+        self,
+        address: tuple[str, int],
+        contenders: Sequence[Contender | EngineContender],
+        settings: dict[str, Any],
+        most_bytes: int,
     ) -> None:
         """Take what answers, the keywords of `generate`, and the most bytes of an image."""
         super().__init__(address, Handler)
@@ -166,6 +202,13 @@ def load_contender(path: str, device: str) -> Contender:
     return Contender(path, model, load_tokenizer(source), tiling)
 
 
+def open_contender(path: str, args: argparse.Namespace) -> EngineContender:
+    """A checkpoint behind the engine that the command line names."""
+    sampling = SamplingSettings(args.temperature, max_new_tokens=args.max_new_tokens)
+    engine = open_engine(args.engine, EngineOptions(path, sampling, server=server_options(args)))
+    return EngineContender(path, engine, load_config(path).max_dynamic_patch)
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -177,6 +220,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--max-new-tokens", type=int, default=1024, help="of an answer (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
+    parser.add_argument("--engine", choices=("chat", *ENGINES), default="chat", help="(default: %(default)s)")
+    add_servers(parser)
     parser.add_argument("--max-megabytes", type=float, default=20, help="of an image (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -186,7 +231,10 @@ def build_server(args: argparse.Namespace) -> DemoServer:
     settings: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": args.temperature > 0}
     if args.temperature > 0:
         settings["temperature"] = args.temperature
-    contenders = [load_contender(path, args.device) for path in args.checkpoints]
+    contenders: list[Answering] = [
+        load_contender(path, args.device) if args.engine == "chat" else open_contender(path, args)
+        for path in args.checkpoints
+    ]
     return DemoServer((args.host, args.port), contenders, settings, int(args.max_megabytes * 1e6))
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 
-os.environ["VLLM_TARGET_DEVICE"] = "cpu"  # the published wheel then plans for a CPU; its kernels are not needed here
+os.environ["VLLM_TARGET_DEVICE"] = "cpu"  # where the wheel for GPUs is installed it then plans for a CPU
 
 import torch
 import vllm

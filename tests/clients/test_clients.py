@@ -1,6 +1,9 @@
 """What a training saves, in the tools of others: transformers without this package, lmdeploy, vLLM, VLMEvalKit."""
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from internvl_chat.model import load_model, load_tokenizer
 from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments
 
 pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
 PARTS = pytest.mark.parametrize("name", ["run/checkpoint-1", "run", "run-hf"])
 
 
@@ -35,6 +39,16 @@ def test_lmdeploy_takes_all_weights_and_asks_as_we_do(client, run_elsewhere, sav
     assert [found["architecture"]] == json.loads((saved[name] / "config.json").read_text())["architectures"]
     assert found["turbomind"] and found["task"] == "vlm" and found["missing"] == []
     assert found["prompt_ids"] == batch["ids"][0].tolist()
+
+
+def test_the_engine_of_the_pipelines_asks_lmdeploy_as_it_should(client):
+    """Its tests run in lmdeploy's environment, on all of lmdeploy but the backend that needs a GPU."""
+    command = [str(client("lmdeploy") / "bin" / "python"), "-m", "pytest", "-m", "not gpu", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "tests/tools/test_lmdeploy_engine.py"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
 @PARTS

@@ -1,6 +1,7 @@
 """The page that asks several checkpoints: its server without a model, and in headless Chromium with two tiny ones."""
 
 import http.client
+import importlib
 import io
 import json
 import os
@@ -150,6 +151,26 @@ def test_a_loaded_checkpoint_answers_as_chat_does():
     assert len(tiles) == 1
     expected = contender.model.chat(contender.tokenizer, tiles, "How many?", settings)
     assert contender.answer(image, "How many?", settings) == expected != ""
+
+
+@pytest.mark.parametrize("engine", ["transformers", "server"])
+def test_an_engine_answers_as_chat_does_or_as_its_server(engine, golden_folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    folder = golden_folder / "ckpt" / "tiny-qwen2"
+    running = importlib.import_module("fake_server").FakeServer(folder).start()
+    flags = ["--checkpoints", str(folder), "--engine", engine, "--port", "0", "--max-new-tokens", "6"]
+    flags += ["--server", running.url] if engine == "server" else []
+    with demo.build_server(demo.parse_arguments(flags)) as server:
+        [found] = server.answers(png(), "How many?")
+        with pytest.raises(ValueError, match="2 <image> in the question for 1 images"):
+            server.answers(png(), "<image> <image>")
+        server.contenders[0].engine.close()
+    running.stop()
+    if engine == "server":
+        assert found in "Look at part 0123456" and running.asked[-1]["max_tokens"] == 6
+        return
+    chatting, image = demo.load_contender(str(folder), "cpu"), Image.new("RGB", (100, 56), "steelblue")
+    assert found == chatting.answer(image, "How many?", {"max_new_tokens": 6, "do_sample": False}) != ""
 
 
 @pytest.mark.integration
