@@ -10,6 +10,9 @@ parameters, one thread, images of 4 tiles and a thumbnail.
 The distribution is compared on the tiny golden checkpoint: `draws` answers by `generate` and by the engine to a prompt
 with and one without image, by chi-square tests of the token at each of the first positions, of the first two tokens
 together, and of the length. With Bonferroni's correction, the smallest p must not be below 0.01.
+
+`number_formats` are tokens per second of the engine with a wider model in float32 and in bfloat16, as a checkpoint of
+either format is sampled from.
 Writes benchmarks/results/sampling.json.
 """
 
@@ -20,6 +23,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,12 @@ MODEL = (
     "--hidden_size 512 --intermediate_size 1408 --num_hidden_layers 8 --num_attention_heads 8 --image_size 224 "
     "--vit_hidden_size 256 --vit_intermediate_size 1024 --vit_num_hidden_layers 6 --vit_num_attention_heads 8"
 )
+WIDE = (  # products large enough that the weights, and not the calls, take the time
+    "--hidden_size 2048 --intermediate_size 5632 --num_hidden_layers 4 --num_attention_heads 16 --image_size 224 "
+    "--vit_hidden_size 256 --vit_intermediate_size 1024 --vit_num_hidden_layers 2 --vit_num_attention_heads 8"
+)
 POSITIONS = 4  # tokens whose distribution is compared
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EXPECTED_COUNT = 8  # rarer outcomes are put together
 
 
@@ -150,9 +159,27 @@ def measure_speed(folder: Path, prompts: int, samples: int, rounds: int) -> dict
         "samples_per_prompt": samples,
         "max_new_tokens": 64,
         "mean_tokens": round(float(np.mean(lengths)), 1),
+        "tokens_per_second": round(prompts * samples * float(np.mean(lengths)) / seconds["engine"], 1),
         "answers_per_second": {name: round(answers / value, 2) for name, value in seconds.items()},
         "speedup_over_per_answer": round(seconds["per_answer"] / seconds["engine"], 2),
         "speedup_over_num_return_sequences": round(seconds["num_return_sequences"] / seconds["engine"], 2),
+    }
+
+
+def measure_formats(folder: Path, samples: int, rounds: int) -> dict[str, Any]:
+    """Tokens per second of the engine by number format, taken in turns."""
+    make_tiny_checkpoint(parse_arguments([*WIDE.split(), "--out", str(folder / "wide")]))
+    samplers = {name: Sampler(folder / "wide", max_new_tokens=24, max_rows=samples) for name in FORMATS}
+    for name, dtype in FORMATS.items():
+        samplers[name].model.to(dtype)
+    request = Request("0", "How many?" * 40, {sample: sample for sample in range(samples)})
+    lengths = {name: sum(map(len, sampler.by_engine([request]))) for name, sampler in samplers.items()}
+    runs = {name: partial(sampler.by_engine, [request]) for name, sampler in samplers.items()}
+    seconds = interleaved_medians(runs, rounds)
+    rates = {name: lengths[name] / seconds[name] for name in FORMATS}
+    return {
+        "tokens_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "bfloat16_over_float32": round(rates["bfloat16"] / rates["float32"], 2),
     }
 
 
@@ -168,7 +195,8 @@ def main() -> None:
     distributions = measure_distributions(args.draws)
     with tempfile.TemporaryDirectory() as folder:
         speed = measure_speed(Path(folder), args.prompts, args.samples, args.rounds)
-    write_results("sampling", {"speed": speed, "distribution": distributions})
+        formats = measure_formats(Path(folder), args.samples, args.rounds)
+    write_results("sampling", {"speed": speed, "number_formats": formats, "distribution": distributions})
 
 
 if __name__ == "__main__":

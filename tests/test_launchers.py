@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,7 @@ SETTINGS += (
     "NODE_RANK",
     "PYTHON",
 )
+DATA_MODULE = "tools.reasoning_data_pipeline.visualprm_data_pipeline"
 EIGHT = V25.format("8b_internlm2_5_7b")
 
 
@@ -123,6 +126,58 @@ def test_adapters_train_on_one_node(launcher, tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):  # refuses what does not fit in words, what is missing by its code
         footprint.main(["--gpus", "8", "--", *flags])
     assert "batch: 256 pairs a step = 8 GPUs x 1 x 32" in capsys.readouterr().out
+
+
+def test_servers_are_asked_without_a_gpu_of_ones_own():
+    settings = {"SERVERS": "http://a:1,http://b:2", "PROMPTS": "a.jsonl"}
+    head, flags = command(launch("shell/mpo_data_construction/visualprm_sample.sh", **settings), DATA_MODULE)
+    assert flags[:5] == ["--engine", "server", "--server", "http://a:1", "http://b:2"]
+    assert head == ["true", "-u", "-m", DATA_MODULE]
+    postprocess = launch("shell/mpo_data_construction/correctness_pairs.sh", **settings)
+    assert "--server" not in postprocess.stdout and postprocess.returncode == 0
+
+
+@pytest.mark.parametrize("engine", ["vllm", "lmdeploy"])
+def test_a_server_is_started_here_or_one_per_node(engine, tmp_path):
+    settings = {"ENGINE": engine, "TP": "4", "SESSION_LEN": "777", "PORT": "8123"}
+    here = shlex.split(launch("shell/serve.sh", "ckpt/tiny-base", "--more", folder=tmp_path, **settings).stdout)
+    nodes = shlex.split(launch("shell/serve.sh", "ckpt/tiny-base", "--more", NODES="2", **settings).stdout)
+    assert {"777", "8123", "4", "ckpt/tiny-base", "--trust-remote-code"} <= set(here) and here[-1] == "--more"
+    assert "127.0.0.1" in here and here[0] == "true" and nodes[0] == "srun"
+    assert {"--nodes=2", "--ntasks-per-node=1", "--gres=gpu:4", "0.0.0.0"} <= set(nodes)
+    if engine == "vllm":
+        assert {"--trust-request-mm-kwargs", "--chat-template-content-format"} <= set(here)
+    failed = launch("shell/serve.sh", ENGINE=engine)
+    assert failed.returncode == 2 and "name a checkpoint" in failed.stderr
+
+
+@pytest.mark.integration
+def test_a_server_that_comes_up_is_written_down_and_ends_with_the_script(tmp_path):
+    """`python -m vllm.entrypoints.openai.api_server` is a page of the standard library here."""
+    package = tmp_path / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    (package / "api_server.py").write_text(
+        "import sys\nfrom http.server import BaseHTTPRequestHandler, HTTPServer\n"
+        "class Page(BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200)\n"
+        "        self.end_headers()\n"
+        "HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), Page).serve_forever()\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"PORT": port, "URLS": str(tmp_path / "urls.txt"), "PYTHON": sys.executable, "LAUNCHER": "local"}
+    environment = {**os.environ, **place, "PYTHONPATH": str(tmp_path)}
+    serving = subprocess.Popen(["bash", str(ROOT / "shell/serve.sh"), "ckpt/tiny-base"], env=environment)
+    try:
+        while not (tmp_path / "urls.txt").exists():
+            assert serving.poll() is None
+            time.sleep(0.05)
+        assert (tmp_path / "urls.txt").read_text() == f"http://127.0.0.1:{port}\n"
+    finally:
+        serving.terminate()
+        serving.wait()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(port))) != 0
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "torchrun"])

@@ -96,7 +96,7 @@ class DemoServer(ThreadingHTTPServer):
     def __init__(
         self,
         address: tuple[str, int],
-        contenders: Sequence[Contender | EngineContender],
+        contenders: Sequence[Answering],
         settings: dict[str, Any],
         most_bytes: int,
     ) -> None:
