@@ -133,7 +133,7 @@ def test_servers_are_asked_without_a_gpu_of_ones_own():
     head, flags = command(launch("shell/mpo_data_construction/visualprm_sample.sh", **settings), DATA_MODULE)
     assert flags[:5] == ["--engine", "server", "--server", "http://a:1", "http://b:2"]
     assert head == ["true", "-u", "-m", DATA_MODULE]
-    postprocess = launch("shell/mpo_data_construction/correctness_pairs.sh", **settings)
+    postprocess = launch("shell/mpo_data_construction/correctness_build_pairs.sh", **settings)
     assert "--server" not in postprocess.stdout and postprocess.returncode == 0
 
 
