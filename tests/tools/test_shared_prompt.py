@@ -13,9 +13,9 @@ from tools.reasoning_data_pipeline.engines.protocol import SamplingSettings
 from tools.reasoning_data_pipeline.engines.shared_prompt import (
     FIRST_SLOTS,
     BranchLayout,
-    Members,
     OwnStates,
     PromptGroup,
+    PromptMembers,
     attend,
     shared_prompt_attention,
 )
@@ -63,7 +63,7 @@ def test_the_parts_joined_are_plain_attention(group, window, with_sinks):
         None,
         sliding_window=window,
         s_aux=sinks,
-        branches=BranchLayout((Members.of(group, ASKED),), own),
+        branches=BranchLayout((PromptMembers.of(group, ASKED),), own),
     )
     for row, prompt in ASKED:
         seen = [

@@ -19,9 +19,9 @@ from tools.reasoning_data_pipeline.engines.drawing import Row, draw_tokens, toke
 from tools.reasoning_data_pipeline.engines.protocol import SamplingSettings
 from tools.reasoning_data_pipeline.engines.shared_prompt import (
     BranchLayout,
-    Members,
     OwnStates,
     PromptGroup,
+    PromptMembers,
     attending,
     register_attention,
 )
@@ -50,7 +50,7 @@ class DecodingBatch:
         self._branches: list[Branch] = []
         self._waiting: deque[Branch] = deque()
         self._own = OwnStates(model.device)
-        self._members: tuple[Members, ...] = ()
+        self._members: tuple[PromptMembers, ...] = ()
         self._logits = torch.empty(0)
 
     @property
@@ -119,7 +119,7 @@ class DecodingBatch:
         self._members = self._regroup()
         return kept
 
-    def _regroup(self) -> tuple[Members, ...]:
+    def _regroup(self) -> tuple[PromptMembers, ...]:
         """The rows by the prompts that they continue; groups of which half is done are cut down to the rest."""
         alive = [*self._branches, *self._waiting]
         for group in {id(branch.group): branch.group for branch in alive}.values():
@@ -128,7 +128,7 @@ class DecodingBatch:
                 self._replace(group, asked)
         groups = {id(branch.group): branch.group for branch in self._branches}
         return tuple(
-            Members.of(group, [(row, b.prompt) for row, b in enumerate(self._branches) if b.group is group])
+            PromptMembers.of(group, [(row, b.prompt) for row, b in enumerate(self._branches) if b.group is group])
             for group in groups.values()
         )
 

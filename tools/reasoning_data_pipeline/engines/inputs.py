@@ -94,7 +94,7 @@ class PromptReader:
             use_thumbnail=config.use_thumbnail,
         )
 
-    def read(self, request: Request) -> Prompt:
+    def read(self, request: Request) -> ReadPrompt:
         """Open the images, plan their tiles, tokenize.
 
         Raises:
@@ -110,9 +110,9 @@ class PromptReader:
             reason = f"a prompt of {len(ids)} tokens leaves no room for an answer in --session-len"
             where = Source(request.key, 1)
             raise RecordError(*where, f"{reason} {self.session_len}; allow more, or fewer tiles", "too_long")
-        return Prompt(request, ids, images, grids)
+        return ReadPrompt(request, ids, images, grids)
 
-    def cut(self, prompt: Prompt) -> torch.Tensor | None:
+    def cut(self, prompt: ReadPrompt) -> torch.Tensor | None:
         """The tiles (T, 3, S, S) uint8 of a prompt's images, None without images."""
         pairs = zip(prompt.images, prompt.grids, strict=True)
         tiles = [torch.from_numpy(self.tiling.cut(image, grid)) for image, grid in pairs]
@@ -120,7 +120,7 @@ class PromptReader:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ReadPrompt:
     """A request that was read.
 
     Attributes:

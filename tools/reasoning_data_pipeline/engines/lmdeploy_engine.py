@@ -28,7 +28,7 @@ from internvl_chat.model import InternVLChatConfig, is_hf_layout, load_config, l
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
 from internvl_chat.records.rows import RecordError
-from tools.reasoning_data_pipeline.engines.inputs import Prompt, PromptEncoder, PromptReader, failure
+from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, PromptReader, ReadPrompt, failure
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,
     EngineError,
@@ -139,7 +139,7 @@ class LmdeployEngine:
     async def _prepare(self, request: Request) -> PreprocessedRequest:
         """Read the images and let lmdeploy check and tile the request, once for all its samples."""
         loop, engine = asyncio.get_running_loop(), self.pipe.async_engine
-        read: Prompt = await loop.run_in_executor(self._readers, self.reader.read, request)
+        read: ReadPrompt = await loop.run_in_executor(self._readers, self.reader.read, request)
         ids = self.encoder.condensed_ids(request)
         prompt = {"messages": user_message(ids, read.images, request.max_tiles)} if read.images else {"input_ids": ids}
         config = generation_config(self.options.sampling, self.encoder.stop_ids)

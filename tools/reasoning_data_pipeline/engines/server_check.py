@@ -25,7 +25,7 @@ from tools.reasoning_data_pipeline.engines.server_requests import (
     Asking,
     Dialect,
     MisreadError,
-    Question,
+    WrittenPrompt,
     check_prompt,
 )
 
@@ -115,17 +115,17 @@ class _Check:
     reader: PromptReader
     model: str
 
-    def ask(self, question: Question, draw: Draw = ONE, dialect: Dialect = DIALECTS[0], **more: Any) -> Any:
+    def ask(self, question: WrittenPrompt, draw: Draw = ONE, dialect: Dialect = DIALECTS[0], **more: Any) -> Any:
         """The reply; it must have read what training has."""
         body = self.asking.body(question, draw, dialect, self.model, **more)
         reply = self.server.post("chat/completions", body)
         check_prompt(reply, question.ids)
         return reply
 
-    def question(self, text: str, images: tuple[str, ...] = (), max_tiles: int = 1, prefix: str = "") -> Question:
+    def question(self, text: str, images: tuple[str, ...] = (), max_tiles: int = 1, prefix: str = "") -> WrittenPrompt:
         """A question as a pipeline would put it."""
         request = Request("the check of a server", text, {0: 1}, images, max_tiles, prefix)
-        return Question.of(self.reader.read(request), "")
+        return WrittenPrompt.of(self.reader.read(request), "")
 
     def reading(self) -> None:
         """A text prompt, without and with a prefix."""
@@ -189,7 +189,7 @@ class _Check:
             return False
         return both == [first, second] and first != second
 
-    def _said(self, question: Question, draw: Draw) -> list[tuple[Any, ...]]:
+    def _said(self, question: WrittenPrompt, draw: Draw) -> list[tuple[Any, ...]]:
         """Texts and tokens of the answers, in their order; ValueError where there are not as many."""
         choices = self.ask(question, draw).get("choices") or []
         if len(choices) != len(draw.samples):

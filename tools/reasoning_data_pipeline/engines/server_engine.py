@@ -40,8 +40,8 @@ from tools.reasoning_data_pipeline.engines.server_client import (
     ServerError,
     UnreachableError,
 )
-from tools.reasoning_data_pipeline.engines.server_pool import WATCH_SECONDS, NoServerLeftError, Place, ServerPool
-from tools.reasoning_data_pipeline.engines.server_requests import Asking, MisreadError, Question, check_prompt
+from tools.reasoning_data_pipeline.engines.server_pool import WATCH_SECONDS, NoServerLeftError, PooledServer, ServerPool
+from tools.reasoning_data_pipeline.engines.server_requests import Asking, MisreadError, WrittenPrompt, check_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +50,12 @@ AHEAD = 2  # times the samples in flight that are read ahead
 
 
 @dataclass(frozen=True)
-class Task:
+class ServerTask:
     """Some samples of a request: `question` will be read, or raise what makes the request fail."""
 
     request: Request
     draw: Draw
-    question: Future[Question]
+    question: Future[WrittenPrompt]
 
 
 class ServerEngine:
@@ -98,10 +98,10 @@ class ServerEngine:
         return cls(pool, asking, reader, draws_many=all(manner.draws_many for manner in there))
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """Answer requests; see `engines.Engine.generate`."""
+        """ServedAnswer requests; see `engines.Engine.generate`."""
         finished: SimpleQueue[Future[list[Result]]] = SimpleQueue()
         source = self._tasks(requests)
-        running: dict[Future[list[Result]], Task] = {}
+        running: dict[Future[list[Result]], ServerTask] = {}
         samples, failed = 0, set()
         while True:
             while samples < AHEAD * self.pool.capacity and (task := next(source, None)) is not None:
@@ -121,25 +121,25 @@ class ServerEngine:
                     failed.add(result.key)
                     yield result
 
-    def _tasks(self, requests: Iterable[Request]) -> Iterator[Task]:
+    def _tasks(self, requests: Iterable[Request]) -> Iterator[ServerTask]:
         for request in requests:
             question = self._readers.submit(self._read, request)
             if self.options.sampling.temperature == 0:  # all samples are the same
-                yield Task(request, Draw(tuple(request.seeds), next(iter(request.seeds.values()))), question)
+                yield ServerTask(request, Draw(tuple(request.seeds), next(iter(request.seeds.values()))), question)
                 continue
-            yield from (Task(request, draw, question) for draw in draws(request, self._most))
+            yield from (ServerTask(request, draw, question) for draw in draws(request, self._most))
 
-    def _read(self, request: Request) -> Question:
-        return Question.of(self.reader.read(request), self.options.server.media_root)
+    def _read(self, request: Request) -> WrittenPrompt:
+        return WrittenPrompt.of(self.reader.read(request), self.options.server.media_root)
 
-    def _results(self, future: Future[list[Result]], task: Task) -> list[Result]:
+    def _results(self, future: Future[list[Result]], task: ServerTask) -> list[Result]:
         """What came of a task; EngineError where nothing can come any more."""
         error = future.exception()
         if isinstance(error, NoServerLeftError | MisconfiguredError):
             raise EngineError(f"{task.request.key} and those behind it are not answered: {error}") from error
         return future.result()
 
-    def _answer(self, task: Task) -> list[Result]:
+    def _answer(self, task: ServerTask) -> list[Result]:
         """Ask until there is an answer, or enough tries were made."""
         try:
             question = task.question.result()
@@ -172,7 +172,7 @@ class ServerEngine:
             finally:
                 self.pool.give(place, len(task.draw.samples))
 
-    def _ask(self, place: Place, task: Task, question: Question) -> list[Result]:
+    def _ask(self, place: PooledServer, task: ServerTask, question: WrittenPrompt) -> list[Result]:
         """The answers of a server; a `ServerError` or MisreadError where there are none."""
         manner = place.manner
         if manner is None:
@@ -188,7 +188,7 @@ class ServerEngine:
             for sample, answer in zip(samples, answers, strict=True)
         ]
 
-    def _reply(self, server: Server, manner: Manner, question: Question, draw: Draw) -> list:
+    def _reply(self, server: Server, manner: Manner, question: WrittenPrompt, draw: Draw) -> list:
         reply = server.post("chat/completions", self.asking.body(question, draw, manner.dialect, manner.model))
         check_prompt(reply, question.ids)
         return self.asking.answers(reply, len(draw.samples))
@@ -200,7 +200,7 @@ class ServerEngine:
         self._askers.shutdown(wait=False, cancel_futures=True)
 
 
-def first_checks(servers: Iterable[Server], check: Callable[[Server], Manner]) -> list[Place]:
+def first_checks(servers: Iterable[Server], check: Callable[[Server], Manner]) -> list[PooledServer]:
     """The servers of this checkpoint, each with how it is asked, None where it does not answer yet.
 
     Raises:
@@ -210,7 +210,7 @@ def first_checks(servers: Iterable[Server], check: Callable[[Server], Manner]) -
     places, others = [], []
     for server in servers:
         try:
-            places.append(Place(server, check(server)))
+            places.append(PooledServer(server, check(server)))
             logger.info("%s: %s", server, places[-1].manner)
         except OtherModelError as error:
             others.append(error)
@@ -218,7 +218,7 @@ def first_checks(servers: Iterable[Server], check: Callable[[Server], Manner]) -
         except MisconfiguredError as error:
             raise EngineError(f"the check at start failed: {error}") from error
         except ServerError as error:
-            places.append(Place(server, None))
+            places.append(PooledServer(server, None))
             logger.warning("%s does not answer yet: %s", server, error)
     if others and not places:
         raise others[0]

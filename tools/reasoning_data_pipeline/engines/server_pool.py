@@ -22,7 +22,7 @@ class NoServerLeftError(Exception):
 
 
 @dataclass
-class Place:
+class PooledServer:
     """A server in the pool.
 
     Attributes:
@@ -44,7 +44,7 @@ class ServerPool:
     """The servers of a run; safe to use from many threads."""
 
     def __init__(
-        self, places: list[Place], check: Callable[[Server], Manner], *, in_flight: int, patience: float
+        self, places: list[PooledServer], check: Callable[[Server], Manner], *, in_flight: int, patience: float
     ) -> None:
         """Take checked servers, and how one that comes back is checked."""
         self._places, self._check = places, check
@@ -60,7 +60,7 @@ class ServerPool:
         """Samples that all servers work on at once."""
         return self._in_flight * len(self._places)
 
-    def take(self, samples: int) -> Place:
+    def take(self, samples: int) -> PooledServer:
         """The least busy server, which now works on so many samples more; waits while all are busy, resting or gone.
 
         Raises:
@@ -77,10 +77,10 @@ class ServerPool:
                 self._check_patience(now)
                 self._changed.wait(SHORTEST_REST / 2)
 
-    def _there(self) -> list[Place]:
+    def _there(self) -> list[PooledServer]:
         return [place for place in self._places if place.manner is not None]
 
-    def _has_room(self, place: Place, samples: int) -> bool:
+    def _has_room(self, place: PooledServer, samples: int) -> bool:
         return place.samples == 0 or place.samples + samples <= self._in_flight
 
     def _check_patience(self, now: float) -> None:
@@ -95,18 +95,18 @@ class ServerPool:
             names = ", ".join(str(place.server) for place in self._places)
             raise NoServerLeftError(f"no server is left of {names}, waited {now - self._alone_since:.0f} s for one")
 
-    def give(self, place: Place, samples: int) -> None:
+    def give(self, place: PooledServer, samples: int) -> None:
         """A server is done with so many samples."""
         with self._changed:
             place.samples -= samples
             self._changed.notify_all()
 
-    def rest(self, place: Place, seconds: float) -> None:
+    def rest(self, place: PooledServer, seconds: float) -> None:
         """Leave a busy server alone for a while."""
         with self._changed:
             place.rests_until = time.monotonic() + max(seconds, SHORTEST_REST)
 
-    def lose(self, place: Place, reason: object) -> None:
+    def lose(self, place: PooledServer, reason: object) -> None:
         """A server is gone until it answers again."""
         with self._changed:
             if place.manner is not None:
@@ -114,18 +114,18 @@ class ServerPool:
                 logger.warning("%s is gone (%s); %d left", place.server, reason, len(self._there()))
             self._changed.notify_all()
 
-    def suspect(self, place: Place, reason: object) -> None:
+    def suspect(self, place: PooledServer, reason: object) -> None:
         """A server failed on a request: it is gone unless it answers a simple question."""
         try:
             place.server.get("models")
         except ServerError:
             self.lose(place, reason)
 
-    def recheck(self, place: Place) -> bool:
+    def recheck(self, place: PooledServer) -> bool:
         """Whether a server still reads as training does; it is gone for good where not."""
         return self._renew(place)
 
-    def _renew(self, place: Place) -> bool:
+    def _renew(self, place: PooledServer) -> bool:
         try:
             manner = self._check(place.server)
         except ServerError as error:

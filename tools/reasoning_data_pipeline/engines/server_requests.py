@@ -20,7 +20,7 @@ from internvl_chat.data.images import open_image
 from internvl_chat.data.tokenization import place_images
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.records.rows import Source
-from tools.reasoning_data_pipeline.engines.inputs import Draw, Prompt, PromptEncoder
+from tools.reasoning_data_pipeline.engines.inputs import Draw, PromptEncoder, ReadPrompt
 from tools.reasoning_data_pipeline.engines.protocol import EngineOptions
 from tools.reasoning_data_pipeline.engines.server_client import BrokenError
 
@@ -63,7 +63,7 @@ class MisreadError(Exception):
 
 
 @dataclass(frozen=True)
-class Question:
+class WrittenPrompt:
     """A prompt in the form in which it is sent, in any dialect.
 
     Attributes:
@@ -83,7 +83,7 @@ class Question:
     prefix: str
 
     @classmethod
-    def of(cls, prompt: Prompt, media_root: str) -> Question:
+    def of(cls, prompt: ReadPrompt, media_root: str) -> WrittenPrompt:
         """From a prompt that was read; images under `media_root` by their path, others as data."""
         request = prompt.request
         [text] = place_images([request.question], len(request.images), Source(request.key, 1))
@@ -139,7 +139,7 @@ class Asking:
     stop_ids: frozenset[int]
     options: EngineOptions
 
-    def body(self, question: Question, draw: Draw, dialect: Dialect, model: str, **more: Any) -> dict[str, Any]:
+    def body(self, question: WrittenPrompt, draw: Draw, dialect: Dialect, model: str, **more: Any) -> dict[str, Any]:
         """The JSON of a request for the samples of `draw`; `more` wins."""
         sampling = self.options.sampling
         messages = [{"role": "system", "content": self.encoder.system_message}] if self.encoder.system_message else []
@@ -165,7 +165,7 @@ class Asking:
             body |= {"add_generation_prompt": False, "continue_final_message": True}
         return {**body, "messages": messages, **more}
 
-    def answers(self, reply: Mapping[str, Any], count: int) -> list[Answer]:
+    def answers(self, reply: Mapping[str, Any], count: int) -> list[ServedAnswer]:
         """The `count` answers of a reply.
 
         Raises:
@@ -181,7 +181,7 @@ class Asking:
         except (KeyError, TypeError, AttributeError) as error:
             raise BrokenError(f"an answer without {error}") from error
 
-    def _answer(self, choice: Mapping[str, Any]) -> Answer:
+    def _answer(self, choice: Mapping[str, Any]) -> ServedAnswer:
         finish, tokens = choice["finish_reason"], choice.get("token_ids")
         if finish not in ("stop", "length"):
             raise BrokenError(f"an answer ended with {finish!r}")
@@ -189,16 +189,16 @@ class Asking:
         if self.options.logprobs:
             logprobs = tuple(float(token["logprob"]) for token in choice["logprobs"]["content"])
         if tokens is None:
-            return Answer(choice["message"]["content"] or "", finish, None, logprobs)
+            return ServedAnswer(choice["message"]["content"] or "", finish, None, logprobs)
         ended = [place for place, token in enumerate(tokens) if token in self.stop_ids]
         if ended[:1] != ([len(tokens) - 1] if finish == "stop" else []):
             raise BrokenError(f"an answer of {len(tokens)} tokens ({finish}) has stop tokens at {ended[:3]}")
         text = self.encoder.decode(tokens[:-1] if ended else tokens)
-        return Answer(text, finish, tuple(tokens), logprobs)
+        return ServedAnswer(text, finish, tuple(tokens), logprobs)
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServedAnswer:
     """One answer of a server; fields as of `Completion`."""
 
     text: str

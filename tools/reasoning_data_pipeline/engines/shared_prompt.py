@@ -123,7 +123,7 @@ class OwnStates:
 
 
 @dataclass(frozen=True)
-class Members:
+class PromptMembers:
     """The rows of a group of prompts.
 
     Attributes:
@@ -141,7 +141,7 @@ class Members:
     prompt_lengths: Tensor
 
     @classmethod
-    def of(cls, group: PromptGroup, asked: Sequence[tuple[int, int]]) -> Members:
+    def of(cls, group: PromptGroup, asked: Sequence[tuple[int, int]]) -> PromptMembers:
         """Of pairs of (row, its prompt)."""
         columns: list[list[int]] = [[] for _ in group.lengths]
         for row, prompt in asked:
@@ -176,7 +176,7 @@ class BranchLayout:
         own: the rows' own states.
     """
 
-    members: tuple[Members, ...]
+    members: tuple[PromptMembers, ...]
     own: OwnStates
 
 
@@ -256,7 +256,7 @@ def own_seen(own: OwnStates, window: int | None) -> Tensor | None:
 
 
 def _ask_prompts(
-    members: Members, asking: Tensor, layer: int, seen: Tensor | None, scaling: float
+    members: PromptMembers, asking: Tensor, layer: int, seen: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """Outputs (n, H_kv, H / H_kv, D) and log-sum-exps of a group's rows over its prompts, in `members.order`."""
     shape = members.rows.shape  # (P, M)

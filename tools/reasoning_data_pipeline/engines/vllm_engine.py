@@ -22,9 +22,9 @@ from internvl_chat.model.constants import IMAGE_PLACEHOLDER, IMG_CONTEXT_TOKEN
 from internvl_chat.records.rows import RecordError
 from tools.reasoning_data_pipeline.engines.inputs import (
     Draw,
-    Prompt,
     PromptEncoder,
     PromptReader,
+    ReadPrompt,
     draws,
     eos_ids,
     failure,
@@ -49,28 +49,28 @@ MOST_IMAGES = 32  # of a prompt: vLLM wants to know before
 
 
 @dataclass(frozen=True)
-class Layout:
+class VllmLayout:
     """What vLLM's two InternVL classes want: text that stands for an image, and the name of the tile limit."""
 
     placeholder: str
     tile_limit: str
 
 
-PUBLISHED, HF = Layout(IMAGE_PLACEHOLDER, "max_dynamic_patch"), Layout(IMG_CONTEXT_TOKEN, "max_patches")
+PUBLISHED, HF = VllmLayout(IMAGE_PLACEHOLDER, "max_dynamic_patch"), VllmLayout(IMG_CONTEXT_TOKEN, "max_patches")
 
 
 @dataclass(frozen=True)
-class Task:
+class VllmTask:
     """Some samples of a prompt that vLLM has."""
 
-    prompt: Prompt
+    prompt: ReadPrompt
     draw: Draw
 
 
 class VllmEngine:
     """Samples through `vllm.LLM`; see `engines.Engine`."""
 
-    def __init__(self, llm: LLM, reader: PromptReader, layout: Layout, options: EngineOptions) -> None:
+    def __init__(self, llm: LLM, reader: PromptReader, layout: VllmLayout, options: EngineOptions) -> None:
         """Take a started vLLM, the reader of its checkpoint, and the checkpoint's layout."""
         self.llm, self.reader, self.layout, self.options = llm, reader, layout, options
         self.stop_ids = reader.encoder.stop_ids | eos_ids(options.checkpoint)
@@ -91,7 +91,7 @@ class VllmEngine:
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Answer requests; see `engines.Engine.generate`."""
         source = self._prompts(requests)
-        running: dict[str, Task] = {}
+        running: dict[str, VllmTask] = {}
         while True:
             while sum(len(task.draw.samples) for task in running.values()) < IN_FLIGHT:
                 prompt = next(source, None)
@@ -107,16 +107,16 @@ class VllmEngine:
                 if output.finished and output.request_id in running:
                     yield from self._completions(running.pop(output.request_id), output)
 
-    def _prompts(self, requests: Iterable[Request]) -> Iterator[Prompt | Failure]:
+    def _prompts(self, requests: Iterable[Request]) -> Iterator[ReadPrompt | Failure]:
         for request, read in map_ahead(self.reader.read, requests, self._readers, self.options.num_workers):
             try:
                 yield read()
             except (ImageError, RecordError) as error:
                 yield failure(request, error)
 
-    def _start(self, prompt: Prompt, running: dict[str, Task]) -> Iterator[Failure]:
+    def _start(self, prompt: ReadPrompt, running: dict[str, VllmTask]) -> Iterator[Failure]:
         """Hand the samples of a prompt to vLLM; a Failure where it will not take them."""
-        tasks = [Task(prompt, draw) for draw in self._draws(prompt.request)]
+        tasks = [VllmTask(prompt, draw) for draw in self._draws(prompt.request)]
         settings = [self._sampling(task) for task in tasks]
         try:
             names = self.llm.enqueue([self._prompt(prompt)] * len(tasks), settings, use_tqdm=False)
@@ -130,7 +130,7 @@ class VllmEngine:
             return [Draw(tuple(request.seeds), 0)]
         return draws(request, MOST_AT_ONCE)
 
-    def _prompt(self, prompt: Prompt) -> dict[str, Any]:
+    def _prompt(self, prompt: ReadPrompt) -> dict[str, Any]:
         """A prompt in vLLM's form."""
         form: dict[str, Any] = {"prompt_token_ids": self.reader.encoder.condensed_ids(prompt.request, self._image_ids)}
         if prompt.images:
@@ -138,7 +138,7 @@ class VllmEngine:
             form["mm_processor_kwargs"] = {self.layout.tile_limit: prompt.request.max_tiles}
         return form
 
-    def _sampling(self, task: Task) -> SamplingParams:
+    def _sampling(self, task: VllmTask) -> SamplingParams:
         from vllm import SamplingParams
 
         sampling, is_greedy = self.options.sampling, self.options.sampling.temperature == 0
@@ -154,14 +154,14 @@ class VllmEngine:
             detokenize=False,
         )
 
-    def _step(self, running: dict[str, Task]) -> list[RequestOutput]:
+    def _step(self, running: dict[str, VllmTask]) -> list[RequestOutput]:
         try:
             return self.llm.llm_engine.step()
         except RuntimeError as error:
             names = ", ".join(dict.fromkeys(task.prompt.request.key for task in running.values()))
             raise EngineError(f"vLLM failed on {names}: {error}") from error
 
-    def _completions(self, task: Task, output: RequestOutput) -> Iterator[Result]:
+    def _completions(self, task: VllmTask, output: RequestOutput) -> Iterator[Result]:
         """The answers of a request that is through; it must have read the ids of training."""
         key, ids = task.prompt.request.key, task.prompt.ids
         if list(output.prompt_token_ids) != ids:
