@@ -202,7 +202,9 @@ def start_options(options: EngineOptions) -> dict[str, Any]:
         machine: dict[str, Any] = {"gpu_memory_utilization": options.cache_max_entry_count}
     else:
         most = max(CPU_BATCH_TOKENS, options.session_len)
-        machine = {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": most}
+        dtype = load_config(options.checkpoint).dtype  # vLLM's own choice for float32 is bfloat16, on any CPU
+        machine = {"dtype": "auto" if dtype is None else str(dtype).removeprefix("torch.")}
+        machine |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": most}
     return {
         "trust_remote_code": not is_hf_layout(options.checkpoint),
         "tensor_parallel_size": options.tp,
