@@ -32,6 +32,8 @@ from transformers import PreTrainedTokenizerBase
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.data.images import ImageError, Tiling, load_image
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
+from internvl_chat.run.entry import Parser, enter
+from tools.pages.page import render
 from tools.reasoning_data_pipeline.engines.opening import ENGINES, open_engine
 from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions, Failure, Request, SamplingSettings
 from tools.reasoning_data_pipeline.engines.server_arguments import add_servers, server_options

@@ -49,19 +49,36 @@ def test_impossible_settings_are_refused(settings):
 
 
 def test_unknown_and_missing_engines_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="unknown engine 'vllm'"):
-        open_engine("vllm", EngineOptions())
+    with pytest.raises(ValueError, match="unknown engine 'ollama'"):
+        open_engine("ollama", EngineOptions())
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"requirements-gpu\.txt"):
         open_engine("lmdeploy", EngineOptions())
+    with pytest.raises(ValueError, match=r"requirements-vllm\.txt"):
+        open_engine("vllm", EngineOptions())
     assert engines.choose_engine() == "transformers"
 
 
-def test_auto_is_lmdeploy_where_it_is_installed_and_a_gpu_is_seen(monkeypatch):
-    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object())
-    for seen, name in ((True, "lmdeploy"), (False, "transformers")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda seen=seen: seen)
-        assert engines.choose_engine() == name
+@pytest.mark.parametrize(
+    ("installed", "gpu", "cpu_wheel", "layout", "name"),
+    [
+        ({"lmdeploy", "vllm"}, True, False, "", "lmdeploy"),
+        ({"lmdeploy", "vllm"}, True, False, "hf", "vllm"),
+        ({"lmdeploy"}, True, False, "hf", "transformers"),
+        ({"vllm"}, True, False, "", "vllm"),
+        ({"lmdeploy", "vllm"}, False, True, "", "vllm"),
+        ({"lmdeploy", "vllm"}, False, False, "", "transformers"),
+        (set(), True, False, "", "transformers"),
+    ],
+)
+def test_auto_is_what_is_installed_and_fits(monkeypatch, tmp_path, caplog, installed, gpu, cpu_wheel, layout, name):
+    (tmp_path / "config.json").write_text('{"model_type": "%s"}' % ("internvl" if layout else "internvl_chat"))
+    monkeypatch.setattr(engines, "is_installed", installed.__contains__)
+    monkeypatch.setattr(engines, "has_cpu_kernels", lambda: cpu_wheel)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    with caplog.at_level("INFO"):
+        assert engines.choose_engine(str(tmp_path)) == name
+    assert f"--engine auto is {name}: " in caplog.text
 
 
 def test_scripted_engine_answers_in_the_form_that_is_asked_for():

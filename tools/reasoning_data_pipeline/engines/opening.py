@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import os
+from dataclasses import replace
 
 from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions
 from tools.reasoning_data_pipeline.engines.scripted import ScriptedEngine
@@ -28,6 +29,7 @@ def open_engine(name: str, options: EngineOptions) -> Engine:
     """Open an engine by name; `choose_engine` says what "auto" is.
 
     Raises:
+        FileNotFoundError: no such checkpoint.
         ValueError: no such engine, or its package is not installed.
     """
     name = choose_engine(options.checkpoint) if name == "auto" else name
@@ -37,6 +39,10 @@ def open_engine(name: str, options: EngineOptions) -> Engine:
         raise ValueError(f"unknown engine {name!r}; known are {', '.join(ENGINES)}")
     if name in REQUIREMENTS and not is_installed(name):
         raise ValueError(f"--engine {name}: {name} is not installed; pip install -r {REQUIREMENTS[name]}")
+    if name != "server":  # which has the weights; it is asked by the name that was given
+        from internvl_chat.checkpoint.names import local_checkpoint
+
+        options = replace(options, checkpoint=str(local_checkpoint(options.checkpoint)))
     module, engine = CLASSES[name]
     return getattr(importlib.import_module(f"{ROOM}.{module}"), engine).open(options)
 
