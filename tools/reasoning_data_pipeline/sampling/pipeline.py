@@ -222,11 +222,10 @@ def run_pipeline(pipeline: Pipeline, args: argparse.Namespace) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     check_arguments(args)
-    needs_gpus = args.engine not in WITHOUT_GPUS
-    worker = engine_worker(find_process(), args.tp if needs_gpus else 1)
+    worker = engine_worker(find_process(), 1 if args.engine == "server" else args.tp)
     if worker is None:
         return 0
-    if needs_gpus:
+    if args.engine not in WITHOUT_GPUS:
         claim_devices(args.tp)
     if args.engine == "auto":
         args = argparse.Namespace(**{**vars(args), "engine": choose_engine(args.checkpoint)})
