@@ -17,6 +17,7 @@ from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import PreferencePair, Source
 from tools.validation.chunks import Chunk, ChunkChecker, ChunkFacts, check_all, read_in_order
 from tools.validation.faults import FAULTS, FoundFault
+from tools.validation.mixtures import open_mixture
 from tools.validation.page import validation_page
 from tools.validation.rows import RowChecker, most_tokens
 from tools.validation.summary import SetSummary, Summary, verdict
@@ -252,3 +253,16 @@ def test_every_fault_that_the_library_names_is_known():
                     named.add(last.value)
     assert {"image_unreachable", "too_long", "video_broken"} <= named
     assert named <= set(FAULTS)
+
+
+def test_a_path_that_leads_to_two_things_is_found(tmp_path, monkeypatch):
+    (tmp_path / "there" / "images").mkdir(parents=True)
+    (tmp_path / "there" / "a.jsonl").write_text('{"question": "Q", "chosen": "a", "rejected": "b"}\n')
+    meta = tmp_path / "there" / "meta.json"
+    meta.write_text('{"a": {"root": "images", "annotation": "a.jsonl"}}')
+    monkeypatch.chdir(tmp_path)
+    assert open_mixture(meta)[1] == []
+    (tmp_path / "images").mkdir()
+    [data], [found] = open_mixture(meta)
+    assert found.fault == "path_doubtful" and "root 'images' is both" in found.detail
+    assert Path(data.root) == tmp_path / "there" / "images"  # where the annotation lies

@@ -61,6 +61,7 @@ _ERRORS = (
 )
 _WARNINGS = (
     ("meta_unknown_field", "meta.json has a field that is ignored", "correct its name, or remove it"),
+    ("path_doubtful", "a path of meta.json leads to two things", "write an absolute path"),
     ("length_differs", "length in meta.json is not the rows of the file", "correct length; is the file whole?"),
     ("nothing_drawn", "repeat_time leaves no row of a data set", "raise repeat_time, or remove the data set"),
     ("length_bias", "nearly all chosen answers are longer, or shorter", "balance lengths: models learn length first"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from internvl_chat.data.mixture import MixedDataset, open_dataset
+from internvl_chat.data.mixture import MixedDataset, doubtful_paths, open_dataset
 from internvl_chat.records.jsonl import WrongFileError
 from internvl_chat.records.meta import DatasetSpec, read_entries
 from internvl_chat.records.objects import ObjectError
@@ -67,6 +67,8 @@ def _about_entry(meta_path: Path, entry: object, data: MixedDataset) -> Iterator
         yield "meta_unknown_field", *at, f"{key!r}: {shown(entry[key])}; known are {sorted(DatasetSpec.FIELDS)}"
     if (said := entry.get("length")) is not None and spec.length != rows:
         yield "length_differs", *at, f"length is {shown(said)}, {data.rows.path} has {rows} rows"
+    for doubt in doubtful_paths(spec, meta_path):
+        yield "path_doubtful", *at, doubt
     if not len(data.order):
         yield "nothing_drawn", *at, f"repeat_time {spec.repeat_time} of {rows} rows"
 
