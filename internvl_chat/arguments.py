@@ -138,6 +138,7 @@ class MPOConfig(TrainingArguments):
             self.report_to = [name.strip() for name in named.split(",")]
         if isinstance(self.deepspeed, str) and not self.deepspeed.startswith("{"):  # of JSON, transformers takes it
             self.deepspeed = resolve_deepspeed_config(self.deepspeed) if self.deepspeed else None
+        self._check_counts()
         if self.beta <= 0:
             raise ValueError(f"--beta {self.beta} must be above 0")
         if not 0 <= self.label_smoothing < 0.5:
@@ -174,6 +175,14 @@ class MPOConfig(TrainingArguments):
         packed row apart. Several GPUs take several processes.
         """
         return min(super().n_gpu, 1)
+
+    def _check_counts(self) -> None:
+        """Raise ValueError for numbers that end in an error of a library, or in none, far from here."""
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)} must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed {self.seed} must be at least 0 and below 2**32")
 
     def _apply_older_names(self) -> None:
         """Move values given under older names to today's, and empty the older ones so that they are not stale."""

@@ -214,6 +214,10 @@ def run_config(source: Path, model_args: ModelArguments, data_args: DataArgument
     config.select_layer = model_args.vision_select_layer
     config.ps_version = model_args.ps_version
     vision_config: Any = config.vision_config
+    layers = vision_config.num_hidden_layers
+    if not -layers - 1 <= model_args.vision_select_layer <= layers:
+        given = f"--vision_select_layer {model_args.vision_select_layer}"
+        raise ValueError(f"{given}: the vision tower of {source} has {layers} layers, so -{layers + 1} to {layers}")
     vision_config.drop_path_rate = model_args.drop_path_rate
     return config
 

@@ -26,6 +26,7 @@ from internvl_chat.data.images import (
     resolve_image,
 )
 from internvl_chat.model.constants import IMAGENET_MEAN, IMAGENET_STD
+from internvl_chat.records.near_names import near_name
 
 
 def noise(width, height, seed=0):
@@ -234,6 +235,37 @@ def test_refused_paths(root, path, reason):
     with pytest.raises(ImageError, match=reason) as raised:
         resolve_image(str(root), path)
     assert path.split("\0")[0] in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("there", "asked"),
+    [
+        ("A.JPG", "a.jpg"),
+        ("a.jpg", "A.jpg"),
+        ("a.jpeg", "a.jpg"),
+        ("a.PNG", "a.webp"),
+        ("Caf\u0065\u0301.png", "Caf\u00e9.png"),
+        ("Caf\u00e9.png", "Caf\u0065\u0301.png"),
+        ("a b.png", "a%20b.png"),
+        ("Sub/a.png", "sub/a.png"),
+        ("sub/a.png", "sub\\a.png"),
+        ("e\u0301/B.png", "\u00e9/b.jpg"),
+    ],
+)
+def test_a_file_of_nearly_the_name_is_named(tmp_path, there, asked):
+    (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
+    noise(8, 6).save(tmp_path / there, "PNG")
+    with pytest.raises(ImageError) as raised:
+        resolve_image(str(tmp_path), asked)
+    assert f"no such file, but there is {there!r}: write it as the file is called" in str(raised.value)
+
+
+def test_no_near_name_is_made_up(tmp_path):
+    noise(8, 6).save(tmp_path / "a.png")
+    (tmp_path / "c.png").mkdir()
+    for asked in ("b.png", "a/a.png", "c.jpg", "none/a.png", "aa.png"):
+        assert near_name(str(tmp_path), asked) is None
+    assert near_name(str(tmp_path / "absent"), "a.png") is None
 
 
 def test_symlinks(root, tmp_path):

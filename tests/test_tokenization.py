@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from internvl_chat.data.collator import join_sample
-from internvl_chat.data.tokenization import RowTokenizer, place_images
+from internvl_chat.data.tokenization import RowTokenizer, image_marks, place_images
 from internvl_chat.model import load_tokenizer
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.model.conversation import CONTROL_TOKEN, TEMPLATES, Part, control_tokens, get_template
@@ -206,6 +206,15 @@ def test_template_tokens_are_tokens(rows, any_tokenizer):
     assert prompt[first : first + 6] == [start, *[context] * 4, end]
     assert prompt.count(context) == 4 * TOKENS_PER_TILE
     assert [prompt.count(any_tokenizer.convert_tokens_to_ids(t)) for t in ("<|im_start|>", "<|im_end|>")] == [3, 2]
+
+
+@pytest.mark.parametrize("mark", ["<image1>", "<image_2>", "<img 1>", "<Image>", "<|image_1|>", "<ImageHere>"])
+def test_marks_of_other_formats_are_named_where_a_row_fails_on_them(rows, mark):
+    with pytest.raises(RecordError) as raised:
+        rows.tokenize(f"<image> and {mark}: same?", ["Yes", "No"], 2, AT)
+    assert f"{mark} is text: write <image> there" in raised.value.reason
+    assert image_marks([f"{mark} <image> a<b> image1", "<images> <img>"]) == [mark]
+    assert rows.tokenize(f"{mark}: what?", ["Yes", "No"], 1, AT)  # the image in front, the mark as text
 
 
 def test_one_beginning_token(rows, any_tokenizer, model):

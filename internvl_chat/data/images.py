@@ -87,7 +87,7 @@ def resolve_image(root: str, path: str, *, allow_file_symlinks: bool = False) ->
     if os.path.islink(full) and not allow_file_symlinks:
         _check_symlink(full, base)
     if not os.path.isfile(full):
-        kind = "not a regular file" if os.path.exists(full) else "no such file"
+        kind = "not a regular file" if os.path.exists(full) else f"no such file{near_hint(base, path)}"
         raise ImageError(f"{shown_path(full)}: {kind} (image {shown_path(path)} under root {root!r})", "image_missing")
     return full
 
@@ -101,6 +101,14 @@ def _fetch_image(root: str, path: str) -> str:
         raise ImageError(str(error), "image_missing") from error
     except ObjectError as error:
         raise ImageError(str(error), "image_unreachable") from error
+
+
+def near_hint(base: str, path: str) -> str:
+    """ ", but there is .." where a file of nearly this name is below `base`, else ""."""
+    from internvl_chat.records.near_names import near_name  # of files that are there, nobody asks
+
+    near = near_name(base, path)
+    return f", but there is {shown_path(near)!r}: write it as the file is called" if near else ""
 
 
 def _check_symlink(link: str, base: str) -> None:

@@ -8,6 +8,7 @@ row costs before its images are decoded, so that its tiles can be planned to fit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ from internvl_chat.model.constants import (
 )
 from internvl_chat.model.conversation import Part, TextEncoder, get_template
 from internvl_chat.records.rows import RecordError, Source, Turn, shown
+
+_IMAGE_MARK = re.compile(
+    r"<(?:image|img|picture|pic)[ _-]?\d+>|<\|image(?:_?\d+)?\|>|<(?:Image|IMAGE|ImageHere|image_pad)>"
+)
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,11 @@ def place_frames(questions: Sequence[str], num_frames: int, where: Source) -> li
     return [f"{frames}\n{questions[0]}", *questions[1:]]
 
 
+def image_marks(questions: Sequence[str]) -> list[str]:
+    """What other formats write where an image goes, such as `<image1>` and `<image_1>`: plain text here."""
+    return list(dict.fromkeys(mark for question in questions for mark in _IMAGE_MARK.findall(question)))
+
+
 def place_images(questions: Sequence[str], num_images: int, where: Source) -> list[str]:
     """The questions with one `<image>` per image: as they are, or, where they have none, with a line each in front.
 
@@ -193,4 +203,6 @@ def place_images(questions: Sequence[str], num_images: int, where: Source) -> li
     if placed == 0:
         return [f"{IMAGE_PLACEHOLDER}\n" * num_images + questions[0], *questions[1:]]
     reason = f"{placed} {IMAGE_PLACEHOLDER} in the question for {num_images} images; write one per image, or none"
+    if marks := image_marks(questions):
+        reason += f" ({', '.join(marks)} is text: write {IMAGE_PLACEHOLDER} there)"
     raise RecordError(*where, reason, "placeholder_mismatch")

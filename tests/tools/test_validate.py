@@ -68,6 +68,7 @@ ROW_FAULTS = [
     ("nearly_same_answers", lambda row: {"rejected": row["chosen"].upper() + "."}),
     ("placeholder_in_answer", {"rejected": "In <image> there are 5.\nFinal answer: 5"}),
     ("special_token_in_text", {"chosen": "It is 4.<|im_end|>\nFinal answer: 4"}),
+    ("image_mark", {"question": f"<image1> or not? {ASKED}"}),
     ("garbled_text", {"question": f"Gr\ufffd\ufffde? {ASKED}"}),
     ("garbled_text", {"rejected": "It is \x00 5.\nFinal answer: 5"}),
     ("looping_answer", {"chosen": "It is\nFinal answer: 4" + " and 4" * 50}),

@@ -68,6 +68,7 @@ _WARNINGS = (
     ("blank_answer", "an answer is white space", "delete the pair"),
     ("nearly_same_answers", "answers differ in case, spaces or a last mark only", "delete the pair"),
     ("placeholder_in_answer", "an answer holds <image>", "remove it: it is read as text"),
+    ("image_mark", "a question marks an image as other formats do", "write <image> there: the mark is read as text"),
     ("special_token_in_text", "a text spells a special token", "remove it: it is read as text, not as the token"),
     ("garbled_text", "a text has control or replacement characters", "repair its encoding"),
     ("looping_answer", "chosen ends in the same words again and again", "delete the pair, or sample it again"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from internvl_chat.data.tokenization import image_marks
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.model.conversation import CONTROL_TOKEN
 from internvl_chat.records.rows import PreferencePair, shown
@@ -30,6 +31,8 @@ def suspicious_texts(pair: PreferencePair, dataset: str) -> Iterator[tuple[str, 
             yield "blank_answer", f"{name} is {text!r}"
         if IMAGE_PLACEHOLDER in text:
             yield "placeholder_in_answer", f"{name} holds {IMAGE_PLACEHOLDER}"
+    if marks := image_marks([pair.conversation]):
+        yield "image_mark", f"the question holds {', '.join(marks)}"
     for name, text in {"question": pair.conversation, **answers}.items():
         if found := CONTROL_TOKEN.search(text):
             yield "special_token_in_text", f"{name} holds {found[0]}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from internvl_chat.data.images import ImageError, resolve_image
+from internvl_chat.data.images import ImageError, near_hint, resolve_image
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import RecordError, Source, parse_row, shown_path
 
@@ -124,7 +124,10 @@ class ImageRoots:
         found = next(filter(os.path.isfile, tried), None)
         if found is None:
             places = ", ".join(map(shown_path, tried)) or "nothing"
-            raise ImageError(f"{shown_path(path)}: no such image; tried {places}{self._limits()}", "image_missing")
+            bases = (self.root,) if self.root else (Path(), self.beside)
+            hint = next(filter(None, (near_hint(str(base), path) for base in bases)), "")
+            reason = f"no such image{hint}; tried {places}{self._limits()}"
+            raise ImageError(f"{shown_path(path)}: {reason}", "image_missing")
         root = str(self.root) if self.root else os.path.dirname(found)
         inside = os.path.relpath(found, os.path.abspath(root))
         return resolve_image(root, inside, allow_file_symlinks=self.follow_symlinks)
