@@ -25,6 +25,7 @@ from PIL import Image
 
 from internvl_chat.model.constants import IMAGENET_MEAN
 from internvl_chat.model.file_kinds import wrong_kind
+from internvl_chat.records.near_names import near_name
 from internvl_chat.records.objects import ObjectError, fetch, is_object, join_object
 from internvl_chat.records.rows import shown_path
 
@@ -105,8 +106,6 @@ def _fetch_image(root: str, path: str) -> str:
 
 def near_hint(base: str, path: str) -> str:
     """ ", but there is .." where a file of nearly this name is below `base`, else ""."""
-    from internvl_chat.records.near_names import near_name  # of files that are there, nobody asks
-
     near = near_name(base, path)
     return f", but there is {shown_path(near)!r}: write it as the file is called" if near else ""
 
