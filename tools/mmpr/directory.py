@@ -1,4 +1,4 @@
-"""The directory of a zip, read in slices: flat memory for a million members, and damage named before anything is written.
+"""The directory of a zip, read in slices: flat memory for a million members, damage named before a file is written.
 
 zipfile keeps a kilobyte a member. Here the directory, a list of entries at the end of a zip, is cut at entries, and
 each slice is given to zipfile as the directory of the same bytes. Layout of the records: PKWARE's APPNOTE.TXT, 4.3.
@@ -133,9 +133,10 @@ def _check_order(pieces: Pieces, directory: Directory) -> None:
     for number, path in enumerate(pieces.paths):
         offset = first_in.get(path)
         if offset is not None and _read(pieces, offset, len(LOCAL_HEADER)) != LOCAL_HEADER:
+            byte = offset - pieces.start(number)
             raise PrepareError(
-                f"{path}: is not the piece that belongs there (no member at its byte {offset - pieces.start(number):,}): "
-                f"exchanged with another one, or damaged; {checksum_cure([path])}"
+                f"{path}: is not the piece that belongs there (no member at its byte {byte:,}), "
+                f"but another one, or damaged; {checksum_cure([path])}"
             )
 
 
@@ -168,9 +169,6 @@ def _entry_end(held: bytearray, begin: int) -> int | None:
 
 
 def _read(pieces: Pieces, offset: int, size: int) -> bytes:
-    """Exactly these bytes, over the borders of pieces; fewer at the end."""
+    """Exactly these bytes; fewer at the end."""
     pieces.seek(offset)
-    found = bytearray()
-    while len(found) < size and (part := pieces.read(size - len(found))):
-        found += part
-    return bytes(found)
+    return pieces.read(size) or b""

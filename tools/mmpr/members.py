@@ -10,13 +10,14 @@ from __future__ import annotations
 import stat
 import zipfile
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import xxhash
 
-from internvl_chat.records import shown
+from internvl_chat.records.rows import shown
 from tools.mmpr.directory import Directory
 from tools.mmpr.published import SETS, PrepareError
 
@@ -87,7 +88,7 @@ def plan_members(directory: Directory, archive: str, encoding: str = "utf-8") ->
     facts.check_folders(archive)
     facts.check_overlaps(archive)
     kept = len(facts.keys) - len(repeated)
-    total = sum(facts.sizes) - sum(facts.sizes[facts.numbers.index(number)] for number in repeated)
+    total = sum(facts.sizes) - sum(facts.sizes[bisect_left(facts.numbers, number)] for number in repeated)
     left_out = frozenset(facts.system_files)
     return Plan(archive, directory, encoding, kept, total, frozenset(repeated), left_out, facts.digest.hexdigest())
 

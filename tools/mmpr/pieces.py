@@ -74,17 +74,22 @@ class Pieces(io.RawIOBase):
         return place
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer from the piece at hand; the next call goes on in the next one."""
-        number, wanted = bisect_right(self._ends, self._place), memoryview(buffer)
+        """Fill a buffer, over the borders of pieces; less only at the end: zipfile does not ask twice."""
+        view, filled = memoryview(buffer), 0
+        while filled < len(view) and (count := self._read_some(view[filled:])):
+            filled += count
+            self._place += count
+        return filled
+
+    def _read_some(self, view: memoryview) -> int:
+        """Fill the begin of a buffer from the piece at hand."""
+        number = bisect_right(self._ends, self._place)
         if number == len(self._files):
-            part = self._tail[self._place - self.size :][: len(wanted)]
-            wanted[: len(part)] = part
-            count = len(part)
-        else:
-            wanted = wanted[: self._ends[number] - self._place]
-            count = os.preadv(self._files[number].fileno(), [wanted], self._place - self.start(number))
-        self._place += count
-        return count
+            part = self._tail[self._place - self.size :][: len(view)]
+            view[: len(part)] = part
+            return len(part)
+        wanted = view[: self._ends[number] - self._place]
+        return os.preadv(self._files[number].fileno(), [wanted], self._place - self.start(number))
 
     def close(self) -> None:
         """Close all pieces."""
@@ -159,17 +164,18 @@ def check_sums(paths: Iterable[Path]) -> int:
             with open(path, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != expected:
-                raise PrepareError(f"{path}: SHA-256 {found[:12]}.. is not the hub's {expected[:12]}..; {_again(path)}")
+                raise PrepareError(
+                    f"{path}: SHA-256 {found[:12]}.. is not the hub's {expected[:12]}..; {_again([path])}"
+                )
     return compared
 
 
 def checksum_cure(paths: Sequence[Path]) -> str:
     """What to do about pieces that may be damaged."""
-    again = " and ".join(map(_again, paths))
     if all(hub_checksum(path) for path in paths):
-        return f"--verify tells which piece differs from the hub's; then {again}"
-    return again
+        return f"--verify tells which piece differs from the hub's; then {_again(paths)}"
+    return _again(paths)
 
 
-def _again(path: Path) -> str:
-    return f"remove {path} and fetch it again"
+def _again(paths: Sequence[Path]) -> str:
+    return f"remove {' and '.join(map(str, paths))} and fetch {'it' if len(paths) == 1 else 'them'} again"

@@ -21,7 +21,7 @@ from tools.mmpr.directory import read_directory
 from tools.mmpr.members import Member, Plan, plan_members
 from tools.mmpr.pieces import Pieces, checksum_cure
 from tools.mmpr.published import PrepareError
-from tools.reasoning_data_pipeline.durable import json_line, open_for_append, whole_lines
+from tools.reasoning_data_pipeline.files.durable import json_line, open_for_append, whole_lines
 
 WORK = ".unpacking"  # below the output folder
 BATCH = 256  # members given to the threads at once
@@ -82,7 +82,7 @@ class Unpacker:
         free = shutil.disk_usage(self.out).free
         if left and left + SPARE_BYTES > free:
             raise PrepareError(
-                f"{self.out}: {plan.archive}.zip needs {left / 1e9:.1f} GB more, the disk has {free / 1e9:.1f} GB free; "
+                f"{self.out}: {plan.archive}.zip needs {left / 1e9:.1f} GB more, the disk has {free / 1e9:.1f} GB: "
                 "make room or take another --out, then start the same command again"
             )
 
@@ -157,7 +157,7 @@ class _Placing:
     trusted: int
 
     def __call__(self, index: int, member: Member) -> bool:
-        """Bring member number `index` of those that are wanted to its place unless it is there; whether it was written."""
+        """Bring a member, `index` of those that are wanted, to its place unless it is there; whether it was written."""
         target = self.out / member.path
         if _has_size(target, member) and (index < self.trusted or _checksum(target) == member.info.CRC):
             return False
