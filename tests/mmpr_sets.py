@@ -21,7 +21,11 @@ def picture(number):
 
 
 def pair(number, **fields):
-    row = {"question": f"<image>\nHow many sides has shape {number}?", "chosen": f"It has {number}.", "rejected": "None."}
+    row = {
+        "question": f"<image>\nHow many sides has shape {number}?",
+        "chosen": f"It has {number}.",
+        "rejected": "None.",
+    }
     return {"image": f"{number}.png", **row, **fields}
 
 
@@ -45,7 +49,7 @@ def write_zip(path, members, pieces=(), cut=0.5):
 
 
 def pair_rows():
-    """Rows of the two data sets: plain, a list of images, no image, no <image>; the last of the second lacks its file."""
+    """Rows of two data sets: plain, a list of images; no <image>, no image, plain, an image that is not there."""
     shapes = [pair(number) for number in range(4)]
     shapes.append(pair(0, image=["0.png", "1.png"], question="<image>\n<image>\nWhich is larger?"))
     prefix = [pair(4, question="What is shown?"), pair(5, image=None, question="What is 2 + 2?"), pair(6)]
@@ -57,7 +61,9 @@ def write_pairs(folder, name, pieces=(), absolute=False):
     shapes, prefix = pair_rows()
     images = {f"images/Shapes/{number}.png": picture(number) for number in range(4)}
     images |= {f"images/openbmb/RLAIF-V-Dataset/{number}.png": picture(number) for number in range(4, 7)}
-    write_zip(folder / "images.zip", {f"{name}/{path}" if absolute else path: data for path, data in images.items()}, pieces)
+    write_zip(
+        folder / "images.zip", {f"{name}/{path}" if absolute else path: data for path, data in images.items()}, pieces
+    )
     write_zip(folder / "annotations.zip", {f"annotations/{SHAPES}.jsonl": jsonl(shapes),
                                            f"annotations/{PREFIX}.jsonl": jsonl(prefix)})  # fmt: skip
     begin = f"{CLUSTER}/{name}" if absolute else name
@@ -72,25 +78,37 @@ def write_pairs(folder, name, pieces=(), absolute=False):
 
 def write_prompts(folder):
     """MMPR-v1.2-prompts in `folder`."""
-    correctness = [{"image": f"{number}.png", "question": f"What is {number}?", "answer": str(number)} for number in range(3)]
+    correctness = [
+        {"image": f"{number}.png", "question": f"What is {number}?", "answer": str(number)} for number in range(3)
+    ]
     correctness.append({"image": "gone.png", "question": "What is gone?", "answer": "9"})
     dropout = [{"image": "geo/0.png", "question": "Describe it.", "chosen": "A shape.", "rejected": None}]
     dropout.append({"image": ["geo/0.png", "geo/1.png"], "question": "Compare.", "chosen": None, "rejected": None})
     pictures = {f"{number}.png": picture(number) for number in range(3)}
-    write_zip(folder / "correctness_images.zip", {f"correctness_images/{n}": p for n, p in pictures.items()}, ("_aa", "_ab", "_ac"))
+    write_zip(
+        folder / "correctness_images.zip",
+        {f"correctness_images/{n}": p for n, p in pictures.items()},
+        ("_aa", "_ab", "_ac"),
+    )
     write_zip(folder / "correctness_prompts.zip", {"correctness_prompts/shapes_en.jsonl": jsonl(correctness)})
-    write_zip(folder / "dropoutntp_images.zip", {f"geo/{name}": content for name, content in pictures.items()}, ("_aa", "_ab"))
+    write_zip(
+        folder / "dropoutntp_images.zip", {f"geo/{name}": content for name, content in pictures.items()}, ("_aa", "_ab")
+    )
     write_zip(folder / "dropoutntp_prompts.zip", {"dropoutntp_prompts/geo.jsonl": jsonl(dropout)})
 
 
 def write_tiny(folder):
     """MMPR-Tiny in `folder`: one image, two that are numbered, none."""
+
     def row(images, question, answer):
         return {"data_source": "tiny", "images": [{"path": f"MMPR-Tiny/images/{name}"} for name in images],
                 "prompt": [{"role": "user", "content": question}], "reward_model": {"ground_truth": answer},
                 "extra_info": {"question": question}}  # fmt: skip
 
-    rows = [row(["0.png"], "<image>\nHow many?", "3"), row(["0.png", "1.png"], "Is <image_2> larger than <image_1>?", "yes")]
+    rows = [
+        row(["0.png"], "<image>\nHow many?", "3"),
+        row(["0.png", "1.png"], "Is <image_2> larger than <image_1>?", "yes"),
+    ]
     rows += [row([], "What is 2 + 2?", "4"), row(["gone.png"], "<image>\nWhat?", "5")]
     write_zip(folder / "images.zip", {f"images/{number}.png": picture(number) for number in range(2)})
     pq.write_table(pa.Table.from_pylist(rows), folder / "mmpr_tiny.parquet")

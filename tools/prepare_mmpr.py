@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from tools.mmpr.pairs import prepare_pairs
 from tools.mmpr.pieces import check_sums, find_pieces
-from tools.mmpr.prompts import RECORDS, prepare_online, prepare_prompts
+from tools.mmpr.prompts import READERS, prepare_online, prepare_prompts
 from tools.mmpr.published import META, SETS, TABLE, PrepareError, PublishedSet
 from tools.mmpr.sources import Source, find_sources
 from tools.mmpr.unpack import WORK, Unpacker
@@ -100,7 +100,7 @@ def wanted_archives(published: PublishedSet, asked: Sequence[str] | None) -> tup
 def finish(source: Source, folder: Path, archives: Sequence[str]) -> dict[str, Any]:
     """What follows once the zips of a set are unpacked; the counts by data set."""
     if source.published.kind == "prompts":
-        kinds = [kind for kind in RECORDS if {f"{kind}_images", f"{kind}_prompts"} <= set(archives)]
+        kinds = [kind for kind in READERS if {f"{kind}_images", f"{kind}_prompts"} <= set(archives)]
         return prepare_prompts(folder, kinds)
     if source.published.kind == "online":
         return prepare_online(folder, source.companion(TABLE))

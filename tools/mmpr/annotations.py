@@ -21,6 +21,7 @@ from tools.mmpr.published import PrepareError
 from tools.reasoning_data_pipeline.files.durable import write_atomically
 from tools.reasoning_data_pipeline.prompts.wording import split_placeholders
 
+Reader = Callable[[dict[str, Any], Source], PreferencePair | Prompt]
 EXAMPLES = 5  # missing images of a data set in the report; left_out.jsonl has all
 
 
@@ -33,17 +34,19 @@ class SetCounts:
     text_only: int = 0
     several_images: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    missing_images: int = 0  # different ones
-    examples: list[str] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)  # images, with where they were looked for
 
     def to_json(self) -> dict[str, Any]:
         """As in prepared.json."""
-        return {**vars(self), "faults": dict(self.faults.most_common())}
+        found = {**vars(self), "faults": dict(self.faults.most_common()), "missing": sorted(self.missing)[:EXAMPLES]}
+        return {**found, "missing_images": len(self.missing)}
 
     def leave_out(self, error: RecordError | ImageError, where: Source) -> dict[str, Any]:
         """Count a row that cannot be used; its line of left_out.jsonl."""
         reason = error.reason if isinstance(error, RecordError) else str(error)
         self.faults[error.fault] += 1
+        if isinstance(error, ImageError):
+            self.missing.add(reason)
         return {"file": where.file, "line": where.line, "fault": error.fault, "reason": reason}
 
     def take(self, images: tuple[str, ...]) -> None:
@@ -56,9 +59,9 @@ class SetCounts:
 class RowCheck:
     """Checks rows of one image root: form, placeholders, and that images are there, each image looked for once."""
 
-    def __init__(self, record: type[PreferencePair] | type[Prompt]) -> None:
-        """Check rows as `record`; DropoutNTP prompts are pairs without a rejected answer."""
-        self.record = record
+    def __init__(self, read: Reader) -> None:
+        """Check rows by `read`, which raises RecordError for those that are of another form."""
+        self.read = read
         self._there: dict[int, ImageError | None] = {}
 
     def check(self, row: dict[str, Any], where: Source, root: str) -> tuple[str, ...]:
@@ -68,10 +71,7 @@ class RowCheck:
             RecordError: it cannot be used.
             ImageError: an image is not there.
         """
-        if self.record is PreferencePair:
-            found: PreferencePair | Prompt = PreferencePair.from_row(row, where, allow_no_rejected=True)
-        else:
-            found = Prompt.from_row(row, where, allow_no_answer=True)
+        found = self.read(row, where)
         split_placeholders(found.question, len(found.image), where)
         for path in found.image:
             self._look(root, path)
@@ -110,7 +110,7 @@ def scan(path: Path, root: Path, check: RowCheck, left_out: list[dict[str, Any]]
         check: of its rows.
         left_out: gets {file, line, fault, reason} of every row that cannot be used.
     """
-    counts, missing, lines = SetCounts(), set(), JsonlFile(path)
+    counts, lines = SetCounts(), JsonlFile(path)
     for line, line_no in (lines[index] for index in range(len(lines))):
         where = Source(str(path), line_no)
         counts.rows += 1
@@ -118,11 +118,8 @@ def scan(path: Path, root: Path, check: RowCheck, left_out: list[dict[str, Any]]
             images = check.check(parse_row(line, *where), where, str(root))
         except (RecordError, ImageError) as error:
             left_out.append(counts.leave_out(error, where))
-            if isinstance(error, ImageError):
-                missing.add(str(error))
             continue
         counts.take(images)
-    counts.missing_images, counts.examples = len(missing), sorted(missing)[:EXAMPLES]
     return counts
 
 

@@ -53,7 +53,7 @@ def prepare_pairs(folder: Path, published_meta: Path) -> dict[str, Any]:
 
 def _data_sets(folder: Path, published_meta: Path) -> Iterator[PreparedSet]:
     """The data sets in the order of the published file, checked."""
-    check = RowCheck(PreferencePair)
+    check = RowCheck(PreferencePair.from_row)
     for name, entry in read_entries(published_meta).items():
         spec = DatasetSpec.from_entry(name, entry, str(published_meta))
         annotation = find_end(spec.annotation, (folder / "annotations", folder), os.path.isfile)

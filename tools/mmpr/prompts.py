@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ from internvl_chat.data.images import ImageError
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import read_entries
-from internvl_chat.records.rows import PreferencePair, Prompt, RecordError, Source, parse_row, shown
-from tools.mmpr.annotations import RowCheck, SetCounts, annotation_files, find_end
+from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
+from tools.mmpr.annotations import Reader, RowCheck, SetCounts, annotation_files, find_end
 from tools.mmpr.pairs import LEFT_OUT
 from tools.mmpr.published import PrepareError
 from tools.reasoning_data_pipeline.files.durable import json_line, write_atomically
 
-RECORDS = {"correctness": Prompt, "dropoutntp": PreferencePair}
+READERS: dict[str, Reader] = {
+    "correctness": Prompt.from_row,
+    "dropoutntp": partial(Prompt.from_row, allow_no_answer=True),  # `chosen` may still have to be generated
+}
 NUMBERED = re.compile(r"<image[ _]?(\d+)>")
 TABLE_COLUMNS = ("images", "reward_model", "extra_info")
 ROWS_AT_ONCE = 1024
@@ -38,12 +42,10 @@ ROWS_AT_ONCE = 1024
 class PromptWriter:
     """Writes prompt files of one set; keeps what was counted and left out."""
 
-    def __init__(
-        self, folder: Path, image_folders: Iterable[Path], record: type[Prompt] | type[PreferencePair]
-    ) -> None:
+    def __init__(self, folder: Path, image_folders: Iterable[Path], read: Reader) -> None:
         """Images are looked for below `image_folders` and written relative to `folder`."""
         self.folder, self.bases = folder, [*image_folders, folder]
-        self.check = RowCheck(record)
+        self.check = RowCheck(read)
         self.left_out: list[dict[str, Any]] = []
         self._found: dict[str, str] = {}
 
@@ -94,7 +96,7 @@ def prepare_prompts(folder: Path, kinds: Iterable[str]) -> dict[str, Any]:
 
     Args:
         folder: of the set, with `<kind>_images` and `<kind>_prompts`, unpacked.
-        kinds: keys of RECORDS.
+        kinds: keys of READERS.
 
     Raises:
         PrepareError: there is no file, or no row can be used.
@@ -102,7 +104,7 @@ def prepare_prompts(folder: Path, kinds: Iterable[str]) -> dict[str, Any]:
     counts, left_out = {}, []
     for kind in kinds:
         source = folder / f"{kind}_prompts"
-        writer = PromptWriter(folder, [folder / f"{kind}_images"], RECORDS[kind])
+        writer = PromptWriter(folder, [folder / f"{kind}_images"], READERS[kind])
         roots = _roots(source)
         for path in tqdm(list(annotation_files(source)), desc=f"{kind} prompts", unit="file"):
             target = folder / "prompts" / kind / path.relative_to(source)
@@ -120,7 +122,7 @@ def prepare_online(folder: Path, table: Path) -> dict[str, Any]:
     names = pq.read_schema(table).names
     if lacking := [name for name in TABLE_COLUMNS if name not in names]:
         raise PrepareError(f"{table}: no column {', '.join(lacking)}; it has {', '.join(names)}: fetch it again")
-    writer = PromptWriter(folder, [folder / "images"], Prompt)
+    writer = PromptWriter(folder, [folder / "images"], Prompt.from_row)
     counts = {table.stem: writer.write(folder / "prompts.jsonl", _table_rows(table))}
     return _finish(folder, counts, writer.left_out)
 
