@@ -29,13 +29,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from internvl_chat.records.durable import json_text, write_atomically
 from tools.mmpr.pairs import prepare_pairs
 from tools.mmpr.pieces import check_sums, find_pieces
 from tools.mmpr.prompts import READERS, prepare_online, prepare_prompts
 from tools.mmpr.published import META, SETS, TABLE, PrepareError, PublishedSet
 from tools.mmpr.sources import Source, find_sources
 from tools.mmpr.unpack import WORK, Unpacker
-from tools.reasoning_data_pipeline.files.durable import json_text, write_atomically
 
 RECORD = "prepared.json"
 

@@ -15,10 +15,10 @@ from typing import Any
 import xxhash
 
 from internvl_chat.data.images import ImageError, resolve_image
+from internvl_chat.records.durable import write_atomically
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import PreferencePair, Prompt, RecordError, Source, parse_row
 from tools.mmpr.published import PrepareError
-from tools.reasoning_data_pipeline.files.durable import write_atomically
 from tools.reasoning_data_pipeline.prompts.wording import split_placeholders
 
 Reader = Callable[[dict[str, Any], Source], PreferencePair | Prompt]

@@ -10,11 +10,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from internvl_chat.records.durable import json_line, json_text, write_atomically
 from internvl_chat.records.meta import DatasetSpec, read_entries
 from internvl_chat.records.rows import PreferencePair
 from tools.mmpr.annotations import RowCheck, SetCounts, find_end, scan, usable_file
 from tools.mmpr.published import META, PrepareError
-from tools.reasoning_data_pipeline.files.durable import json_line, json_text, write_atomically
 
 LEFT_OUT = "left_out.jsonl"
 USABLE = "usable"  # folder of copies without the rows that cannot be used

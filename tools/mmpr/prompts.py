@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
+from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import read_entries
 from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
 from tools.mmpr.annotations import Reader, RowCheck, SetCounts, annotation_files, find_end
 from tools.mmpr.pairs import LEFT_OUT
 from tools.mmpr.published import PrepareError
-from tools.reasoning_data_pipeline.files.durable import json_line, write_atomically
 
 READERS: dict[str, Reader] = {
     "correctness": Prompt.from_row,

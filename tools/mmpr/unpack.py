@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from internvl_chat.records.durable import json_line, open_for_append, whole_lines
 from tools.mmpr.directory import read_directory
 from tools.mmpr.members import Member, Plan, plan_members
 from tools.mmpr.pieces import Pieces, checksum_cure
 from tools.mmpr.published import PrepareError
-from tools.reasoning_data_pipeline.files.durable import json_line, open_for_append, whole_lines
 
 WORK = ".unpacking"  # below the output folder
 BATCH = 256  # members given to the threads at once

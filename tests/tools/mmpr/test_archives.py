@@ -1,7 +1,12 @@
 """Pieces, directories, members, unpacking: what is read, what is refused and how that is said, what a restart does."""
 
 import hashlib
+import json
+import shutil
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,7 @@ from tools.mmpr.pieces import Pieces, check_sums, find_pieces
 from tools.mmpr.published import PrepareError
 from tools.mmpr.unpack import WORK, Unpacker
 
+ROOT = Path(__file__).parents[3]
 MEMBERS = {f"images/set/{number}.bin": bytes([number]) * (400 + 37 * number) for number in range(12)}
 
 
@@ -261,7 +267,7 @@ def test_a_disk_without_room_is_said_before_a_file_is_written(tmp_path, monkeypa
 
 def test_a_disk_that_fills_up_in_the_middle_costs_nothing_that_is_there(tmp_path, monkeypatch):
     stored(tmp_path / "images.zip")
-    copy, calls = __import__("shutil").copyfileobj, []
+    copy, calls = shutil.copyfileobj, []
 
     def fill(source, file, size):
         calls.append(1)
@@ -288,3 +294,13 @@ def test_two_runs_at_once_are_refused(tmp_path):
 
     unpack(tmp_path, tmp_path / "out", told=again)
     assert busy == [12]
+
+
+@pytest.mark.integration
+def test_two_kills_end_in_the_files_of_an_undisturbed_run():
+    """The short form of benchmarks/kill_unpacking.py."""
+    command = [sys.executable, "benchmarks/kill_unpacking.py", "--kills", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    figures = json.loads(done.stdout)
+    assert figures["kills"] >= 2 and figures["trees_that_differ"] == 0 and figures["files"] > 3_000
