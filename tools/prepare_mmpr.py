@@ -30,9 +30,9 @@ from typing import Any
 from tqdm import tqdm
 
 from internvl_chat.records.durable import json_text, write_atomically
-from tools.mmpr.pairs import prepare_pairs
+from tools.mmpr.pairs import USABLE, prepare_pairs
 from tools.mmpr.pieces import check_sums, find_pieces
-from tools.mmpr.prompts import READERS, prepare_online, prepare_prompts
+from tools.mmpr.prompts import PROMPTS, READERS, prepare_online, prepare_prompts
 from tools.mmpr.published import META, SETS, TABLE, PrepareError, PublishedSet
 from tools.mmpr.sources import Source, find_sources
 from tools.mmpr.unpack import WORK, Unpacker
@@ -77,6 +77,7 @@ def prepare(source: Source, out: Path, args: argparse.Namespace) -> dict[str, An
         with tqdm(desc=f"{archive}.zip", unit=" files", mininterval=0.5) as bar:
             unpacker = Unpacker(folder, args.num_threads, args.name_encoding, bar.update)
             unpacked[archive] = asdict(unpacker.unpack(archive, paths))
+    clear(folder)
     data_sets = finish(source, folder, archives)
     record = {
         "set": source.published.name,
@@ -105,6 +106,13 @@ def finish(source: Source, folder: Path, archives: Sequence[str]) -> dict[str, A
     if source.published.kind == "online":
         return prepare_online(folder, source.companion(TABLE))
     return prepare_pairs(folder, published_meta(source, folder))
+
+
+def clear(folder: Path) -> None:
+    """Remove what a kill left of files that were being replaced."""
+    for place in (folder, folder / USABLE, folder / WORK, *(folder / PROMPTS).rglob("*/")):
+        for path in place.glob("*.tmp"):
+            path.unlink()
 
 
 def published_meta(source: Source, folder: Path) -> Path:

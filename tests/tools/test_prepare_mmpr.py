@@ -185,3 +185,13 @@ def test_validate_passes_what_was_prepared(source, tmp_path, name):
 def test_help_needs_no_torch():
     code = "import sys, tools.prepare_mmpr; assert not {'torch', 'transformers'} & sys.modules.keys(), 'heavy'"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_a_kill_left_of_replaced_files_is_removed(source, tmp_path):
+    folder = tmp_path / "out/MMPR-v1.2"
+    (folder / "usable").mkdir(parents=True)
+    left = [folder / "meta.json.0123abcd.tmp", folder / "usable/x.jsonl.0123abcd.tmp"]
+    for path in left:
+        path.write_text("half")
+    assert prepare(source("MMPR-v1.2"), tmp_path / "out") == 0
+    assert not any(path.exists() for path in left)

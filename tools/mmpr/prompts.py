@@ -37,6 +37,7 @@ READERS: dict[str, Reader] = {
 NUMBERED = re.compile(r"<image[ _]?(\d+)>")
 TABLE_COLUMNS = ("images", "reward_model", "extra_info")
 ROWS_AT_ONCE = 1024
+PROMPTS = "prompts"  # folder of prompt files
 
 
 class PromptWriter:
@@ -107,7 +108,7 @@ def prepare_prompts(folder: Path, kinds: Iterable[str]) -> dict[str, Any]:
         writer = PromptWriter(folder, [folder / f"{kind}_images"], READERS[kind])
         roots = _roots(source)
         for path in tqdm(list(annotation_files(source)), desc=f"{kind} prompts", unit="file"):
-            target = folder / "prompts" / kind / path.relative_to(source)
+            target = folder / PROMPTS / kind / path.relative_to(source)
             counts[f"{kind}/{path.stem}"] = writer.write(target, _rows(path), roots.get(path.name, ""))
         left_out += writer.left_out
     return _finish(folder, counts, left_out)

@@ -1,0 +1,18 @@
+"""Hours of a training by the FLOPs of a checkpoint's size; loads torch, so only who asks for hours imports it."""
+
+from __future__ import annotations
+
+from tools.footprint import Plan, Row, step_flops
+from tools.model_sizes import count_parameters, find_config, meta_model
+
+
+def training_hours(checkpoint: str, tokens: float, tiles: float, pairs: int, *, gpus: int, tflops: float) -> float:
+    """Hours for `pairs` of so many tokens and tiles each, on `gpus` that reach `tflops` each, a reference beside.
+
+    Raises:
+        FileNotFoundError: the checkpoint is neither here nor a published one.
+    """
+    config, _ = find_config(checkpoint)
+    plan = Plan(gpus=gpus, stage=1, offload=False, half=True, recompute=True, reference=True, deepspeed=True)
+    row = Row(round(tokens), round(tiles))
+    return step_flops(count_parameters(meta_model(config)), config, plan, row) * pairs / (gpus * tflops * 1e12) / 3600
