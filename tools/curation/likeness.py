@@ -1,0 +1,141 @@
+"""Are two pictures the same one? Perceptual hashes propose, pixels decide.
+
+A picture has one hash for each of VIEWS, itself and what is left when up to 5 % of a side is cut off (imagehash.phash,
+64 bits). Two are candidates where the hash of one whole picture is near that of a view of the other: re-encoding and
+scaling move few bits, cropping is met by the views. Candidates are then laid over each other as thumbnails, at the best
+of finer crops, and are the same picture where these correlate: two diagrams of thin lines on white have near hashes,
+but their lines do not lie on each other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import lru_cache
+
+import imagehash
+import numpy as np
+import xxhash
+from PIL import Image
+
+from internvl_chat.data.images import decode_rgb, open_image
+
+CUTS = (0.0, 0.05)  # of a side
+VIEWS = tuple(itertools.product(CUTS, repeat=4))  # left, top, right, bottom; the first is the whole picture
+WORKING_SIDE = 128  # pixels of the square that hashes are taken of
+THUMBNAIL = 48  # pixels of the squares that are laid over each other
+FINE_STEPS = (0.025, 0.0125, 0.00625)
+MOST_CUT = 0.06  # of a side, when crops are made finer
+NEAR_BITS = 14  # of 64 by which candidates differ at most
+SAME_CORRELATION = 0.88
+FLAT = 2.0  # standard deviation of grey levels below which a picture shows nothing that could be compared
+BLOCK = 1 << 22  # pairs compared at once
+
+
+def exact_hash(path: str) -> int:
+    """A 64-bit hash of a file's bytes."""
+    digest = xxhash.xxh3_64()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.intdigest()
+
+
+def view_hashes(path: str) -> np.ndarray:
+    """Perceptual hashes of the views of a picture, (V,) uint64; ImageError where it cannot be read."""
+    square = _square(path, WORKING_SIDE)
+    return np.array([_bits(_cut(square, cuts)) for cuts in VIEWS], np.uint64)
+
+
+def _square(path: str, side: int) -> Image.Image:
+    """A picture in grey, squeezed to a square; JPEG files are decoded at a fitting size."""
+    with open_image(path) as image:
+        image.draft("L", (2 * side, 2 * side))
+        return decode_rgb(image).convert("L").resize((side, side), Image.Resampling.BOX)
+
+
+def _cut(square: Image.Image, cuts: tuple[float, float, float, float]) -> Image.Image:
+    left, top, right, bottom = (cut * square.width for cut in cuts)
+    box = (left, top, square.width - right, square.height - bottom)
+    return square.resize(square.size, Image.Resampling.BILINEAR, box) if any(cuts) else square
+
+
+def _bits(image: Image.Image) -> int:
+    return int(str(imagehash.phash(image)), 16)
+
+
+def candidates(ones: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(row of `ones`, row of `others`) of pictures with near hashes; both are (pictures, V) uint64.
+
+    Compared are whole pictures of one side with views of the other: 2 V n m XORs, some 10^9 a second.
+    """
+    if not len(ones) or not len(others):
+        return
+    step = max(1, BLOCK // (len(VIEWS) * len(others)))
+    for first in range(0, len(ones), step):
+        part = ones[first : first + step]
+        near = _near(part[:, :1], others) | _near(others[:, :1], part).T
+        for one, other in np.argwhere(near):
+            yield first + int(one), int(other)
+
+
+def _near(wholes: np.ndarray, views: np.ndarray) -> np.ndarray:
+    """Which of n whole pictures, (n, 1), are near a view of m others, (m, V): (n, m) bool."""
+    near = np.zeros((len(wholes), len(views)), bool)
+    for view in views.T:
+        near |= np.bitwise_count(wholes ^ view) <= NEAR_BITS
+    return near
+
+
+def same_picture(one: str, other: str) -> bool:
+    """Whether two files show the same picture, up to encoding, size, and a crop of at most 5 % a side of one of them."""
+    return max(_best_overlay(one, other), _best_overlay(other, one)) >= SAME_CORRELATION
+
+
+def _best_overlay(whole: str, cropped: str) -> float:
+    """The best correlation of one picture with what is left of the other when its sides are cut."""
+    target = _normalised(_thumbnail(cropped))
+    if target is None:
+        return 0.0
+    square = _working(whole)
+    best_cuts = max(VIEWS, key=lambda cuts: _overlay(square, cuts, target))
+    best = _overlay(square, best_cuts, target)
+    for step in FINE_STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for cuts in _neighbours(best_cuts, step):
+                found = _overlay(square, cuts, target)
+                if found > best + 1e-4:
+                    best, best_cuts, improved = found, cuts, True
+    return best
+
+
+def _neighbours(cuts: tuple[float, ...], step: float) -> Iterator[tuple[float, float, float, float]]:
+    for side in range(len(cuts)):
+        for moved in (cuts[side] - step, cuts[side] + step):
+            if 0 <= moved <= MOST_CUT:
+                left, top, right, bottom = (*cuts[:side], moved, *cuts[side + 1 :])
+                yield left, top, right, bottom
+
+
+def _overlay(square: Image.Image, cuts: tuple[float, float, float, float], target: np.ndarray) -> float:
+    """Correlation, -1 to 1, of a thumbnail of the cut square with another one."""
+    cut = _normalised(_cut(square, cuts).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    return 0.0 if cut is None else float(np.mean(cut * target))
+
+
+def _normalised(image: Image.Image) -> np.ndarray | None:
+    """Grey levels with mean 0 and deviation 1; None of a flat picture, which is like every other flat one."""
+    values = np.asarray(image, np.float32)
+    deviation = float(values.std())
+    return None if deviation < FLAT else (values - values.mean()) / deviation
+
+
+@lru_cache(maxsize=512)
+def _working(path: str) -> Image.Image:
+    return _square(path, WORKING_SIDE)
+
+
+def _thumbnail(path: str) -> Image.Image:
+    return _working(path).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
