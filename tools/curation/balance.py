@@ -67,7 +67,7 @@ def balance_lengths(columns: Columns, ledger: Ledger, most_longer: float, seed: 
 
 
 def allowed_majority(many: int, few: int, equal: int, most: float) -> int:
-    """How many of `many` may stay so that they are at most a share `most` of what stays with `few` and `equal` others."""
+    """How many of `many` may stay so that they are at most a share `most` of what stays with the others."""
     others = few + equal
     if most >= 1 or many <= most * (many + others):
         return many

@@ -134,8 +134,8 @@ def report(columns: Columns, rows: np.ndarray, known: EvaluationFiles, leaks: Le
     both = [row for row, number in leaks.pictures.items() if leaks.questions.get(row) == number]
     leaking = leaks.pictures.keys() | leaks.questions.keys()
     text = (
-        f"{len(known.names):,} evaluation questions against {len(rows):,} training rows: {len(met_picture):,} questions "
-        f"have a picture, {len(met_question):,} their wording in the training rows; {len(leaking):,} rows were removed"
+        f"{len(known.names):,} evaluation questions against {len(rows):,} training rows: {len(met_picture):,} of them "
+        f"have a picture, {len(met_question):,} their wording in these; {len(leaking):,} rows were removed"
     )
     return {
         "headline": text,

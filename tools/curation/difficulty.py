@@ -1,4 +1,4 @@
-"""How hard a prompt is: the share of right ones among its sampled answers, judged as the correctness pipeline judges."""
+"""How hard a prompt is: the share of right ones among its sampled answers, judged as in the correctness pipeline."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Near duplicates: the same question, however spelled, about the same pictures, however stored; the first one stays.
 
-Question and pictures have to agree: "How many are there?" of two pictures is two prompts, and so are two questions about
-one. The rows of one prompt (question and paths equal) are its pairs, and stay together; an equal pair is a duplicate.
+Question and pictures have to agree: "How many are there?" of two pictures is two prompts, and so are two questions
+about one. The rows of one prompt (question and paths equal) are its pairs and stay together; an equal pair repeats.
 """
 
 from __future__ import annotations

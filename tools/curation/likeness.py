@@ -3,8 +3,8 @@
 A picture has one hash for each of VIEWS, itself and what is left when up to 5 % of a side is cut off (imagehash.phash,
 64 bits). Two are candidates where the hash of one whole picture is near that of a view of the other: re-encoding and
 scaling move few bits, cropping is met by the views. Candidates are then laid over each other as thumbnails, at the best
-of finer crops, and are the same picture where these correlate: two diagrams of thin lines on white have near hashes,
-but their lines do not lie on each other.
+of finer crops, and are the same picture where these correlate and no part of them differs: two diagrams of thin lines
+on white have near hashes, but their lines do not lie on each other; two charts correlate, but for one bar.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from PIL import Image
 
 from internvl_chat.data.images import decode_rgb, open_image
 
-CUTS = (0.0, 0.05)  # of a side
-VIEWS = tuple(itertools.product(CUTS, repeat=4))  # left, top, right, bottom; the first is the whole picture
+Cuts = tuple[float, float, float, float]  # left, top, right, bottom, of a side
+CUTS = (0.0, 0.05)
+VIEWS: tuple[Cuts, ...] = tuple(itertools.product(CUTS, CUTS, CUTS, CUTS))  # the first is the whole picture
 WORKING_SIDE = 128  # pixels of the square that hashes are taken of
 THUMBNAIL = 48  # pixels of the squares that are laid over each other
 FINE_STEPS = (0.025, 0.0125, 0.00625)
 MOST_CUT = 0.06  # of a side, when crops are made finer
 NEAR_BITS = 14  # of 64 by which candidates differ at most
-SAME_CORRELATION = 0.88
+SAME_CORRELATION = 0.86
+PATCH = 6  # pixels of a thumbnail: parts of this size must agree by themselves
+MOST_PATCH = 0.6  # difference of a patch's mean, in deviations of the picture; one bar of a chart moved makes 1.3
 FLAT = 2.0  # standard deviation of grey levels below which a picture shows nothing that could be compared
 BLOCK = 1 << 22  # pairs compared at once
 
@@ -54,7 +57,7 @@ def _square(path: str, side: int) -> Image.Image:
         return decode_rgb(image).convert("L").resize((side, side), Image.Resampling.BOX)
 
 
-def _cut(square: Image.Image, cuts: tuple[float, float, float, float]) -> Image.Image:
+def _cut(square: Image.Image, cuts: Cuts) -> Image.Image:
     left, top, right, bottom = (cut * square.width for cut in cuts)
     box = (left, top, square.width - right, square.height - bottom)
     return square.resize(square.size, Image.Resampling.BILINEAR, box) if any(cuts) else square
@@ -88,15 +91,15 @@ def _near(wholes: np.ndarray, views: np.ndarray) -> np.ndarray:
 
 
 def same_picture(one: str, other: str) -> bool:
-    """Whether two files show the same picture, up to encoding, size, and a crop of at most 5 % a side of one of them."""
-    return max(_best_overlay(one, other), _best_overlay(other, one)) >= SAME_CORRELATION
+    """Whether two files show one picture, up to encoding, size, and a crop of at most 5 % a side of one of them."""
+    return _overlays(one, other) or _overlays(other, one)
 
 
-def _best_overlay(whole: str, cropped: str) -> float:
-    """The best correlation of one picture with what is left of the other when its sides are cut."""
+def _overlays(whole: str, cropped: str) -> bool:
+    """Whether one picture is what is left of the other when its sides are cut."""
     target = _normalised(_thumbnail(cropped))
     if target is None:
-        return 0.0
+        return False
     square = _working(whole)
     best_cuts = max(VIEWS, key=lambda cuts: _overlay(square, cuts, target))
     best = _overlay(square, best_cuts, target)
@@ -108,18 +111,27 @@ def _best_overlay(whole: str, cropped: str) -> float:
                 found = _overlay(square, cuts, target)
                 if found > best + 1e-4:
                     best, best_cuts, improved = found, cuts, True
-    return best
+    return best >= SAME_CORRELATION and _worst_patch(square, best_cuts, target) <= MOST_PATCH
 
 
-def _neighbours(cuts: tuple[float, ...], step: float) -> Iterator[tuple[float, float, float, float]]:
+def _worst_patch(square: Image.Image, cuts: Cuts, target: np.ndarray) -> float:
+    """The largest difference of the mean of a patch, in deviations of the picture."""
+    cut = _normalised(_cut(square, cuts).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    assert cut is not None  # it correlates
+    patches = (cut - target).reshape(THUMBNAIL // PATCH, PATCH, THUMBNAIL // PATCH, PATCH)
+    return float(np.abs(patches.mean(axis=(1, 3))).max())
+
+
+def _neighbours(cuts: Cuts, step: float) -> Iterator[Cuts]:
     for side in range(len(cuts)):
         for moved in (cuts[side] - step, cuts[side] + step):
             if 0 <= moved <= MOST_CUT:
-                left, top, right, bottom = (*cuts[:side], moved, *cuts[side + 1 :])
-                yield left, top, right, bottom
+                changed = list(cuts)
+                changed[side] = moved
+                yield changed[0], changed[1], changed[2], changed[3]
 
 
-def _overlay(square: Image.Image, cuts: tuple[float, float, float, float], target: np.ndarray) -> float:
+def _overlay(square: Image.Image, cuts: Cuts, target: np.ndarray) -> float:
     """Correlation, -1 to 1, of a thumbnail of the cut square with another one."""
     cut = _normalised(_cut(square, cuts).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     return 0.0 if cut is None else float(np.mean(cut * target))

@@ -21,9 +21,11 @@ from rapidfuzz.distance import OSA
 BANDS, ROWS = 20, 4  # of a signature; proposes 99.6 % of pairs with a Jaccard of 0.7
 GRAM = 3  # letters
 WORD_GRAM = 13  # words of the n-grams by which leaks are told
-IGNORED = frozenset("a an and in is it of on please s the this to that are be".split())
-SURE_WORD = 8  # letters from which two slips are allowed, behind an equal first one
-SHORT_WORD = 4  # letters from which one is
+IGNORED = frozenset(
+    ("a", "an", "and", "are", "be", "in", "is", "it", "of", "on", "please", "s", "that", "the", "this", "to")
+)
+SHORT_WORD = 4  # letters from which a word may be misspelled
+LONG_WORD = 5  # letters from which it may be so twice, behind an equal first letter, by other places of its letters
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 _PLACEHOLDER = re.compile(r"<(?:image|video)[ _]?\d*>", re.IGNORECASE)
 _HAN = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])")
@@ -58,10 +60,13 @@ def same_question(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def is_slip(one: str, other: str) -> bool:
-    """Whether a word is another one misspelled: one letter, or two of a long word."""
-    if min(len(one), len(other)) < SHORT_WORD or one.isdigit() or other.isdigit():
+    """Whether a word is another one misspelled: by one slip, or by two that leave its letters, but for one."""
+    shorter = min(len(one), len(other))
+    if shorter < SHORT_WORD or one.isdigit() or other.isdigit():
         return False
-    most = 2 if min(len(one), len(other)) >= SURE_WORD and one[0] == other[0] else 1
+    letters = Counter(one), Counter(other)
+    shuffled = ((letters[0] - letters[1]) + (letters[1] - letters[0])).total() <= 1
+    most = 2 if shorter >= LONG_WORD and one[0] == other[0] and shuffled else 1
     return OSA.distance(one, other, score_cutoff=most) <= most
 
 
