@@ -1,4 +1,4 @@
-"""Pairs with planted duplicates and leaks, and clean ones that look like them: what `tools/curate.py` has to tell apart.
+"""Pairs with planted duplicates and leaks, and clean ones that look like them: what `tools/curate.py` tells apart.
 
 Pictures: those that scikit-image and scikit-learn ship, where they are installed, and drawn ones that are hard to tell
 apart: charts, triangles and scenes with thin lines on white.

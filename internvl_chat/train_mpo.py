@@ -42,6 +42,7 @@ from internvl_chat.model import (
     load_model,
     load_tokenizer,
 )
+from internvl_chat.publishing.trained import take_push
 from internvl_chat.reference.adapter import AdapterReference
 from internvl_chat.reference.frozen import CachedReference, Reference
 from internvl_chat.reference.identity import open_cache, reference_settings
@@ -78,6 +79,7 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
     model_args, data_args, mpo_args = parse_arguments(argv)
     set_up_logging(mpo_args)
     check_writable(mpo_args.output_dir)
+    publication = take_push(mpo_args, model_args.model_name_or_path)
     resume_point = find_resume_point(mpo_args)
     source = local_checkpoint(model_args.model_name_or_path)
     config = run_config(source, model_args, data_args)
@@ -122,6 +124,8 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
         trainer.save_state()
     if eval_dataset is not None:
         trainer.save_metrics("eval", trainer.evaluate())
+    if publication and mpo_args.process_index == 0:
+        logger.info("published: %s", publication.push(Path(mpo_args.output_dir)))
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, MPOConfig]:

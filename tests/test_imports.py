@@ -19,6 +19,7 @@ LIBRARY = {
     "losses": set(),
     "data": {"records", "model"},
     "packed": {"records", "model"},
+    "publishing": set(),
     "adapters": {"model"},
     "checkpoint": {"records", "model"},
     "reference": {"records", "arguments", "data", "model", "packed", "adapters", "checkpoint"},
@@ -65,6 +66,11 @@ WITHOUT_TORCH = [
     "tools.view_pairs",
     "tools.import_pairs",
     "tools.report",
+    "tools.prepare_mmpr",
+    "tools.mixture",
+    "tools.curate",
+    "tools.publish",
+    "internvl_chat.publishing.card",
 ]
 
 
