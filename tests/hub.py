@@ -52,7 +52,9 @@ def handler(hub):
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":
                         hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                self.answer({"commitUrl": f"{hub.endpoint}/commit/0", "commitOid": "0" * 40, "success": True})
+                repository = "/".join(self.path.split("/")[3:5])
+                url = f"{hub.endpoint}/{repository}/commit/{'0' * 40}"
+                self.answer({"commitUrl": url, "commitOid": "0" * 40, "success": True})
             else:
                 self.answer({})
 

@@ -17,7 +17,7 @@ from tools.reasoning_data_pipeline.pairs.sampled import find_datasets, partition
 
 def asked_key(images: Sequence[str], question: str) -> int:
     """What a pair and the answers that it is made of have in common: images and question as asked, a 64-bit hash."""
-    return xxhash.xxh3_64_intdigest("\0".join([*images, question]).encode("utf-8", "surrogatepass"))
+    return xxhash.xxh3_64_intdigest("\0".join([str(len(images)), *images, question]).encode("utf-8", "surrogatepass"))
 
 
 def right_shares(data_dir: Path, exclude: Path) -> dict[int, float]:

@@ -19,7 +19,7 @@ from tools.curation.columns import Columns
 from tools.curation.ledger import Ledger
 from tools.curation.likeness import candidates, same_picture
 from tools.curation.pictures import PictureHashes, group_same, root_of
-from tools.curation.questions import BANDS, band_keys, same_question
+from tools.curation.questions import KEYS, band_keys, same_question
 
 CHUNK = 20_000  # questions whose keys are in memory at once
 MOST_TRIED = 8  # earlier questions that a question is compared with, per band
@@ -88,7 +88,7 @@ def question_labels(columns: Columns, rows: np.ndarray) -> np.ndarray:
     label = np.arange(len(firsts), dtype=np.uint32)
     with tempfile.TemporaryDirectory() as folder:
         _write_keys(columns, firsts, Path(folder))
-        for band in tqdm(range(BANDS), desc="bands of questions", unit="band"):
+        for band in tqdm(range(KEYS), desc="bands of questions", unit="band"):
             _join_band(columns, firsts, np.fromfile(Path(folder) / str(band), np.uint64), label)
     found = np.array([root_of(label, index) for index in range(len(label))], np.uint32)
     place = np.empty(len(order), np.uint32)
@@ -98,7 +98,7 @@ def question_labels(columns: Columns, rows: np.ndarray) -> np.ndarray:
 
 def _write_keys(columns: Columns, firsts: np.ndarray, folder: Path) -> None:
     """The band keys of the questions, a file a band: all of them would not fit the memory."""
-    files = [open(folder / str(band), "wb") for band in range(BANDS)]  # noqa: SIM115 (closed below)
+    files = [open(folder / str(band), "wb") for band in range(KEYS)]  # noqa: SIM115 (closed below)
     for begin in tqdm(range(0, len(firsts), CHUNK), desc="signatures of questions", unit_scale=CHUNK, unit="question"):
         questions = [columns.question(int(row)) for row in firsts[begin : begin + CHUNK]]
         keys = np.stack(list(band_keys(questions)))

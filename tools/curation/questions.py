@@ -16,14 +16,16 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import xxhash
 from datasketch import MinHash
-from rapidfuzz.distance import OSA
+from rapidfuzz.distance import DamerauLevenshtein
 
 BANDS, ROWS = 20, 4  # of a signature; proposes 99.6 % of pairs with a Jaccard of 0.7
+KEYS = BANDS + 1
 GRAM = 3  # letters
 WORD_GRAM = 13  # words of the n-grams by which leaks are told
 IGNORED = frozenset(
     ("a", "an", "and", "are", "be", "in", "is", "it", "of", "on", "please", "s", "that", "the", "this", "to")
 )
+IGNORED_LETTERS = frozenset("".join(sorted(word)) for word in ("the", "that", "this", "and", "please"))  # teh, adn
 SHORT_WORD = 4  # letters from which a word may be misspelled
 LONG_WORD = 5  # letters from which it may be so twice, behind an equal first letter, by other places of its letters
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
@@ -47,7 +49,7 @@ def same_question(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two questions, as `words`, are the same but for spelling."""
     if fixed_words(one) != fixed_words(other):
         return False
-    left, right = (Counter(word for word in words if word not in IGNORED) for words in (one, other))
+    left, right = (Counter(word for word in words if not is_ignored(word)) for words in (one, other))
     only_left, only_right = list((left - right).elements()), list((right - left).elements())
     if not left or not right or len(only_left) != len(only_right):
         return "".join(one) == "".join(other)  # spaces are spelling, too
@@ -59,6 +61,11 @@ def same_question(one: Sequence[str], other: Sequence[str]) -> bool:
     return True
 
 
+def is_ignored(word: str) -> bool:
+    """Whether a word makes no other question, well spelled or not."""
+    return word in IGNORED or "".join(sorted(word)) in IGNORED_LETTERS
+
+
 def is_slip(one: str, other: str) -> bool:
     """Whether a word is another one misspelled: by one slip, or by two that leave its letters, but for one."""
     shorter = min(len(one), len(other))
@@ -67,29 +74,26 @@ def is_slip(one: str, other: str) -> bool:
     letters = Counter(one), Counter(other)
     shuffled = ((letters[0] - letters[1]) + (letters[1] - letters[0])).total() <= 1
     most = 2 if shorter >= LONG_WORD and one[0] == other[0] and shuffled else 1
-    return OSA.distance(one, other, score_cutoff=most) <= most
+    return DamerauLevenshtein.distance(one, other, score_cutoff=most) <= most
 
 
-def band_keys(questions: Iterable[Sequence[str]], extra: Iterable[int] | None = None) -> Iterator[np.ndarray]:
-    """Keys (BANDS,) uint64 of each question: two that share one are worth a comparison.
+def band_keys(questions: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
+    """Keys (KEYS,) uint64 of each question, given as `words`: two that share one are worth a comparison.
 
-    Args:
-        questions: as `words`.
-        extra: a number for each, which proposed pairs have in common.
+    BANDS keys of the signature, and one of the initials of its words, which finds short questions with two slips.
+    Numbers and single letters are part of every key: a template's questions would else all share theirs.
     """
-    sketches = MinHash.generator(
-        map(_grams, listed := list(questions)), num_perm=BANDS * ROWS, hashfunc=xxhash.xxh32_intdigest
-    )
-    for question, sketch, own in zip(listed, sketches, extra or [0] * len(listed), strict=True):
-        fixed = xxhash.xxh3_64_intdigest("\0".join(fixed_words(question)).encode(), seed=own & (1 << 64) - 1)
-        parts = np.ascontiguousarray(sketch.hashvalues).reshape(BANDS, ROWS)
-        yield np.array(
-            [xxhash.xxh3_64_intdigest(part.tobytes(), seed=fixed ^ band) for band, part in enumerate(parts)], np.uint64
-        )
+    sketches = MinHash.generator(map(_grams, questions), num_perm=BANDS * ROWS, hashfunc=xxhash.xxh32_intdigest)
+    for question, sketch in zip(questions, sketches, strict=True):
+        fixed = xxhash.xxh3_64_intdigest("\0".join(fixed_words(question)).encode())
+        parts = [part.tobytes() for part in np.ascontiguousarray(sketch.hashvalues).reshape(BANDS, ROWS)]
+        parts.append("".join(sorted(word[0] for word in question if not is_ignored(word))).encode())
+        keys = (xxhash.xxh3_64_intdigest(part, seed=fixed ^ band) for band, part in enumerate(parts))
+        yield np.fromiter(keys, np.uint64, KEYS)
 
 
 def _grams(question: Sequence[str]) -> list[bytes]:
-    text = "".join(word for word in question if word not in IGNORED) or "".join(question)
+    text = "".join(word for word in question if not is_ignored(word)) or "".join(question)
     return [text[first : first + GRAM].encode() for first in range(max(1, len(text) - GRAM + 1))]
 
 
