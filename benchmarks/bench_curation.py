@@ -5,7 +5,7 @@
 
 Pictures of scikit-image and scikit-learn are among the planted ones where these are installed (`pip install
 scikit-image scikit-learn`; nothing else here needs them). Rows of the second part have questions of 20 words, 15 pairs
-a prompt, and 2,000 pictures; each measurement is a process of its own.
+a prompt, and 1,000 pictures, held against 1,000 questions with 100 others; it is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from planted_rows import SUBJECTS, drawn_pictures, plant, shipped_pictures
 from tools import curate
 
 PAIRS_PER_PROMPT = 15
-PICTURES = 2_000
-SEEDS = 3
+PICTURES, HELD_OUT_PICTURES = 1_000, 100
+SEEDS = 2
 LEAKS = ("leaked_picture", "leaked_question")
 DUPLICATES = ("near_duplicate", "duplicate_pair")
 
@@ -80,7 +80,7 @@ def write_rows(folder: Path, number: int) -> None:
     """`number` pairs, an evaluation file of 1,000 questions, and pictures."""
     chance = random.Random(0)
     (folder / "images").mkdir(parents=True)
-    for index, (_, image) in zip(range(PICTURES), drawn_pictures(PICTURES), strict=False):
+    for index, (_, image) in zip(range(PICTURES + HELD_OUT_PICTURES), drawn_pictures(PICTURES), strict=False):
         image.resize((160, 120)).save(folder / "images" / f"{index}.png")
     words = [
         f"{one}{other}" for one in SUBJECTS for other in ("ing", "less", "like", "ward", "most", "ish", "able", "ful")
@@ -94,33 +94,24 @@ def write_rows(folder: Path, number: int) -> None:
             answers = {"chosen": f"{long} it is {row}.", "rejected": f"{short} it is not {row}."}
             file.write(json.dumps({"image": picture, "question": question, **answers}) + "\n")
     questions = (
-        {"question": " ".join(chance.choices(words, k=20)), "answer": "1", "image": f"{index}.png"}
+        {"question": " ".join(chance.choices(words, k=20)), "answer": "1", "image": f"{PICTURES + index % 100}.png"}
         for index in range(1000)
     )
     (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
     (folder / "meta.json").write_text(json.dumps({"pairs": {"root": "images", "annotation": "pairs.jsonl"}}))
 
 
-def measure(folder: Path, filters: str) -> dict[str, Any]:
+def measure(folder: Path) -> dict[str, Any]:
     """Curate in this process; seconds, rows a second, peak memory of this process and of its workers."""
-    flags = {
-        "text": ["--near_duplicates", "--pairs_per_prompt", "8", "--most_longer", "0.6"],
-        "all": ["--near_duplicates", "--pairs_per_prompt", "8", "--most_longer", "0.6", "--held_out",
-                str(folder / "held_out.jsonl"), "--held_out_image_root", str(folder / "images")],
-    }[filters]  # fmt: skip
+    flags = ["--near_duplicates", "--pairs_per_prompt", "8", "--most_longer", "0.6", "--num_workers", "2"]
+    flags += ["--held_out", str(folder / "held_out.jsonl"), "--held_out_image_root", str(folder / "images")]
     begin = time.perf_counter()
-    assert (
-        curate.main(
-            ["--meta_path", str(folder / "meta.json"), "--out", str(folder / filters), "--num_workers", "2", *flags]
-        )
-        == 0
-    )
+    assert curate.main(["--meta_path", str(folder / "meta.json"), "--out", str(folder / "out"), *flags]) == 0
     seconds = time.perf_counter() - begin
-    record = json.loads((folder / filters / "curation.json").read_text())
+    record = json.loads((folder / "out/curation.json").read_text())
     peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
-        "filters": filters,
         "rows": record["rows"],
         "stays": record["stays"],
         "seconds": round(seconds, 1),
@@ -135,20 +126,18 @@ def main() -> None:
     """Measure, and write the figures with the machine that they were taken on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3_000_000)
-    parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "FILTERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        figures = measure(Path(args.measure[0]), args.measure[1])
-        Path(args.measure[0], f"{args.measure[1]}.json").write_text(json.dumps(figures))
+        (args.measure / "figures.json").write_text(json.dumps(measure(args.measure)))
         return
-    figures = {"detection": detection(), "size": []}
+    figures = {"detection": detection()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "rows"
         write_rows(folder, args.rows)
-        for filters in ("text", "all"):
-            command = [sys.executable, __file__, "--measure", str(folder), filters]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            figures["size"].append(json.loads((folder / f"{filters}.json").read_text()))
+        command = [sys.executable, __file__, "--measure", str(folder)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        figures["size"] = json.loads((folder / "figures.json").read_text())
     if args.rows == parser.get_default("rows"):
         write_results("curation", figures)
     else:

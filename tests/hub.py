@@ -37,7 +37,9 @@ def handler(hub):
                 self.answer({"error": hub.refuses}, 403)
             elif self.path.endswith("/repos/create"):
                 asked = json.loads(body)
-                hub.repositories.append((asked.get("type", "model"), asked["name"], bool(asked.get("private"))))
+                hub.repositories.append(
+                    (asked.get("type", "model"), asked["name"], asked.get("visibility") == "private")
+                )
                 self.answer({"url": f"{hub.endpoint}/{asked.get('organization', 'me')}/{asked['name']}"})
             elif "/preupload/" in self.path:
                 files = json.loads(body)["files"]

@@ -34,7 +34,7 @@ from internvl_chat.data.mixture import MixedDataset, open_dataset
 from internvl_chat.records.durable import json_line, json_text, write_atomically
 from internvl_chat.records.meta import read_meta
 from tools.curation.balance import balance_lengths, keep_difficulty, keep_languages, limit_pairs
-from tools.curation.columns import Columns, output_name, read_columns
+from tools.curation.columns import Columns, lines_of, output_name, read_columns
 from tools.curation.decontamination import drop_leaks
 from tools.curation.duplicates import drop_near_duplicates, drop_repeated_pairs
 from tools.curation.evaluation_files import read_evaluation
@@ -134,13 +134,14 @@ def write_rows(out: Path, meta_path: Path, datasets: Sequence[MixedDataset], col
     entries = {}
     for number, data in enumerate(datasets):
         first = int(columns.first[number])
-        staying = [row for row in range(len(data.rows)) if ledger.stays(first + row)]
+        staying = ledger.count(first, first + len(data.rows))
         if not staying:
             continue
         target = out / output_name(data)
-        write_atomically(target, (data.rows[row][0] + b"\n" for row in staying))
+        lines = (line for row, (line, _) in enumerate(lines_of(data)) if ledger.stays(first + row))
+        write_atomically(target, (line + b"\n" for line in lines))
         root = data.root if "://" in data.root else os.path.relpath(os.path.realpath(data.root), os.path.realpath(out))
-        spec = replace(data.spec, root=root, annotation=str(output_name(data)), length=len(staying))
+        spec = replace(data.spec, root=root, annotation=str(output_name(data)), length=staying)
         entries[data.spec.name] = spec.to_entry()
     write_atomically(out / "left_out.jsonl", map(json_line, ledger.rows()))
     write_atomically(out / "meta.json", [json_text(entries)])

@@ -66,6 +66,11 @@ class JsonlFile:
         """Number of the line that holds row `row`, from 1; not row + 1 where blank lines precede."""
         return row + 1 if self._line_numbers is None else int(self._line_numbers[row])
 
+    def forget_pages(self) -> None:
+        """Give back the memory of the lines that were read: mapped pages count as this process's until then."""
+        if isinstance(self._map, mmap.mmap):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def row_bytes(self) -> np.ndarray:
         """Length of each row in bytes, (rows,) int64, line ends and blank lines after it included."""
         return np.diff(self._starts.astype(np.int64), append=len(self._map))

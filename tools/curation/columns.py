@@ -19,6 +19,8 @@ from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
 from tools.curation.questions import text_key, words
 
+FORGET_EVERY = 50_000  # rows read, after which the pages of their files are given back
+
 
 @dataclass
 class Columns:
@@ -36,6 +38,7 @@ class Columns:
         pictures: numbers of the rows' pictures, 0 to P - 1, one row after the other.
         picture_row: (P,) a row that names each picture, and `picture_place`, (P,), which of its pictures it is.
         problems: reason by row, of those not usable.
+        reads: rows read again so far.
     """
 
     datasets: Sequence[MixedDataset]
@@ -51,6 +54,7 @@ class Columns:
     picture_row: np.ndarray
     picture_place: np.ndarray
     problems: dict[int, str]
+    reads: int = 0
 
     def __len__(self) -> int:
         return len(self.usable)
@@ -64,8 +68,13 @@ class Columns:
     def read(self, row: int) -> PreferencePair:
         """A usable row, read again."""
         number = int(np.searchsorted(self.first, row, side="right")) - 1
-        line, line_no = self.datasets[number].rows[row - int(self.first[number])]
-        where = Source(self.datasets[number].rows.path, line_no)
+        rows = self.datasets[number].rows
+        line, line_no = rows[row - int(self.first[number])]
+        self.reads += 1
+        if self.reads % FORGET_EVERY == 0:
+            for data in self.datasets:
+                data.rows.forget_pages()
+        where = Source(rows.path, line_no)
         return PreferencePair.from_row(parse_row(line, *where), where, allow_no_rejected=True)
 
     def question(self, row: int) -> list[str]:
@@ -157,10 +166,13 @@ def read_columns(datasets: Sequence[MixedDataset]) -> Columns:
 
 
 def lines_of(data: MixedDataset) -> Iterator[tuple[bytes, Source]]:
-    """The rows of a data set with their places."""
+    """The rows of a data set with their places, without their file staying in memory."""
     for row in range(len(data.rows)):
         line, line_no = data.rows[row]
         yield line, Source(data.rows.path, line_no)
+        if row % FORGET_EVERY == FORGET_EVERY - 1:
+            data.rows.forget_pages()
+    data.rows.forget_pages()
 
 
 def _hash(*texts: str) -> int:

@@ -11,8 +11,7 @@ import xxhash
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, modes_for_dataset
 from tools.reasoning_data_pipeline.answers.judging import Judge
 from tools.reasoning_data_pipeline.pairs.correctness import sampled_key
-from tools.reasoning_data_pipeline.pairs.drawing import KeyPartitions, read_groups
-from tools.reasoning_data_pipeline.pairs.sampled import find_datasets, partition_rows
+from tools.reasoning_data_pipeline.pairs.grouping import KeyPartitions, find_datasets, partition_rows, read_groups
 
 
 def asked_key(images: Sequence[str], question: str) -> int:
@@ -42,7 +41,7 @@ def right_shares(data_dir: Path, exclude: Path) -> dict[int, float]:
                 partitions.close_files()
                 for number in range(partitions.count):
                     for group in read_groups(partitions.path(number)):
-                        found = judge.judge(group)
+                        found = judge.judge(list(group.rows()))
                         key = asked_key(found.prompt.image, found.prompt.question)
                         shares[key] = found.count("correct") / sum(found.repeats.values())
     if not shares:

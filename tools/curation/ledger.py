@@ -34,6 +34,10 @@ class Ledger:
         """Whether a row stays."""
         return bool(self._code[row] == STAYS)
 
+    def count(self, first: int, end: int) -> int:
+        """How many of the rows first to end - 1 stay."""
+        return int(np.count_nonzero(self._code[first:end] == STAYS))
+
     def drop(self, row: int, name: str, *, other: int = -1, detail: str = "") -> None:
         """Let a row leave by the filter of this name, because of another row or for a reason in words."""
         if self._code[row] == STAYS:

@@ -162,8 +162,8 @@ def card(args: argparse.Namespace, counts: dict[str, Counts]) -> DatasetCard:
 
 ## Columns
 
-`images` (in the order of `<image>` in the question), `question`, `chosen`, `rejected`, `data_set`, and `extra`, the other
-fields as JSON.
+`images` (in the order of `<image>` in the question), `question`, `chosen`, `rejected`, `data_set`, and `extra`, the
+other fields as JSON.
 
 ```python
 from datasets import load_dataset
