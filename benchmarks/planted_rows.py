@@ -168,11 +168,9 @@ def store(planted: Planted, name: str, content: bytes) -> str:
 
 def plant_duplicates(planted: Planted, number: int, image: Image.Image, file: str, question: str) -> None:
     """What repeats a row, and what only looks like it."""
-    chance = planted.chance
-    copy = store(planted, f"copy_{number}.png", (planted.folder / "images" / file).read_bytes())
-    planted.add("duplicate, exact", copy, question)
-    planted.add("duplicate, respelled", store(planted, f"copy2_{number}.png", (planted.folder / "images" / file).read_bytes()),
-                respelled(question, chance))  # fmt: skip
+    chance, content = planted.chance, (planted.folder / "images" / file).read_bytes()
+    planted.add("duplicate, exact", store(planted, f"copy_{number}.png", content), question)
+    planted.add("duplicate, respelled", store(planted, f"copy2_{number}.png", content), respelled(question, chance))
     for kind in ("re-encoded", "resized", "cropped"):
         made = store(planted, f"{kind}_{number}.jpg", changed(image, kind, chance))
         planted.add(f"duplicate, {kind}", made, respelled(question, chance) if chance.random() < 0.5 else question)

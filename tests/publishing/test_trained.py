@@ -17,11 +17,24 @@ from tests.hub import local_hub
 def test_a_run_sends_its_checkpoint_with_a_card_and_nothing_else(golden, golden_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     flags = as_flags(
-        {"model_name_or_path": golden.ckpt, "meta_path": golden_folder / "data/meta.json", "output_dir": tmp_path / "run",
-         "force_image_size": 56, "max_seq_length": 512, "per_device_train_batch_size": 2, "max_steps": 1, "save_steps": 1,
-         "report_to": "none", "disable_tqdm": True, "dataloader_num_workers": 0, "push_to_hub": True,
-         "hub_model_id": "me/mine", "hub_private_repo": True, "hub_token": "hf_" + "a1" * 16}
-    )  # fmt: skip
+        {
+            "model_name_or_path": golden.ckpt,
+            "meta_path": golden_folder / "data/meta.json",
+            "output_dir": tmp_path / "run",
+            "force_image_size": 56,
+            "max_seq_length": 512,
+            "per_device_train_batch_size": 2,
+            "max_steps": 1,
+            "save_steps": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "dataloader_num_workers": 0,
+            "push_to_hub": True,
+            "hub_model_id": "me/mine",
+            "hub_private_repo": True,
+            "hub_token": "hf_" + "a1" * 16,
+        }
+    )
     with local_hub(monkeypatch) as hub:
         main(flags)
     assert hub.repositories == [("model", "mine", True)] and hub.tokens == {"Bearer hf_" + "a1" * 16}

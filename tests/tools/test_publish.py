@@ -23,13 +23,32 @@ REPORT = {
     "checkpoint": "/cluster/home/somebody/run",
     "settings": {"samples": 4},
     "reasoned": {
-        "all": {"percent": 51.25, "interval": [46.1, 56.4], "questions": 100, "answers": 400, "correct": 205,
-                "format_errors": 0, "undecided": 0, "majority": {"percent": 55.0, "interval": [45.2, 64.4], "correct": 55}},
+        "all": {
+            "percent": 51.25,
+            "interval": [46.1, 56.4],
+            "questions": 100,
+            "answers": 400,
+            "correct": 205,
+            "format_errors": 0,
+            "undecided": 0,
+            "majority": {"percent": 55.0, "interval": [45.2, 64.4], "correct": 55},
+        },
         "counting": {"percent": 40.0, "interval": [30.0, 50.0], "questions": 50, "answers": 200, "correct": 80},
     },
-    "comparison": {"reasoned": {"questions": 100, "before": 40.0, "after": 51.25, "difference": 11.25, "interval": [2.0, 20.5],
-                                "better": 30, "worse": 12, "test": "paired permutation", "p": 0.012}},
-}  # fmt: skip
+    "comparison": {
+        "reasoned": {
+            "questions": 100,
+            "before": 40.0,
+            "after": 51.25,
+            "difference": 11.25,
+            "interval": [2.0, 20.5],
+            "better": 30,
+            "worse": 12,
+            "test": "paired permutation",
+            "p": 0.012,
+        }
+    },
+}
 
 
 @pytest.fixture
@@ -41,8 +60,14 @@ def run(tmp_path):
         shutil.copyfile(path, folder / path.name)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": "/cluster/home/somebody/ckpt/base"}))
-    training = {"learning_rate": 1e-6, "loss_type": "sigmoid,bco_pair", "hub_token": TOKEN, "output_dir": "/cluster/home/somebody/run",
-                "run_name": f"key {OTHERS['aws']}", "lr_scheduler_type": f"cosine {TOKEN}"}  # fmt: skip
+    training = {
+        "learning_rate": 1e-6,
+        "loss_type": "sigmoid,bco_pair",
+        "hub_token": TOKEN,
+        "output_dir": "/cluster/home/somebody/run",
+        "run_name": f"key {OTHERS['aws']}",
+        "lr_scheduler_type": f"cosine {TOKEN}",
+    }
     settings = {
         "model": {"model_name_or_path": "/cluster/home/somebody/ckpt/InternVL2_5-8B"},
         "data": {"meta_path": "/cluster/data/MMPR-v1.1/meta.json", "max_seq_length": 8192},
@@ -52,13 +77,27 @@ def run(tmp_path):
     }
     books = {"annotation": "/cluster/data/shapes.jsonl", "used": 49, "skipped": 1, "faults": {"image_missing": 1}}
     ledger = {"promised": 50, "used": 49, "skipped": 1, "data_sets": {"shapes|rules": books}}
-    files = {"settings.json": settings, "ledger.json": ledger, "evaluation.json": REPORT,
-             "train_results.json": {"train_loss": 0.5, "train_runtime": 7200.0},
-             "trainer_state.json": {"log_history": [{"loss": 1.0 / step, "step": step} for step in (1, 2, 3)]}}  # fmt: skip
+    files = {
+        "settings.json": settings,
+        "ledger.json": ledger,
+        "evaluation.json": REPORT,
+        "train_results.json": {"train_loss": 0.5, "train_runtime": 7200.0},
+        "trainer_state.json": {"log_history": [{"loss": 1.0 / step, "step": step} for step in (1, 2, 3)]},
+    }
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value))
-    for name in ("optimizer.pt", "training_args.bin", "skipped.jsonl", "pytorch_model.bin", "runs/events", "checkpoint-3/model.safetensors",
-                 "resume/optimizer.safetensors", "reference_cache/x.npy", ".env", "evaluation.answers.jsonl"):  # fmt: skip
+    for name in (
+        "optimizer.pt",
+        "training_args.bin",
+        "skipped.jsonl",
+        "pytorch_model.bin",
+        "runs/events",
+        "checkpoint-3/model.safetensors",
+        "resume/optimizer.safetensors",
+        "reference_cache/x.npy",
+        ".env",
+        "evaluation.answers.jsonl",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"state {TOKEN}")
     return folder
@@ -109,13 +148,28 @@ def test_weights_that_tell_of_the_machine_are_refused(run, tmp_path, capsys):
 def test_the_card_is_read_by_the_hubs_library_with_its_required_values(run, tmp_path):
     card = ModelCard.load(published(run, tmp_path, "--license", "mit", "--languages", "en", "zh") / "README.md")
     card_data = card.data.to_dict()
-    expected = {"license": "mit", "pipeline_tag": "image-text-to-text", "library_name": "transformers", "language": ["en", "zh"],
-                "base_model": "OpenGVLab/InternVL2_5-8B", "base_model_relation": "finetune",
-                "datasets": ["OpenGVLab/MMPR-v1.1"], "tags": ["internvl", "custom_code", "mpo", "preference-optimization"]}  # fmt: skip
+    expected = {
+        "license": "mit",
+        "pipeline_tag": "image-text-to-text",
+        "library_name": "transformers",
+        "language": ["en", "zh"],
+        "base_model": "OpenGVLab/InternVL2_5-8B",
+        "base_model_relation": "finetune",
+        "datasets": ["OpenGVLab/MMPR-v1.1"],
+        "tags": ["internvl", "custom_code", "mpo", "preference-optimization"],
+    }
     assert {key: card_data[key] for key in expected} == expected
     assert card.data.model_name == "mine"
-    for text in ("| shapes/rules | 100 | 50 | 0.5 | 49 | 1 (image_missing: 1) |", "Of 50 rows", "| learning_rate | 1e-06 |",
-                 "p = 0.012", "![curves](mpo/curves.png)", "Mean loss 0.5000 in 2.0 h", "vllm serve me/mine", "lmdeploy serve"):  # fmt: skip
+    for text in (
+        "| shapes/rules | 100 | 50 | 0.5 | 49 | 1 (image_missing: 1) |",
+        "Of 50 rows",
+        "| learning_rate | 1e-06 |",
+        "p = 0.012",
+        "![curves](mpo/curves.png)",
+        "Mean loss 0.5000 in 2.0 h",
+        "vllm serve me/mine",
+        "lmdeploy serve",
+    ):
         assert text in card.text
 
 
@@ -151,8 +205,11 @@ def test_a_folder_sent_to_a_local_hub_arrives_whole(run, tmp_path, monkeypatch, 
     with local_hub(monkeypatch) as hub:
         assert publish.main([str(run), "--to", "me/mine", "--private", "--out", str(tmp_path / "published")]) == 0
     assert hub.repositories == [("model", "mine", True)]
-    sent = {path.relative_to(tmp_path / "published").as_posix(): path.read_bytes()
-            for path in (tmp_path / "published").rglob("*") if path.is_file()}  # fmt: skip
+    sent = {
+        path.relative_to(tmp_path / "published").as_posix(): path.read_bytes()
+        for path in (tmp_path / "published").rglob("*")
+        if path.is_file()
+    }
     assert {name: content for name, content in sent.items() if content} == {
         name: c for name, c in hub.files.items() if c
     }
@@ -166,14 +223,17 @@ def test_a_hub_that_refuses_leaves_the_folder_and_says_what_to_do(run, tmp_path,
     assert (tmp_path / "published/README.md").is_file()
 
 
-@pytest.mark.parametrize(("spoil", "flags", "words"), [
-    (lambda run: (run / "model.safetensors").unlink(), [], "no weights in safetensors beside a config.json"),
-    (lambda run: (run / "model.safetensors").write_bytes(b"x" * 50), [], "not a whole safetensors file"),
-    (lambda run: (run / "settings.json").unlink(), [], "name it, --base_model owner/name"),
-    (lambda run: (run / "ledger.json").write_text("{"), [], "ledger.json: not JSON"),
-    (lambda run: None, ["--to", "nobody"], "a name on the hub is owner/name"),
-    (lambda run: None, ["--out", "{run}"], "is there, and nothing that was written here"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spoil", "flags", "words"),
+    [
+        (lambda run: (run / "model.safetensors").unlink(), [], "no weights in safetensors beside a config.json"),
+        (lambda run: (run / "model.safetensors").write_bytes(b"x" * 50), [], "not a whole safetensors file"),
+        (lambda run: (run / "settings.json").unlink(), [], "name it, --base_model owner/name"),
+        (lambda run: (run / "ledger.json").write_text("{"), [], "ledger.json: not JSON"),
+        (lambda run: None, ["--to", "nobody"], "a name on the hub is owner/name"),
+        (lambda run: None, ["--out", "{run}"], "is there, and nothing that was written here"),
+    ],
+)
 def test_refusals_by_name(run, tmp_path, capsys, spoil, flags, words):
     spoil(run)
     assert (
@@ -241,26 +301,35 @@ def test_a_pair_with_a_token_does_not_leave(pairs, tmp_path, capsys):
     assert f"{path}:1: the row holds a token or key" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "left"), [
-    ("see /data/ckpt/InternVL2_5-8B and ~/runs/one", "see InternVL2_5-8B and one"),
-    ("https://huggingface.co/OpenGVLab/InternVL2_5-8B", "https://huggingface.co/OpenGVLab/InternVL2_5-8B"),
-    ("and/or 1/2, rows 3/4", "and/or 1/2, rows 3/4"),
-    ("C:\\Users\\me\\x.json", "x.json"),
-    (f"login {TOKEN}!", "login [withheld]!"),
-    ("https://me:pass@host/x", "https://[withheld]@host/x"),
-    ("WANDB_API_KEY=0123456789abcdef0123", "WANDB_API_KEY=[withheld]"),
-    ("Authorization: Bearer abcdefghijklmnop", "Authorization: Bearer [withheld]"),
-    ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----", "[withheld]"),
-    ("max_new_tokens=1024", "max_new_tokens=1024"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("see /data/ckpt/InternVL2_5-8B and ~/runs/one", "see InternVL2_5-8B and one"),
+        ("https://huggingface.co/OpenGVLab/InternVL2_5-8B", "https://huggingface.co/OpenGVLab/InternVL2_5-8B"),
+        ("and/or 1/2, rows 3/4", "and/or 1/2, rows 3/4"),
+        ("C:\\Users\\me\\x.json", "x.json"),
+        (f"login {TOKEN}!", "login [withheld]!"),
+        ("https://me:pass@host/x", "https://[withheld]@host/x"),
+        ("WANDB_API_KEY=0123456789abcdef0123", "WANDB_API_KEY=[withheld]"),
+        ("Authorization: Bearer abcdefghijklmnop", "Authorization: Bearer [withheld]"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----", "[withheld]"),
+        ("max_new_tokens=1024", "max_new_tokens=1024"),
+    ],
+)
 def test_what_is_taken_out_of_texts(text, left):
     assert scrub_text(text) == left
 
 
 def test_fields_with_a_telling_name_lose_their_value():
-    assert scrub({"hub_token": "x", "api_key": "y", "max_new_tokens": 5, "pad_token": "<pad>", "deep": [{"password": "z"}]}) == {
-        "hub_token": "[withheld]", "api_key": "[withheld]", "max_new_tokens": 5, "pad_token": "<pad>", "deep": [{"password": "[withheld]"}],
-    }  # fmt: skip
+    assert scrub(
+        {"hub_token": "x", "api_key": "y", "max_new_tokens": 5, "pad_token": "<pad>", "deep": [{"password": "z"}]}
+    ) == {
+        "hub_token": "[withheld]",
+        "api_key": "[withheld]",
+        "max_new_tokens": 5,
+        "pad_token": "<pad>",
+        "deep": [{"password": "[withheld]"}],
+    }
     assert not any(map(is_secret_name, ("tokenizer", "num_image_token", "eos_token", "bos_token", "author", "keyword")))
 
 

@@ -19,7 +19,7 @@ from tools.curation.likeness import VIEWS, candidates, same_picture, view_hashes
 from tools.curation.questions import band_keys, is_slip, same_question, word_grams, words
 
 ROOT = Path(__file__).parents[3]
-LONG = "Which of the coloured shapes that are shown in the upper half of this picture has the largest area of all 7 of them?"
+LONG = "Which of the coloured shapes that are shown in the upper half of this picture has the largest area of all 7?"
 
 
 def scene(seed, size=(200, 150)):
@@ -33,7 +33,7 @@ def scene(seed, size=(200, 150)):
 
 @pytest.fixture
 def curated(tmp_path):
-    """Function from pairs, flags and evaluation rows to lines that stay (from 1), and left lines with filter and `as`."""
+    """Function from pairs, flags and evaluation rows to {line that left: (filter, as which row, or a detail)}."""
     (tmp_path / "images").mkdir()
 
     def run(rows, *flags, held_out=None):
@@ -70,18 +70,21 @@ def test_words_are_what_spelling_leaves():
     assert words("图里有3个圆") == ["图", "里", "有", "3", "个", "圆"]
 
 
-@pytest.mark.parametrize(("one", "other", "same"), [
-    ("What colour is the circle?", "what color is the  CIRCLE", True),
-    ("What is the area of triangle ABC?", "What is teh area of the trianlge ABC", True),
-    ("What is the lenght of the corridor?", "What is the length of the corridor?", True),
-    ("How many circles are there?", "Howmany circles are there?", True),
-    ("What is 3 + 4?", "What is 3 + 5?", False),
-    ("Find the value of x.", "Find the value of y.", False),
-    ("Which one is larger?", "Which one is smaller?", False),
-    ("Does it increase?", "Does it decrease?", False),
-    ("Is the left ball heavier?", "Is the right ball heavier?", False),
-    ("Is it 4 or 5?", "Is it 5 or 4?", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("What colour is the circle?", "what color is the  CIRCLE", True),
+        ("What is the area of triangle ABC?", "What is teh area of the trianlge ABC", True),
+        ("What is the lenght of the corridor?", "What is the length of the corridor?", True),
+        ("How many circles are there?", "Howmany circles are there?", True),
+        ("What is 3 + 4?", "What is 3 + 5?", False),
+        ("Find the value of x.", "Find the value of y.", False),
+        ("Which one is larger?", "Which one is smaller?", False),
+        ("Does it increase?", "Does it decrease?", False),
+        ("Is the left ball heavier?", "Is the right ball heavier?", False),
+        ("Is it 4 or 5?", "Is it 5 or 4?", False),
+    ],
+)
 def test_same_questions_and_others(one, other, same):
     assert same_question(words(one), words(other)) is same
     if same:
@@ -158,8 +161,11 @@ def test_near_duplicates_need_question_and_picture(curated):
     ]
     near = "near_duplicate"
     assert curated(rows, "--near_duplicates") == {
-        3: (near, "set/a:1"), 7: (near, "set/a:6"), 9: (near, "set/a:8"), 11: ("duplicate_pair", "set/a:4"),
-    }  # fmt: skip
+        3: (near, "set/a:1"),
+        7: (near, "set/a:6"),
+        9: (near, "set/a:8"),
+        11: ("duplicate_pair", "set/a:4"),
+    }
 
 
 def test_leaks_of_pictures_and_questions(curated):
@@ -180,8 +186,10 @@ def test_leaks_of_pictures_and_questions(curated):
         {"question": "What is 17 times 4?"},
     ]
     assert curated(rows, held_out=held_out) == {
-        2: ("leaked_picture", "held_out.jsonl:1"), 3: ("leaked_question", "held_out.jsonl:1"), 5: ("leaked_question", "held_out.jsonl:3"),
-    }  # fmt: skip
+        2: ("leaked_picture", "held_out.jsonl:1"),
+        3: ("leaked_question", "held_out.jsonl:1"),
+        5: ("leaked_question", "held_out.jsonl:3"),
+    }
     report = json.loads((curated.images.parent / "out/curation.json").read_text())["decontamination"]
     assert (report["rows_removed"], report["rows_with_leaked_picture"], report["rows_with_leaked_wording"]) == (3, 1, 2)
     assert report["headline"].startswith("3 evaluation questions against 6 training rows")
@@ -230,8 +238,16 @@ def test_difficulty_by_the_share_of_right_answers(curated, tmp_path):
     for question, right in (("easy?", 4), ("mixed?", 2), ("hard?", 0)):
         for sample in range(4):
             answer = "7" if sample < right else "9"
-            rows.append({"question": question, "question_orig": question, "answer": "7", "image": "a.png",
-                         "response": f"So.\nFinal answer: {answer}", "prompt_version": "en"})  # fmt: skip
+            rows.append(
+                {
+                    "question": question,
+                    "question_orig": question,
+                    "answer": "7",
+                    "image": "a.png",
+                    "response": f"So.\nFinal answer: {answer}",
+                    "prompt_version": "en",
+                }
+            )
     (sampled / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = [{"image": "a.png", "question": question} for question in ("easy?", "mixed?", "hard?", "unknown?")]
     left = curated(pairs, "--sampled", str(sampled))
@@ -247,11 +263,14 @@ def test_rows_that_cannot_be_used_leave_with_their_reason(curated):
     assert left[1][0] == "unusable" and "field 'question' is empty" in left[1][1]
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    (["--meta_path", "nowhere.json"], "nowhere.json: no such file"),
-    (["--held_out", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
-    (["--sampled", "."], "no sampled answers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--meta_path", "nowhere.json"], "nowhere.json: no such file"),
+        (["--held_out", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--sampled", "."], "no sampled answers"),
+    ],
+)
 def test_refusals(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").write_text('{"question": "a?", "chosen": "b", "rejected": "c"}\n')
