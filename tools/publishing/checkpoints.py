@@ -58,12 +58,16 @@ def named_data(meta_path: str) -> list[str]:
 
 
 def draw(run: Path, folder: Path) -> str | None:
-    """The curves of a run as a picture in `folder`; its name, None where there is no log."""
+    """The curves of a run as a picture in `folder`; its name, None where no step was logged."""
     if not (run / LOG_NAME).is_file():
+        return None
+    try:
+        entries = read_log(run)
+    except ValueError:  # no step was logged
         return None
     (folder / RUN_FOLDER).mkdir(exist_ok=True)
     name = f"{RUN_FOLDER}/curves.png"
-    picture = report.draw(read_log(run))["curves"]
+    picture = report.draw(entries)["curves"]
     (folder / name).write_bytes(base64.b64decode(picture.partition(",")[2]))
     return name
 
