@@ -1,4 +1,4 @@
-"""Each published layout, small, from its zips to a trained checkpoint in a folder for the hub, by documented commands."""
+"""Each published layout, small, from its zips to a trained checkpoint in a folder for the hub, as documented."""
 
 import json
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tools.footprint import Plan, Row, step_flops
-from tools.model_sizes import count_parameters, find_config, meta_model
+from tools.footprint import Plan, StepLoad, step_flops
+from tools.plan.model_sizes import count_parameters, find_config, meta_model
 
 
 def training_hours(checkpoint: str, tokens: float, tiles: float, pairs: int, *, gpus: int, tflops: float) -> float:
@@ -14,5 +14,5 @@ def training_hours(checkpoint: str, tokens: float, tiles: float, pairs: int, *, 
     """
     config, _ = find_config(checkpoint)
     plan = Plan(gpus=gpus, stage=1, offload=False, half=True, recompute=True, reference=True, deepspeed=True)
-    row = Row(round(tokens), round(tiles))
+    row = StepLoad(round(tokens), round(tiles))
     return step_flops(count_parameters(meta_model(config)), config, plan, row) * pairs / (gpus * tflops * 1e12) / 3600

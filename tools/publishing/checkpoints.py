@@ -11,8 +11,8 @@ from internvl_chat.publishing.card import TOLD, CardContent, check_repo_id, hub_
 from internvl_chat.publishing.contents import RUN_FOLDER, PublishError, collect, read_json, write_json
 from internvl_chat.publishing.secrets import scrub
 from tools import report
+from tools.curves.log import LOG_NAME, read_log
 from tools.evaluation.table import verdicts
-from tools.plot_curves import LOG_NAME, read_log
 from tools.publishing.evaluations import results
 
 KNOWN_DATA = ("MMPR-v1.2-prompts", "MMPR-v1.2", "MMPR-v1.1", "MMPR-Tiny", "MMPR")
