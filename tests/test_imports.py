@@ -51,9 +51,18 @@ TOOLS = {
         *(f"reasoning_data_pipeline.{room}" for room in ("answers", "engines", "files", "prompts")),
     },
     "validation": {"pages", "reasoning_data_pipeline.answers"},
+    "mmpr": {"reasoning_data_pipeline.prompts"},
+    "mixtures": {"plan", "footprint"},
+    "curation": {f"reasoning_data_pipeline.{room}" for room in ("answers", "pairs", "prompts")},
+    "publishing": {"curves", "evaluation", "report"},
 }
-# Who may import an entry script: its older name, and what tells a training's needs from its own flags.
-MAY_IMPORT_ENTRIES = {"tools/mm_reasoning_pipeline/internvl_lmdeploy_cot_postprocess.py", "tools/footprint.py"}
+# Who may import an entry script: its older name, and what tells of a training what another entry works out.
+MAY_IMPORT_ENTRIES = {
+    "tools/mm_reasoning_pipeline/internvl_lmdeploy_cot_postprocess.py",
+    "tools/footprint.py",
+    "tools/mixtures/hours.py",
+    "tools/publishing/checkpoints.py",
+}
 WITHOUT_TORCH = [
     "internvl_chat.records.rows",
     "internvl_chat.records.meta",

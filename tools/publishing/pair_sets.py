@@ -44,7 +44,7 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 
 @dataclass
-class Counts:
+class LeavingRows:
     """What came of a data set: rows that leave, and why others do not."""
 
     leaves: int = 0
@@ -59,7 +59,7 @@ def stage(args: argparse.Namespace, folder: Path) -> None:
         FileNotFoundError, ValueError: meta.json is not usable.
     """
     check_repo_id(args.to)
-    counts: dict[str, Counts] = {}
+    counts: dict[str, LeavingRows] = {}
     write_shards(folder / "data", rows_of(args.checkpoint, counts))
     if not any(found.leaves for found in counts.values()):
         raise PublishError(
@@ -68,10 +68,10 @@ def stage(args: argparse.Namespace, folder: Path) -> None:
     card(args, counts).save(folder / "README.md")
 
 
-def rows_of(meta_path: Path, counts: dict[str, Counts]) -> Iterator[dict[str, Any]]:
+def rows_of(meta_path: Path, counts: dict[str, LeavingRows]) -> Iterator[dict[str, Any]]:
     """The rows of all data sets with their pictures' bytes."""
     for number, spec in enumerate(read_meta(meta_path)):
-        data, found = open_dataset(spec, number, meta_path), counts.setdefault(spec.name, Counts())
+        data, found = open_dataset(spec, number, meta_path), counts.setdefault(spec.name, LeavingRows())
         for index in tqdm(range(len(data.rows)), desc=spec.name, unit="row"):
             line, line_no = data.rows[index]
             where = Source(data.rows.path, line_no)
@@ -125,7 +125,7 @@ def batches(rows: Iterator[dict[str, Any]]) -> Iterator[tuple[list[dict[str, Any
         yield batch, size
 
 
-def card(args: argparse.Namespace, counts: dict[str, Counts]) -> DatasetCard:
+def card(args: argparse.Namespace, counts: dict[str, LeavingRows]) -> DatasetCard:
     """The card: what the pairs are, how many, how each was judged, how to load them."""
     total = sum(found.leaves for found in counts.values())
     data = DatasetCardData(
