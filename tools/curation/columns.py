@@ -103,7 +103,7 @@ class Columns:
 
 
 @dataclass
-class _Reader:
+class _ColumnReader:
     """Fills the columns row by row."""
 
     usable: array[int] = field(default_factory=lambda: array("B"))
@@ -136,7 +136,7 @@ class _Reader:
 
 def read_columns(datasets: Sequence[MixedDataset]) -> Columns:
     """Read all rows once."""
-    reader = _Reader()
+    reader = _ColumnReader()
     with tqdm(total=sum(len(data.rows) for data in datasets), desc="rows", unit="row", mininterval=1) as bar:
         for data in datasets:
             for line, where in lines_of(data):

@@ -39,7 +39,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemberPlan:
     """What of an archive will be unpacked; every member was checked.
 
     Attributes:
@@ -69,7 +69,7 @@ class Plan:
             yield opened, [member for member in members if member.number not in left_out]
 
 
-def plan_members(directory: Directory, archive: str, encoding: str = "utf-8") -> Plan:
+def plan_members(directory: Directory, archive: str, encoding: str = "utf-8") -> MemberPlan:
     """Check all members of a zip; a pass over its directory, 40 bytes a member in memory.
 
     Args:
@@ -90,7 +90,9 @@ def plan_members(directory: Directory, archive: str, encoding: str = "utf-8") ->
     kept = len(facts.keys) - len(repeated)
     total = sum(facts.sizes) - sum(facts.sizes[bisect_left(facts.numbers, number)] for number in repeated)
     left_out = frozenset(facts.system_files)
-    return Plan(archive, directory, encoding, kept, total, frozenset(repeated), left_out, facts.digest.hexdigest())
+    return MemberPlan(
+        archive, directory, encoding, kept, total, frozenset(repeated), left_out, facts.digest.hexdigest()
+    )
 
 
 def _numbered(directory: Directory, archive: str, encoding: str) -> Iterator[tuple[zipfile.ZipFile, list[Member]]]:

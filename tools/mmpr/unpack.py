@@ -19,7 +19,7 @@ from pathlib import Path
 
 from internvl_chat.records.durable import json_line, open_for_append, whole_lines
 from tools.mmpr.directory import read_directory
-from tools.mmpr.members import Member, Plan, plan_members
+from tools.mmpr.members import Member, MemberPlan, plan_members
 from tools.mmpr.pieces import Pieces, checksum_cure
 from tools.mmpr.published import PrepareError
 
@@ -75,7 +75,7 @@ class Unpacker:
             scratch.rmdir()
         return Unpacked(plan.members, written, plan.total_bytes, len(plan.repeated), len(plan.system_files))
 
-    def _check_room(self, plan: Plan) -> None:
+    def _check_room(self, plan: MemberPlan) -> None:
         """Raise PrepareError where what is left to write does not fit the disk."""
         members = (member for _, members in plan.slices() for member in members)
         left = sum(member.info.file_size for member in members if not _has_size(self.out / member.path, member))
@@ -86,7 +86,7 @@ class Unpacker:
                 "make room or take another --out, then start the same command again"
             )
 
-    def _write_all(self, plan: Plan, scratch: Path, journal: _Journal) -> int:
+    def _write_all(self, plan: MemberPlan, scratch: Path, journal: _Journal) -> int:
         """Bring all members to their places; how many were written."""
         written, done, trusted = 0, 0, journal.done
         with ThreadPoolExecutor(self.threads) as pool:
