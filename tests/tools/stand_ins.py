@@ -36,9 +36,10 @@ class FakeLLM:
         for prompt, params in zip(prompts, sampling_params, strict=True):
             if "refuse me" in self.tokenizer.decode(prompt["prompt_token_ids"]):
                 raise ValueError("the prompt is refused")
-            names.append(str(next(self.names)))
+            name = str(next(self.names))
+            names.append(f"{name}-f3a91c02")  # what comes back has the name without this
             self.asked.append((prompt, params))
-            self.waiting.append((names[-1], prompt, params))
+            self.waiting.append((name, prompt, params))
         return names
 
     def step(self):

@@ -104,7 +104,7 @@ class VllmEngine:
             if not running:
                 return
             for output in self._step(running):
-                if output.finished and output.request_id in running:
+                if output.finished:
                     yield from self._completions(running.pop(output.request_id), output)
 
     def _prompts(self, requests: Iterable[Request]) -> Iterator[ReadPrompt | Failure]:
@@ -123,7 +123,8 @@ class VllmEngine:
         except ValueError as error:  # vLLM's own refusals are ValueErrors
             yield Failure(prompt.request.key, f"vLLM: {error}")
             return
-        running.update(zip(names, tasks, strict=True))
+        for name, task in zip(names, tasks, strict=True):
+            running[name.partition("-")[0]] = task  # "7-f3a91c02" is vLLM's own name of what comes back as "7"
 
     def _draws(self, request: Request) -> list[Draw]:
         if self.options.sampling.temperature == 0:  # all samples are the same
