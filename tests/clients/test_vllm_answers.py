@@ -149,9 +149,9 @@ def in_process(checkpoint, requests, extra, client, tmp_path_factory):
     for line in (folder / "out.jsonl").read_text().splitlines():
         row = json.loads(line)
         assert "reason" not in row, row
-        found[row.pop("temperature")][row["key"], row["sample"]] = Completion(
-            **{**row, "tokens": tuple(row["tokens"]), "logprobs": tuple(row["logprobs"])}
-        )
+        temperature = row.pop("temperature")
+        row |= {"tokens": tuple(row["tokens"]), "logprobs": tuple(row["logprobs"])}
+        found[temperature][row["key"], row["sample"]] = Completion(**row)
     return found
 
 
