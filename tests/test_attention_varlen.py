@@ -157,6 +157,20 @@ def test_both_head_sizes_of_the_published_models_are_tried(monkeypatch):
     assert "heads of 128: its mask lies otherwise" in trial_error(CPU, torch.bfloat16)
 
 
+@pytest.mark.parametrize("part", ["output", "gradient"])
+def test_a_kernel_that_gives_nan_is_refused(part, monkeypatch):
+    @wraps(kernel_of_today)
+    def broken(*args, **kwargs):
+        output = kernel_of_today(*args, **kwargs)
+        if part == "gradient":
+            output.register_hook(lambda grad: grad * torch.nan)
+            return output
+        return output * torch.nan
+
+    monkeypatch.setattr(varlen, "varlen_attn", broken)
+    assert "nan% off on a trial" in trial_error(CPU, torch.bfloat16)
+
+
 def test_a_kernel_that_does_not_run_is_refused_with_the_reason(monkeypatch):
     def missing(*args, **kwargs):
         raise RuntimeError("no kernel image")
