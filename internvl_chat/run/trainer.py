@@ -258,7 +258,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
         model.zero_grad(set_to_none=True)  # AdamW leaves alone what has no gradient; DeepSpeed saw for itself
         before, self.sums["train"], self.running_mean = self._before
         self._tr_loss.copy_(before)
-        self._globalstep_last_logged += 1  # its loss is in no mean
+        self._globalstep_last_logged += 1  # its loss is in no mean: not in that of the log entry,
+        self._initial_global_step += 1  # nor in that of the run
         self.skipped_steps += 1
         self.ledger.settle(problem)
         self.ledger.flush(is_writer=self.args.should_save)
