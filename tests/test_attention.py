@@ -91,6 +91,16 @@ def test_windows_and_sinks_equal_a_softmax_written_out_with_gradients(window, wi
         torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-11)
 
 
+def test_a_window_between_the_most_queries_and_the_most_keys_of_a_segment():
+    """Five keys for a prompt of 5 and an answer of 3 tokens: the window cuts the answer's keys alone."""
+    segments = [Segment(0, 5), Segment(5, 3, 0, 5)]
+    query, key, value = states(4, 8), states(2, 8), states(2, 8)
+    options = {"sliding_window": 5, "shared_prefix": build_layout(segments)}
+    ours, _ = shared_prefix_attention(torch.nn.Module(), query, key, value, None, scaling=0.3, **options)
+    oracle = softmax_attention(query, key, value, visible(segments, 8, 5), 0.3)
+    torch.testing.assert_close(ours, oracle, rtol=1e-10, atol=1e-12)
+
+
 def test_pieces_of_a_window_by_hand():
     # a prompt's prefix 0..9, an answer 10..16; a query sees three keys
     pieces = [*Segment(0, 10).windowed(3), *Segment(10, 7, 0, 10).windowed(3)]

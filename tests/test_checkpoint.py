@@ -67,6 +67,41 @@ def test_a_run_sets_only_its_own_fields(golden, policy, tmp_path):
     assert config["llm_config"]["rope_theta"] == 1000000.0
 
 
+CHANGED = {
+    "template": "Hermes-2",
+    "select_layer": -2,
+    "ps_version": "v1",
+    "downsample_ratio": 0.25,
+    "force_image_size": 112,
+    "dynamic_image_size": False,
+    "use_thumbnail": False,
+    "pad2square": True,
+    "min_dynamic_patch": 2,
+    "max_dynamic_patch": 3,
+}
+
+
+def test_every_field_that_a_run_sets_is_kept(golden, policy, tmp_path):
+    before = json.loads((Path(golden.ckpt_policy) / "config.json").read_text())
+    assert all(before[name] != value for name, value in CHANGED.items())
+    for name, value in CHANGED.items():
+        setattr(policy.config, name, value)
+    policy.config.vision_config.image_size = 112
+    export_checkpoint(policy, golden.ckpt_policy, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {name: config[name] for name in CHANGED} == CHANGED
+    assert config["vision_config"] == {**before["vision_config"], "image_size": 112}
+
+
+def test_remote_code_that_the_source_names_is_named_again(golden, policy, tmp_path):
+    source = shutil.copytree(golden.ckpt_policy, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    named = {"AutoModel": "modeling_theirs.InternVLChatModel"}
+    (source / "config.json").write_text(json.dumps({**config, "auto_map": named}))
+    export_checkpoint(policy, source, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["auto_map"] == named
+
+
 @pytest.fixture
 def hf_source(golden, tmp_path):
     """The golden policy in the -hf layout, in bfloat16."""

@@ -116,6 +116,13 @@ def test_plain_features_of_other_code():
     assert batch["pixel_values"].dtype == torch.float32 and batch["image_flags"].tolist() == [1, 1, 0]
 
 
+@pytest.mark.parametrize(("fact", "key"), [("row_id", "row_ids"), ("prompt_length", "prompt_lengths")])
+def test_a_fact_that_one_sample_lacks_is_told_of_none(fact, key):
+    """A list shorter than the batch would name the wrong rows."""
+    foreign = {name: value for name, value in ROWS[0].items() if name != fact}
+    assert key not in dpo_concat_pad_data_collator([foreign, ROWS[1]])
+
+
 def test_fine_tuning_rows_have_one_side():
     rows = [{key: value for key, value in row.items() if not key.startswith("rejected")} for row in ROWS]
     batch = dpo_concat_pad_data_collator(rows)

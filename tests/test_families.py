@@ -1,6 +1,7 @@
 """Every family of language models: two steps of training, both layouts of the result, and what cannot be trained."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_model, load_tokenizer
 from internvl_chat.model.conversation import THINKING_SYSTEM_MESSAGE, get_template
 from internvl_chat.packed import attention
-from internvl_chat.packed.attention import kernel_refusals, use_shared_prefix
+from internvl_chat.packed.attention import check_attention, kernel_refusals, use_shared_prefix
 from internvl_chat.train_mpo import main, parse_arguments
 from tests.tools.test_convert import FAMILIES, SIZES, build
 from tools import convert
@@ -97,6 +98,13 @@ def test_attention_that_packed_rows_would_change_is_refused(fields, kind):
         model = InternVLChatModel(config)
     with pytest.raises(ValueError, match=f"{kind}, which training on packed rows does not compute"):
         use_shared_prefix(model)
+
+
+def test_a_kind_of_layer_that_nobody_knows_yet_is_refused():
+    config = SimpleNamespace(model_type="llama9", layer_types=["full_attention", "chunked_attention"])
+    with pytest.raises(ValueError, match="llama9 has chunked_attention, which training on packed rows"):
+        check_attention(SimpleNamespace(config=config))
+    check_attention(SimpleNamespace(config=SimpleNamespace(layer_types=["full_attention", "sliding_attention"])))
 
 
 def test_the_log_names_each_kind_of_layer_that_the_kernel_does_not_take(golden_folder, tmp_path, monkeypatch):

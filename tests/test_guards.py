@@ -76,6 +76,23 @@ def test_a_spike_is_far_above_the_median():
     assert loss_spike([*usual[:20], 9.0]) is None  # too early to know what is usual
 
 
+def test_a_loss_that_hardly_moves_has_no_spike_in_its_last_digits():
+    assert loss_spike([*[1.0] * 50, 1.007]) is None  # within 8 thousandths of the median
+    assert "loss 1.01" in loss_spike([*[1.0] * 50, 1.01])
+
+
+def test_half_a_window_is_enough_to_know_what_is_usual():
+    assert loss_spike([*[1.0] * 24, 9.0]) is None
+    assert "loss 9" in loss_spike([*[1.0] * 25, 9.0])
+
+
+def test_rewards_that_fall_but_stay_above_those_of_the_reference_are_no_displacement():
+    falling = entries(-1, 1, 0.8, 100)
+    for entry in falling:
+        entry["rewards/chosen"] += 2  # from 2 to 1
+    assert likelihood_displacement(falling) is None
+
+
 def entries(chosen, margins, accuracies, number):
     steps = torch.linspace(0, 1, number).tolist()
     return [

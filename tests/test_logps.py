@@ -226,6 +226,14 @@ def test_a_head_that_is_more_than_its_weight_is_refused():
         install_logps_head(model)
 
 
+def test_a_head_of_a_subclass_is_refused():
+    """It may compute something else, as a layer with LoRA does."""
+    model = tiny_model()
+    model.lm_head.__class__ = type("ScaledLinear", (nn.Linear,), {})
+    with pytest.raises(TypeError, match="LM head is a ScaledLinear"):
+        install_logps_head(model)
+
+
 def test_sequence_logps_of_both_layouts():
     padded = torch.tensor([[-1.0, -2.0, 0.0], [-4.0, 0.0, 0.0]])
     assert sequence_logps(padded).tolist() == [-3.0, -4.0]

@@ -39,6 +39,7 @@ def test_a_second_merge_adds_to_the_first(tmp_path):
     cache.append(KEYS[1:2], [-2.0])
     cache.merge()
     assert cache.lookup(KEYS[:2]).tolist() == [-1.0, -2.0]
+    assert np.isnan(cache.lookup(KEYS[2:])).all()  # not their neighbours in the sorted file
 
 
 @pytest.mark.parametrize("torn", range(1, RECORD.itemsize))

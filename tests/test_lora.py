@@ -16,6 +16,8 @@ from internvl_chat.adapters.lora import (
     save_adapter,
 )
 from internvl_chat.arguments import ModelArguments
+from internvl_chat.model import load_config, load_model
+from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.reference.adapter import AdapterReference
 from internvl_chat.train_mpo import main, parse_arguments
@@ -69,6 +71,18 @@ def test_the_reference_is_exactly_the_base(adapted, source, batch):
     assert adapted.training and not reference.requires_grad
     (policy - reference)[0].backward()  # the switch in between left its graph alone
     assert all(p.grad is not None for p in adapted.parameters() if p.requires_grad)
+
+
+def test_the_reference_has_no_drop_path_while_the_policy_trains(source, batch):
+    config = load_config(source)
+    config.vision_config.drop_path_rate = 0.9
+    policy = load_model(source, config=config)
+    use_shared_prefix(policy)
+    add_adapters(policy, lora_config(4, 3, source))
+    policy.train()
+    expected = answer_logps(load(source).eval(), batch)
+    assert not torch.equal(answer_logps(policy, batch), expected)
+    assert torch.equal(AdapterReference(policy).answer_logps(batch), expected)
 
 
 def test_gradients_are_those_of_the_merged_weights(adapted, source, batch):

@@ -95,6 +95,14 @@ def test_orpo_stays_finite_where_the_policy_is_certain():
     assert torch.isfinite(total) and torch.isfinite(chosen.grad).all()
 
 
+def test_the_nll_is_the_papers_in_a_mixture_and_the_originals_by_itself():
+    """Answers of 1 and 3 tokens with log-probs -2 and -3: means of 2 and 1 per pair, 5 over 4 tokens."""
+    logps, lengths = torch.tensor([-2.0, -3.0]), torch.tensor([1, 3])
+    pairs = PreferenceLogps(logps, logps - 1, lengths, lengths)
+    assert mixed_preference_loss(pairs, mixture=LossMixture((), (), 1.0)).nll.item() == 1.5
+    assert nll_loss(logps, lengths).item() == 1.25
+
+
 def test_ipo_takes_the_mean_over_tokens():
     pairs = make_pairs([6.0], [-4.0], [0.0], [0.0], lengths=(3, 8))
     losses = mixed_preference_loss(pairs, mixture=parse_loss_type("ipo"), beta=1.0).losses

@@ -136,6 +136,14 @@ def test_a_row_without_supervised_tokens_is_refused():
         pack(batch)
 
 
+def test_a_row_whose_first_token_is_supervised_is_refused():
+    """It would have no prompt to predict that token from."""
+    batch = batch_of([([5, 6], [1], [2])])
+    batch["chosen_labels"][0] = batch["chosen_input_ids"][0]
+    with pytest.raises(ValueError, match="a row of 4 tokens has 4 supervised ones after its prompt"):
+        pack(batch)
+
+
 def test_a_gap_in_the_supervised_part_is_refused():
     batch = batch_of([([5, 6], [1, 2, 3], [2])])
     batch["chosen_labels"][0, 3] = IGNORE_INDEX

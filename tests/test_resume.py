@@ -126,6 +126,19 @@ def record(folder):
     return [entry for entry in log if "eval_loss" not in entry], [(folder / name).read_text() for name in names]
 
 
+def total_loss(folder):
+    """Of the 14 steps of a run, as far as it took them itself: its mean loss times these steps."""
+    steps = [int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*")]
+    taken = 14 - min(steps) if folder.name.startswith("from-") else 14
+    return json.loads((folder / "train_results.json").read_text())["train_loss"] * taken
+
+
+def loss_until(folder, log, step):
+    """Sum of the losses up to a step: two per entry of the log, and what the checkpoint has of the next entry."""
+    state = json.loads((folder / f"checkpoint-{step}" / "preference_state.json").read_text())
+    return sum(2 * entry["loss"] for entry in log if entry["step"] <= step) + state["unlogged"][0]["loss"]
+
+
 def same_weights(one, other):
     first, second = load_file(one), load_file(other)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
@@ -145,6 +158,7 @@ def test_from_any_checkpoint_a_run_is_the_run_that_was_never_stopped(flags, tmp_
         shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", folder / f"checkpoint-{step}")
         main(flags(folder.name, **settings))
         assert record(folder) == (log, books)
+        assert total_loss(folder) == pytest.approx(total_loss(tmp_path / "whole") - loss_until(folder, log, step))
         assert same_weights(folder / "model.safetensors", tmp_path / "whole" / "model.safetensors")
         exact = "checkpoint-14/resume/weights.safetensors"
         assert same_weights(folder / exact, tmp_path / "whole" / exact)

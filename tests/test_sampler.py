@@ -52,6 +52,20 @@ def test_pairs_of_a_prompt_stay_together():
         assert (sizes == 4).all()
 
 
+def test_a_group_costs_its_prompt_once_and_each_pair_its_answers():
+    """Three pairs of 6, of which 5 are the prompt's: 5 + 3 * 1 = 8, more than 5 and less than 9."""
+    costs, shared = np.array([6, 6, 6, 9, 5, 2]), np.array([5, 5, 5, 0, 0, 0])
+    groups = np.array([0, 0, 0, 1, 2, 3])
+    options = {"micro_batch_size": 3, "shuffle": False}
+    slots = [
+        list(StepSampler(costs, groups, shared=shared, rank=rank, world_size=2, **options))[0] for rank in range(2)
+    ]
+    assert slots == [[3, 5], [0, 1, 2, 4]]  # 9 + 2 and 8 + 5
+    # Half of the costs is the prompts', where nobody says: 3 + 3 * 3 = 12.
+    slots = [list(StepSampler(costs, groups, rank=rank, world_size=2, **options))[0] for rank in range(2)]
+    assert slots == [[0, 1, 2, 5], [3, 4]]
+
+
 def test_a_step_has_its_number_of_pairs_even_if_that_splits_a_group():
     groups = np.repeat(np.arange(4), 3)
     batches = list(StepSampler(np.ones(12), groups, micro_batch_size=2, accumulation=2))

@@ -6,9 +6,12 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.packed.logps import answer_logps
+from internvl_chat.packed.packing import with_packed
 from internvl_chat.records.samples import SkippedRow
 from internvl_chat.reference.cache import LogpsCache
 from internvl_chat.reference.frozen import CachedReference
@@ -84,6 +87,24 @@ def test_every_gradient_of_a_batch_equals_the_golden_one(golden_folder, golden_b
     for name, parameter in policy.named_parameters():
         ours, theirs = keyless(name, parameter.grad), keyless(name, expected[name])
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm() + 1e-7, name
+
+
+def test_beta_label_smoothing_and_nll_mode_reach_the_loss(golden_batch, make_trainer, policy, reference):
+    settings = {"beta": 0.3, "label_smoothing": 0.2, "nll_mode": "pair"}
+    trainer = make_trainer(policy, reference, **settings)
+    batch = with_packed(golden_batch("b3"), policy.img_context_token_id)
+    pairs, lengths = batch["packed"].pair_answers, batch["packed"].lengths
+    with torch.no_grad():
+        ours, theirs = (answer_logps(model, batch) for model in (policy, reference))
+    chosen, rejected = 0.3 * (ours - theirs)[pairs]
+    margins, delta = chosen - rejected, (chosen + rejected).mean() / 2
+    result = trainer.compute_loss(trainer.model.train(), batch, return_outputs=True)[1]
+    smoothed = 0.8 * (-margins).exp().log1p() + 0.2 * margins.exp().log1p()
+    assert result.losses["sigmoid"].tolist() == pytest.approx(smoothed.tolist(), abs=1e-5)
+    quality = (delta - chosen).exp().log1p() + (rejected - delta).exp().log1p()
+    assert result.losses["bco_pair"].tolist() == pytest.approx(quality.tolist(), abs=1e-5)
+    assert trainer.running_mean.mean.item() == pytest.approx(delta.item(), abs=1e-5)
+    assert result.nll.item() == pytest.approx(-(ours / lengths)[pairs[0]].mean().item(), abs=1e-5)
 
 
 def test_delta_follows_the_golden_sequence(golden, golden_batch, make_trainer, policy, reference):
@@ -192,6 +213,72 @@ def test_evaluation_leaves_the_delta_alone(golden_batch, make_trainer, policy, r
     trainer.prediction_step(trainer.model, golden_batch("b2"), prediction_loss_only=True)
     assert trainer.running_mean.state_dict() == before
     assert trainer.sums["eval"].num_pairs == 2
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_over_pairs(golden_batch, make_trainer, policy, reference):
+    """Of batches of 1 and 3 pairs, not of the two batches."""
+    trainer = make_trainer(policy, reference)
+    trainer.model.eval()
+    small, large = (
+        trainer.prediction_step(trainer.model, golden_batch(name), prediction_loss_only=True)[0].item()
+        for name in ("b1", "b3")
+    )
+    means = trainer.sums["eval"].read(trainer.accelerator)
+    assert abs(small - large) > 0.01 and means["loss"] == pytest.approx((small + 3 * large) / 4)
+
+
+class Books(TrainerCallback):
+    """What a step leaves behind: weights, delta, sums of the metrics and of the loss."""
+
+    def __init__(self):
+        self.trainer, self.after = None, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        weights = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+        sums = trainer.sums["train"].state_dict() | {"seconds": None}
+        self.after.append((weights, trainer.running_mean.state_dict(), sums, trainer._tr_loss.item()))
+
+
+@pytest.fixture
+def rows(golden_folder, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    meta = golden_folder / "data" / "meta.json"
+    return MixtureDataset(meta, tokenizer, template="internvl2_5", num_image_token=4, image_size=56)
+
+
+def test_a_skipped_step_leaves_everything_as_it_was(make_trainer, policy, reference, rows, tmp_path, caplog):
+    """The gradient of the second of three steps is NaN, its loss is not; the log has one entry for all three."""
+    settings = {"max_steps": 3, "per_device_train_batch_size": 2, "logging_steps": 3, "save_strategy": "no"}
+    settings |= {"learning_rate": 1e-3, "weight_decay": 0.1, "lr_scheduler_type": "constant", "max_skipped_share": 1}
+    trainer = make_trainer(policy, reference, rows, on_non_finite="skip", **settings)
+    books = Books()
+    books.trainer = trainer
+    trainer.add_callback(books)
+    policy.mlp1[0].weight.register_hook(lambda grad: grad * math.nan if trainer.state.global_step == 1 else grad)
+    result = trainer.train()
+    (weights, *before), (same_weights, *skipped), (moved, *after) = books.after
+    assert all(torch.equal(weight, same_weights[name]) for name, weight in weights.items())
+    assert skipped == before and all(one != other for one, other in zip(before, after, strict=True))
+    assert not torch.equal(weights["mlp1.0.weight"], moved["mlp1.0.weight"])
+    [entry] = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert entry["loss"] == pytest.approx(after[2] / 2)  # of the two steps taken
+    assert result.training_loss == pytest.approx(after[2] / 2)
+    assert (entry["skipped_steps"], entry["skipped_rows"]) == (1, 2)
+    lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 and all("norm of the gradient is nan" in line["reason"] for line in lines)
+    assert "step 2 is not taken: losses are finite" in caplog.text
+    assert trainer.run_state()["skipped_steps"] == 1
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    assert (ledger["promised"], ledger["used"], ledger["skipped"]) == (6, 4, 2)
+
+
+def test_the_loader_takes_no_random_number_of_the_training(make_trainer, policy, reference, rows):
+    """Else drop path after an evaluation, or after a resume, would be another than without."""
+    trainer = make_trainer(policy, reference, rows, per_device_train_batch_size=2)
+    before = torch.random.get_rng_state()
+    next(iter(trainer.get_train_dataloader()))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_loss_that_is_not_finite_names_the_rows(golden_batch, make_trainer, policy, reference):

@@ -101,6 +101,8 @@ def test_leading_images_stay_in_front_of_the_instruction(question, images, head,
 def test_placeholders_must_match_the_images():
     with pytest.raises(RecordError, match=r"prompts.jsonl:3: 2 <image> in the question for 1 images"):
         ask("<image> and <image>", 1, version="en", where=WHERE)
+    with pytest.raises(RecordError, match=r"prompts.jsonl:3: 1 <image> in the question for 2 images"):
+        ask("<image>", 2, version="en", where=WHERE)
 
 
 def test_a_question_without_its_images():
