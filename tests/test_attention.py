@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from internvl_chat.packed import attention
 from internvl_chat.packed.attention import shared_prefix_attention, working_dtype
 from internvl_chat.packed.layout import MOST_PADDING, Segment, build_layout, group_segments
 
@@ -121,6 +122,19 @@ def test_without_a_layout_it_raises_and_names_the_cure():
     query = states(2)
     with pytest.raises(ValueError, match="needs shared_prefix=; use sdpa"):
         shared_prefix_attention(torch.nn.Module(), query, query, query, None)
+
+
+def test_dropout_never_goes_through_the_kernel_which_has_none(monkeypatch):
+    torch.manual_seed(0)
+    query, key, value = states(4), states(2), states(2)
+    monkeypatch.setattr(attention, "varlen_refusal", lambda *_, **__: "")
+    monkeypatch.setattr(attention, "varlen_attention", lambda query, *_: torch.zeros_like(query).transpose(0, 1))
+
+    def attend(dropout):
+        options = {"dropout": dropout, "shared_prefix": build_layout(SEGMENTS)}
+        return shared_prefix_attention(torch.nn.Module(), query, key, value, None, **options)[0]
+
+    assert not attend(0.0).any() and attend(0.5).any()
 
 
 def test_groups_cover_every_segment_once_and_keep_padding_low():
