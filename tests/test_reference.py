@@ -26,7 +26,8 @@ def test_the_same_weights_give_the_same_logps_under_autocast(golden_batch, polic
     batch = with_packed(golden_batch("b1"), policy.img_context_token_id)
     use_shared_prefix(policy)
     exact = answer_logps(policy.eval(), batch)
-    reference = FrozenReference(policy, half_precision).answer_logps(batch)
+    reference = FrozenReference(policy.train(), half_precision).answer_logps(batch)
+    assert not policy.training
     prepared = half_precision.prepare_model(policy, evaluation_mode=True)
     with torch.no_grad():
         assert torch.equal(reference, answer_logps(prepared, batch))
