@@ -3,17 +3,18 @@
     comparison    < and <=, > and >=, == and !=, `is`, `in` and their negations stand for each other
     sign          + and -, * and / stand for each other; a minus sign is left out
     constant      a whole number is 1 more, another one twice as large (0.0 is 1.0), True is False
-    dropped call  a call that stands alone is left out; x.method() and sorted(x), abs(x), .. are x
+    dropped call  a call that stands alone is left out; x.clone(), sorted(x) and others that keep the type are x
     dropped flag  a keyword argument is left out; `not x` is x, `a and b` is a
 
-Messages are spared: what is raised, logged or formatted; so are annotations, decorators and defaults.
+Messages are spared: what is raised, logged or formatted; so are annotations, decorators, defaults, signs between paths
+and texts, and `strict=`, which says no more than that lengths are equal.
 """
 
 from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
@@ -34,7 +35,27 @@ SIGNS: dict[type[ast.operator], tuple[str, str]] = {
     ast.Mult: ("*", "/"),
     ast.Div: ("/", "*"),
 }
-TRANSPARENT = ("sorted", "abs", "list", "tuple", "reversed", "set", "float", "int", "bool")  # f(x) that may become x
+KEEPING = ("sorted", "abs", "list", "tuple", "reversed", "set")  # f(x) that may become x
+KEEPING_METHODS = (
+    "abs",
+    "clone",
+    "contiguous",
+    "copy",
+    "detach",
+    "double",
+    "eval",
+    "exp",
+    "float",
+    "long",
+    "lower",
+    "neg",
+    "sigmoid",
+    "sort",
+    "square",
+    "strip",
+    "train",
+)  # x.f() that may become x
+PATHS = {"folder", "path", "root", "source", "target", "fresh", "final", "parent", "output", "dir"}  # words of names
 MESSAGES = (ast.Raise, ast.JoinedStr, ast.Assert)
 LOGGERS = ("logger", "logging", "warnings")
 
@@ -94,6 +115,10 @@ class _Finder(ast.NodeVisitor):
             self.starts.append(self.starts[-1] + len(line))
         self.visit(ast.parse(source))
 
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         self.inside.append(node.name)
         for statement in node.body:
@@ -108,7 +133,7 @@ class _Finder(ast.NodeVisitor):
         self.inside.pop()
 
     def visit(self, node: ast.AST) -> None:
-        if isinstance(node, MESSAGES) or isinstance(node, ast.AnnAssign) and node.value is None or _is_logging(node):
+        if isinstance(node, MESSAGES) or _is_logging(node) or isinstance(node, ast.keyword) and node.arg == "strict":
             return
         if self.inside:
             for kind, start, end, text in self._faults(node):
@@ -118,7 +143,7 @@ class _Finder(ast.NodeVisitor):
     def _faults(self, node: ast.AST) -> Iterator[tuple[str, int, int, bytes]]:
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             yield from self._swapped("comparison", node.left, node.comparators[0], COMPARISONS.get(type(node.ops[0])))
-        elif isinstance(node, ast.BinOp) and not any(map(_is_text, (node.left, node.right))):
+        elif isinstance(node, ast.BinOp) and not any(map(_is_joined, (node.left, node.right))):
             yield from self._swapped("sign", node.left, node.right, SIGNS.get(type(node.op)))
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
             kind = "sign" if isinstance(node.op, ast.USub) else "dropped flag"
@@ -133,14 +158,14 @@ class _Finder(ast.NodeVisitor):
             yield from self._dropped(node)
 
     def _dropped(self, node: ast.Call) -> Iterator[tuple[str, int, int, bytes]]:
-        function = node.func
-        if isinstance(function, ast.Attribute) and not node.args and not node.keywords:
+        function, words = node.func, len(node.args) + len(node.keywords)
+        if isinstance(function, ast.Attribute) and function.attr in KEEPING_METHODS and not words:
             yield "dropped call", *self._span(node), self._text(function.value)
-        if isinstance(function, ast.Name) and function.id in TRANSPARENT and len(node.args) == 1 and not node.keywords:
+        if isinstance(function, ast.Name) and function.id in KEEPING and words == len(node.args) == 1:
             yield "dropped call", *self._span(node), self._text(node.args[0])
         for index, keyword in enumerate(node.keywords):
             before = [*node.args, *(other.value for other in node.keywords[:index])]
-            if keyword.arg is not None and before:
+            if keyword.arg not in (None, "strict") and before:
                 yield "dropped flag", self._span(before[-1])[1], self._span(keyword)[1], b""
 
     def _swapped(
@@ -162,14 +187,21 @@ class _Finder(ast.NodeVisitor):
 
 def _is_logging(node: ast.AST) -> bool:
     """Whether it is a call of a logger."""
+    node = node.value if isinstance(node, ast.Expr) else node
     function = node.func if isinstance(node, ast.Call) else None
     owner = function.value if isinstance(function, ast.Attribute) else None
     return isinstance(owner, ast.Name) and owner.id in LOGGERS
 
 
-def _is_text(node: ast.expr) -> bool:
-    kinds: Sequence[type] = (ast.JoinedStr, ast.List, ast.Tuple)
-    return isinstance(node, tuple(kinds)) or isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))
+def _is_joined(node: ast.expr) -> bool:
+    """Whether + and / join it with others: a text, a list, a path."""
+    name = getattr(node, "id", None) or getattr(node, "attr", "")
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))
+    return (
+        is_text
+        or isinstance(node, (ast.JoinedStr, ast.List, ast.Tuple))
+        or not PATHS.isdisjoint(name.lower().split("_"))
+    )
 
 
 def _other(value: bool | int | float) -> bytes:

@@ -37,6 +37,7 @@ PRELOADED = (
     "trl.models.utils",
 )
 PACKAGES = ("internvl_chat", "tools")
+GRACE = 10.0  # seconds for a process that said what it found to clean up after itself
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not integration and not gpu")
 
 
@@ -117,7 +118,7 @@ class Bench:
         except EOFError:  # it died, which the tests would have shown too
             finding = Finding(1, "the process died", True)
         finally:
-            _end(process)
+            _end(process, said_all=finding.code is not None)
         finding.seconds = round(time.monotonic() - started, 2)
         return finding
 
@@ -155,8 +156,9 @@ def run_tests(tree: Path, tests: Sequence[str], file: str, answer: Connection) -
     answer.send(Finding(code, next(iter(recorder.failed), None), str(tree / file) in places, printed.getvalue()))
 
 
-def _end(process: Any) -> None:
-    """Kill a process and all that it started."""
+def _end(process: Any, *, said_all: bool) -> None:
+    """End a process and all that it started, by force where it has not ended by itself."""
+    process.join(GRACE if said_all else 0)
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:  # not a group of its own yet, or gone
