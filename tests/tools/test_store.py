@@ -178,14 +178,14 @@ def test_overwrite_drops_an_older_launch_but_not_a_sibling(tmp_path):
 def test_a_late_worker_of_a_launch_that_overwrites_leaves_alone_what_the_first_one_finished(tmp_path):
     """The first worker may own all prompts and be done before the second one starts."""
     output = tmp_path / "data.jsonl"
-    with open_store(output, worker=Worker(run_id="old")) as store:
+    with open_store(output, worker=Process(run_id="old")) as store:
         work(store)
         store.finish()
-    options = {"keys": [key for key in KEYS if Worker(0, 2).owns(key)], "overwrite": True}
-    first = open_store(output, worker=Worker(0, 2, "new"), **options)
+    options = {"keys": [key for key in KEYS if Process(0, 2).owns(key)], "overwrite": True}
+    first = open_store(output, worker=Process(0, 2, "new"), **options)
     work(first)
     merged = first.finish()
-    late = open_store(output, worker=Worker(1, 2, "new"), **options)
+    late = open_store(output, worker=Process(1, 2, "new"), **options)
     assert late.finished and late.finish() == merged and list(late.pending()) == []
     assert len(rows(output)) == 3 * len(options["keys"])
 
