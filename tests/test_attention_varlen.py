@@ -103,7 +103,9 @@ def test_equals_the_groups_with_grouped_heads(kernel, monkeypatch):
     expected, _ = shared_prefix_attention(torch.nn.Module(), query, key, value, None, 0.3, shared_prefix=layout)
     found = varlen_attention(query[0], key[0], value[0], layout.varlen, Weighting(0.3))
     torch.testing.assert_close(found[None], expected, rtol=1e-12, atol=1e-12)
+    before = torch.random.get_rng_state()
     assert trial_error(CPU, torch.bfloat16) == ""
+    assert torch.equal(torch.random.get_rng_state(), before)  # that of the training
 
 
 @pytest.mark.parametrize("with_sinks", [False, True], ids=["plain", "sinks"])

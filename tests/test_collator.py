@@ -46,6 +46,7 @@ def test_the_example_of_the_docstring():
     assert batch.keys() == made.keys()
     assert batch["pixel_values"].shape == (3, 3, 2, 2) and batch["pixel_values"].dtype == torch.uint8
     assert batch["skipped"] == [SKIPPED] and batch["row_ids"] == made["row_ids"]
+    assert batch["chosen_attention_mask"].dtype == torch.int64  # as transformers' tokenizers give it
     for key in set(made) - {"pixel_values", "skipped", "row_ids"}:
         assert batch[key].tolist() == made[key], key
 

@@ -151,6 +151,11 @@ def test_a_row_that_cannot_fit_is_skipped(dataset_of):
     assert skipped.reason == f"needs at least {needed} tokens with 2 tiles, max_seq_length is {needed - 1}"
 
 
+def test_a_text_that_cannot_fit_is_skipped_for_its_length_alone(dataset_of):
+    (skipped,) = by_line(dataset_of([{**GOOD, "rejected": "x" * 100_000}]))
+    assert skipped.reason.startswith("a text of 100000 characters needs at least")
+
+
 def test_longest_answer_counts(dataset_of):
     row = {**GOOD, "image": "wide.png", "rejected": "No, " * 100}
     (sample,) = by_line(dataset_of([row], max_seq_length=512))

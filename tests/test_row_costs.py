@@ -73,6 +73,17 @@ def test_ranks_are_loaded_alike_where_only_images_differ(dataset_of):
     assert (loads.mean(0) / loads.max(0)).min() > 0.95
 
 
+def test_steps_are_planned_by_the_flags_of_the_run(dataset_of, tmp_path):
+    dataset = dataset_of([pair() for _ in range(16)])
+    args = MPOConfig(output_dir=str(tmp_path), bf16=False, group_prompts=True, per_device_train_batch_size=4)
+    args.gradient_accumulation_steps, args.data_seed = 2, 7
+    made = train_sampler(dataset, args, 1, 2)
+    assert (made.pairs_per_step, made.num_slots, made.rank, made.world_size) == (16, 4, 1, 2)
+    assert made.shuffle and made.seed == 7 and len(set(made.groups)) == 1
+    args.train_sampling_strategy = "sequential"
+    assert not train_sampler(dataset, args).shuffle
+
+
 def test_balance_ranks_deals_by_these_costs(dataset_of, tmp_path):
     rows = [pair("six.png" if number % 4 == 0 else "one.png") for number in range(16)]
     dataset = dataset_of(rows)
