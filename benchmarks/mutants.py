@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,15 +205,17 @@ def draw(known: MutantList, number: int, seed: str, limit: float) -> int:
 
 
 def make(known: MutantList, files: Sequence[str], each: int, seed: str) -> list[Mutant]:
-    """Faults made by rule: `each` of every file, in place of those that were made of it before."""
+    """Faults made by rule, `each` of every file; what is known of one that was made before is kept."""
     made: list[Mutant] = []
+    before = {(one.file, one.old, one.new): one for one in known.mutants}
     for file in files:
         source = (ROOT / file).read_bytes()
         for edit in mutant_operators.draw(source, each, f"{seed} {file}"):
             old, new = mutant_operators.as_texts(source, edit)
             name = f"{Path(file).stem}.{edit.function}: {edit.kind}"
             number = 1 + sum(other.name.startswith(name) for other in made)
-            made.append(Mutant(name + (f" {number}" if number > 1 else ""), edit.kind, file, old, new))
+            mutant = Mutant(name + (f" {number}" if number > 1 else ""), edit.kind, file, old, new)
+            made.append(replace(before.get((file, old, new), mutant), name=mutant.name))
     return made
 
 

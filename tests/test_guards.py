@@ -91,6 +91,9 @@ def test_rewards_that_fall_but_stay_above_those_of_the_reference_are_no_displace
     for entry in falling:
         entry["rewards/chosen"] += 2  # from 2 to 1
     assert likelihood_displacement(falling) is None
+    for entry in falling:
+        entry["rewards/chosen"] = -1.0  # below it, but falling no further
+    assert likelihood_displacement(falling) is None
 
 
 def entries(chosen, margins, accuracies, number):

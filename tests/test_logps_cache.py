@@ -12,7 +12,7 @@ KEYS = [bytes([n]) * 15 + b"\0" for n in range(1, 6)]
 
 
 def test_unknown_keys_are_nan_and_known_ones_exact(tmp_path):
-    cache = LogpsCache(tmp_path)
+    cache = LogpsCache(tmp_path / "made" / "when absent")
     cache.append(KEYS[:2], [-1.25, -700.123456789])
     found = cache.lookup([KEYS[1], KEYS[4], KEYS[0]])
     assert found[0] == -700.123456789 and np.isnan(found[1]) and found[2] == -1.25
