@@ -237,7 +237,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return draw(known, args.number, args.seed or str(time.time_ns()), args.limit)
     if args.task == "make":
         files = args.files or sorted(known.tests)
-        kept = [one for one in known.mutants if one.file not in files or one.kind in ("hole", "by hand")]
+        by_hand = ("hole", "by hand")
+        others = [one for one in known.mutants if one.file in known.tests]  # not of files that are gone
+        kept = [one for one in others if one.kind in by_hand or one.file not in files]
         MutantList(known.tests, kept + make(known, files, args.each, args.seed or "0")).write()
         return 0
     chosen = [mutant for mutant in known.mutants if args.only in mutant.name or args.only in mutant.file]
