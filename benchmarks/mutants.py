@@ -136,14 +136,14 @@ def outcome(mutant: Mutant, finding: Finding) -> dict[str, Any]:
 def run(known: MutantList, mutants: Sequence[Mutant], done: dict[str, Any], limit: float) -> Iterator[str]:
     """Judge what `done` has no current result of, and put it there; yields the name of each that was judged."""
     left = [mutant for mutant in mutants if done.get(mutant.name, {}).get("digest") != known.digest(mutant)]
-    checked = set()
+    checked: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(copy_tree(Path(folder).resolve()))
         for mutant in sorted(left, key=known.tests_of):
             tests = known.tests_of(mutant)
-            if tests not in checked:
-                check_unchanged(bench, tests, mutant.file, limit)
-                checked.add(tests)
+            if unchecked := [test for test in tests if checked.isdisjoint({test, test.partition("::")[0]})]:
+                check_unchanged(bench, unchecked, mutant.file, limit)
+                checked.update(unchecked)
             finding = judge(bench, mutant, tests, limit)
             done[mutant.name] = {**outcome(mutant, finding), "digest": known.digest(mutant)}
             yield mutant.name

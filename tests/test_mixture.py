@@ -27,6 +27,7 @@ def ids(mixture):
 
 def test_golden_order(golden_folder, tmp_path):
     mixture = Mixture.from_meta(golden_folder / "data/meta.json", cache_dir=tmp_path)
+    assert list(tmp_path.iterdir())  # the line indexes, not in the user's cache
     info = json.loads((golden_folder / "out/samples_tiny-qwen2.json").read_text())["templates"]["internvl2_5"]
     assert ids(mixture) == [row_id for order in info["order"].values() for row_id in order]
     assert {data.spec.name: len(data.order) for data in mixture.datasets} == info["lengths"]

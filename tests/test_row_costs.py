@@ -47,6 +47,8 @@ def test_costs_of_rows_by_hand(dataset_of):
     assert costs[3] == [2 * (2 + 1 + 1) * 4 + 2, 4]  # two images share six tiles: 2 and a thumbnail, and 1
     assert costs[4] == costs[1]
     assert costs[5] == [2 * 4, 0]
+    alone = {name: value for name, value in pair().items() if name != "rejected"}  # as fine-tuning has it
+    assert place_costs(dataset_of([alone]), quiet=True).tolist() == [[2 * 1 * 4 + 2, 3]]
 
 
 def test_ranks_read_a_part_each_and_copies_of_a_row_cost_the_same(dataset_of, monkeypatch):

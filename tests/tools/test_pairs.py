@@ -108,6 +108,13 @@ def test_summaries_of_parts_add_up():
     assert whole.pairs == {"format": 5}
 
 
+def test_counts_are_written_in_their_order_whatever_came_first():
+    summary = PairSummary()
+    for correct in (4, 0, 2):
+        summary.count_question(correct, 4 - correct)
+    assert list(summary.to_json()["accuracy"]) == [0, 5, 10]
+
+
 def test_lengths_are_described_to_half_a_bucket():
     assert describe_lengths({0: 1, 2: 3}) == {"mean": 40.0, "median": 50.0, "p90": 50.0}
     assert describe_lengths({}) == {"mean": 0.0, "median": 0.0, "p90": 0.0}

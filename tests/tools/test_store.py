@@ -223,9 +223,9 @@ def test_an_output_of_unknown_origin_is_not_touched(tmp_path):
 def test_rejects_and_skips_are_counted_and_written_down(tmp_path):
     output = tmp_path / "data.jsonl"
     with open_store(output) as store:
-        store.reject(KEYS[4], file="prompts.jsonl", line=5, reason="no such image: a.png")
         store.append(KEYS[6], {0: row(KEYS[6], 0)})
         store.reject(KEYS[6], file="prompts.jsonl", line=7, reason="engine failed")
+        store.reject(KEYS[4], file="prompts.jsonl", line=5, reason="no such image: a.png")
         store.skip(KEYS[0], 2, "equal to the original")
         work(store)
         summary = store.finish()
