@@ -89,10 +89,13 @@ class MutantList:
 
     def digest(self, mutant: Mutant) -> str:
         """Of the mutant, its file and the texts of its tests: a result with another digest is out of date."""
+        reasons = [reason for reason in (mutant.equivalent, mutant.survives) if reason]
         tests = self.tests_of(mutant)
         files = [mutant.file, *sorted({test.partition("::")[0] for test in tests})]
         texts = [(ROOT / file).read_text(encoding="utf-8") for file in files if (ROOT / file).is_file()]
-        return xxhash.xxh3_64_hexdigest(json.dumps([mutant.file, mutant.old, mutant.new, tests, texts]).encode())
+        return xxhash.xxh3_64_hexdigest(
+            json.dumps([mutant.file, mutant.old, mutant.new, tests, texts, *reasons]).encode()
+        )
 
 
 class MutantError(RuntimeError):
