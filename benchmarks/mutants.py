@@ -3,11 +3,11 @@
     python benchmarks/mutants.py run                     # all of mutants.json, writes results/mutants.json; resumable
     python benchmarks/mutants.py run --only trainer      # those whose name has the word
     python benchmarks/mutants.py draw --number 10        # ten drawn anew, for CI; ends with 1 where one is not killed
-    python benchmarks/mutants.py make --seed 14 --each 3 FILE..   # adds faults made by rule (`mutant_operators`)
+    python benchmarks/mutants.py make --seed 14 FILE..   # draws faults by rule (`mutant_operators`) for these files
+    python benchmarks/mutants.py fit                     # follows texts that moved to another file
 
-A mutant is a file, a text that it has once, and what stands there instead: so it stays valid while lines move. It is
-killed when a test fails or time runs out. `mutants.json` names the tests of each file, and why a survivor survives:
-`equivalent` where no input tells it from the original, `survives` where a test would cost more than it is worth.
+A mutant is killed when a test fails or time runs out. Only those run that have no result, or another one's: whose file,
+tests or reason changed. This script imports nothing of ours, for its processes are to import what the copy has.
 """
 
 from __future__ import annotations
@@ -21,81 +21,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mutant_operators
-import xxhash
 from machine import RESULTS, describe_machine
+from mutant_list import Mutant, MutantList
 from mutant_runs import ROOT, Bench, Finding, copy_tree
 
-LIST = Path(__file__).with_name("mutants.json")
 RESULT = RESULTS / "mutants.json"
 AIM = 0.95  # of those that are not equivalent
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A fault.
-
-    Attributes:
-        name: says what is wrong.
-        kind: `hole` of the first review by hand, `by hand`, or the operator that made it.
-        file: that has the fault, from the root of the tree.
-        old: text that the file has once.
-        new: what stands there instead.
-        tests: that should notice, where not those of the whole file.
-        equivalent: why no input tells it from the original, "" where one does.
-        survives: why no test notices it, "" where one should.
-    """
-
-    name: str
-    kind: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...] = ()
-    equivalent: str = ""
-    survives: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Without the empty fields, but for `new`."""
-        return {name: value for name, value in asdict(self).items() if value or name == "new"}
-
-
-@dataclass
-class MutantList:
-    """All mutants, and the tests of the files that they are in."""
-
-    tests: dict[str, list[str]]
-    mutants: list[Mutant]
-
-    @classmethod
-    def read(cls, path: Path = LIST) -> MutantList:
-        """As `write` left it."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        mutants = [Mutant(**{**one, "tests": tuple(one.get("tests", ()))}) for one in content["mutants"]]
-        return cls(content["tests"], mutants)
-
-    def write(self, path: Path = LIST) -> None:
-        """As JSON that is easy to read."""
-        content = {"tests": self.tests, "mutants": [mutant.to_json() for mutant in self.mutants]}
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    def tests_of(self, mutant: Mutant) -> tuple[str, ...]:
-        """What should notice it."""
-        return mutant.tests or tuple(self.tests[mutant.file])
-
-    def digest(self, mutant: Mutant) -> str:
-        """Of the mutant, its file and the texts of its tests: a result with another digest is out of date."""
-        reasons = [reason for reason in (mutant.equivalent, mutant.survives) if reason]
-        tests = self.tests_of(mutant)
-        files = [mutant.file, *sorted({test.partition("::")[0] for test in tests})]
-        texts = [(ROOT / file).read_text(encoding="utf-8") for file in files if (ROOT / file).is_file()]
-        return xxhash.xxh3_64_hexdigest(
-            json.dumps([mutant.file, mutant.old, mutant.new, tests, texts, *reasons]).encode()
-        )
 
 
 class MutantError(RuntimeError):
@@ -138,7 +72,8 @@ def outcome(mutant: Mutant, finding: Finding) -> dict[str, Any]:
 
 def run(known: MutantList, mutants: Sequence[Mutant], done: dict[str, Any], limit: float) -> Iterator[str]:
     """Judge what `done` has no current result of, and put it there; yields the name of each that was judged."""
-    left = [mutant for mutant in mutants if done.get(mutant.name, {}).get("digest") != known.digest(mutant)]
+    digests = {mutant.name: known.digest(mutant) for mutant in mutants}  # of the tree as it is copied
+    left = [mutant for mutant in mutants if done.get(mutant.name, {}).get("digest") != digests[mutant.name]]
     checked: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(copy_tree(Path(folder).resolve()))
@@ -148,7 +83,7 @@ def run(known: MutantList, mutants: Sequence[Mutant], done: dict[str, Any], limi
                 check_unchanged(bench, unchecked, mutant.file, limit)
                 checked.update(unchecked)
             finding = judge(bench, mutant, tests, limit)
-            done[mutant.name] = {**outcome(mutant, finding), "digest": known.digest(mutant)}
+            done[mutant.name] = {**outcome(mutant, finding), "digest": digests[mutant.name]}
             yield mutant.name
 
 
@@ -207,30 +142,24 @@ def draw(known: MutantList, number: int, seed: str, limit: float) -> int:
     return int(bool(survivors))
 
 
-def make(known: MutantList, files: Sequence[str], each: int, seed: str) -> list[Mutant]:
-    """Faults made by rule, `each` of every file; what is known of one that was made before is kept."""
-    made: list[Mutant] = []
-    before = {(one.file, one.old, one.new): one for one in known.mutants}
-    for file in files:
-        source = (ROOT / file).read_bytes()
-        for edit in mutant_operators.draw(source, each, f"{seed} {file}"):
-            old, new = mutant_operators.as_texts(source, edit)
-            name = f"{Path(file).stem}.{edit.function}: {edit.kind}"
-            number = 1 + sum(other.name.startswith(name) for other in made)
-            mutant = Mutant(name + (f" {number}" if number > 1 else ""), edit.kind, file, old, new)
-            made.append(replace(before.get((file, old, new), mutant), name=mutant.name))
-    return made
+def fit(known: MutantList) -> int:
+    """Write the list as it fits the tree, and name what does not; 1 where there is any."""
+    fitted, lost = known.fitted()
+    fitted.write()
+    for mutant in lost:
+        print(f"{mutant.name}: no file has its text, or several have; it was in {mutant.file}: {mutant.old!r}")
+    return int(bool(lost))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("task", choices=("run", "draw", "make"))
+    parser.add_argument("task", choices=("run", "draw", "make", "fit"))
     parser.add_argument("files", nargs="*", help="make: files to make faults of; all that the list names tests of")
     parser.add_argument("--only", default="", help="run: those whose name or file has this word")
     parser.add_argument("--anew", action="store_true", help="run: also those that have a result")
     parser.add_argument("--number", type=int, default=10, help="draw: how many")
-    parser.add_argument("--each", type=int, default=3, help="make: how many of each file")
+    parser.add_argument("--each", type=int, default=2, help="make: how many of each file")
     parser.add_argument("--seed", help="draw, make: decides the choice; draw takes the time unless it is given")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds for the tests of a mutant")
     args = parser.parse_args(argv)
@@ -239,12 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.task == "draw":
         return draw(known, args.number, args.seed or str(time.time_ns()), args.limit)
     if args.task == "make":
-        files = args.files or sorted(known.tests)
-        by_hand = ("hole", "by hand")
-        others = [one for one in known.mutants if one.file in known.tests]  # not of files that are gone
-        kept = [one for one in others if one.kind in by_hand or one.file not in files]
-        MutantList(known.tests, kept + make(known, files, args.each, args.seed or "0")).write()
+        known.made_anew(args.files or sorted(known.tests), args.each, args.seed or "0").write()
         return 0
+    if args.task == "fit":
+        return fit(known)
     chosen = [mutant for mutant in known.mutants if args.only in mutant.name or args.only in mutant.file]
     return run_all(known, chosen, args.limit, anew=args.anew)
 

@@ -50,13 +50,15 @@ MADE = [
 def benchmarks():
     """The modules by name, imported as their scripts import each other."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield {name: importlib.import_module(name) for name in ("mutants", "mutant_operators", "mutant_runs")}
+    yield {
+        name: importlib.import_module(name) for name in ("mutants", "mutant_list", "mutant_operators", "mutant_runs")
+    }
     sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.fixture(scope="module")
 def known(benchmarks):
-    return benchmarks["mutants"].MutantList.read()
+    return benchmarks["mutant_list"].MutantList.read()
 
 
 @cache
@@ -170,3 +172,15 @@ def test_what_tells_nothing_is_an_error(benchmarks, bench):
         mutants.check_unchanged(bench, ["test_toy.py"], "toy.py", limit=60)
     with pytest.raises(ValueError, match="there 2 times, not once: 'a'"):
         benchmarks["mutant_runs"].replaced("a a", "a", "b")
+
+
+def test_a_text_that_moved_is_followed_and_one_that_is_gone_is_named(benchmarks, bench, monkeypatch):
+    monkeypatch.setattr(benchmarks["mutant_list"], "ROOT", bench.tree)
+    monkeypatch.setattr(benchmarks["mutant_list"], "PACKAGES", ("new",))
+    (bench.tree / "new").mkdir()
+    (bench.tree / "new" / "home.py").write_text("moved = 1\n")
+    Mutant, MutantList = (getattr(benchmarks["mutant_list"], name) for name in ("Mutant", "MutantList"))
+    moved, gone = (Mutant(name, "by hand", "old.py", f"{name} = 1", f"{name} = 2") for name in ("moved", "gone"))
+    fitted, lost = MutantList({"old.py": ["test_toy.py"], "unused.py": []}, [moved, gone]).fitted()
+    assert [mutant.file for mutant in fitted.mutants] == ["new/home.py", "old.py"] and lost == [gone]
+    assert fitted.tests == {"old.py": ["test_toy.py"], "new/home.py": ["test_toy.py"]}
