@@ -96,6 +96,15 @@ def test_rewards_that_fall_but_stay_above_those_of_the_reference_are_no_displace
     assert likelihood_displacement(falling) is None
 
 
+def test_an_entry_without_margins_tells_nothing_of_them():
+    displaced = entries(-2, 1, 0.8, 100)
+    assert likelihood_displacement(displaced)
+    for place in (0, -1):
+        told = {name: value for name, value in displaced[place].items() if name != "rewards/margins"}
+        changed = [told, *displaced[1:]] if place == 0 else [*displaced[:-1], told]
+        assert likelihood_displacement(changed) is None
+
+
 def entries(chosen, margins, accuracies, number):
     steps = torch.linspace(0, 1, number).tolist()
     return [

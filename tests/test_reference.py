@@ -56,3 +56,14 @@ def test_a_reference_that_gives_nan_fills_no_cache(golden_batch, policy, tmp_pat
     with pytest.raises(FloatingPointError, match=r"the reference gives nan for .* of rows \['a:1', 'a:2'\]"):
         fill_cache(LogpsCache(tmp_path), FrozenReference(policy, accelerator), [batch], accelerator)
     assert len(LogpsCache(tmp_path)) == 0
+
+
+def test_a_cache_is_filled_with_what_it_lacks_and_counts_that(golden_batch, policy, tmp_path):
+    use_shared_prefix(policy)
+    accelerator, cache = Accelerator(cpu=True), LogpsCache(tmp_path)
+    reference = FrozenReference(policy, accelerator)
+    one, three = (with_packed(golden_batch(name), policy.img_context_token_id) for name in ("b1", "b3"))
+    assert fill_cache(cache, reference, [one], accelerator) == 2
+    assert fill_cache(cache, reference, [one, three], accelerator) == len(cache) - 2 == 6
+    for batch in (one, three):
+        assert torch.equal(CachedReference(cache).answer_logps(batch), reference.answer_logps(batch))

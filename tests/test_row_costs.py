@@ -80,7 +80,7 @@ def test_steps_are_planned_by_the_flags_of_the_run(dataset_of, tmp_path):
     args = MPOConfig(output_dir=str(tmp_path), bf16=False, group_prompts=True, per_device_train_batch_size=4)
     args.gradient_accumulation_steps, args.data_seed = 2, 7
     made = train_sampler(dataset, args, 1, 2)
-    assert (made.pairs_per_step, made.num_slots, made.rank, made.world_size) == (16, 4, 1, 2)
+    assert (made.pairs_per_step, made.num_batches, made.rank, made.world_size) == (16, 4, 1, 2)
     assert made.shuffle and made.seed == 7 and len(set(made.groups)) == 1
     args.train_sampling_strategy = "sequential"
     assert not train_sampler(dataset, args).shuffle
