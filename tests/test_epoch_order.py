@@ -65,6 +65,13 @@ def test_the_random_order_is_that_of_transformers():
     assert list(chain(*sampler())) == expected
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_an_epoch_takes_the_seed_and_its_number_together(strategy):
+    assert steps_of(1, epoch=1, seed=3, train_sampling_strategy=strategy) == steps_of(
+        1, epoch=0, seed=4, train_sampling_strategy=strategy
+    )
+
+
 def test_like_lengths_come_together():
     def neighbours(strategy):
         order = list(
