@@ -110,9 +110,9 @@ def test_summaries_of_parts_add_up():
 
 def test_counts_are_written_in_their_order_whatever_came_first():
     summary = PairSummary()
-    for correct in (4, 0, 2):
-        summary.count_question(correct, 4 - correct)
-    assert list(summary.to_json()["accuracy"]) == [0, 5, 10]
+    for kind in ("format", "correctness"):
+        summary.count_pairs(kind, [("good", "bad")])
+    assert list(summary.to_json()["pairs"]) == ["correctness", "format"]
 
 
 def test_lengths_are_described_to_half_a_bucket():
