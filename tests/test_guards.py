@@ -103,6 +103,9 @@ def test_an_entry_without_margins_tells_nothing_of_them():
         told = {name: value for name, value in displaced[place].items() if name != "rewards/margins"}
         changed = [told, *displaced[1:]] if place == 0 else [*displaced[:-1], told]
         assert likelihood_displacement(changed) is None
+    collapsed = entries(0, 0, 0.52, 200)
+    del collapsed[-1]["rewards/accuracies"]
+    assert reward_collapse(collapsed) is None
 
 
 def entries(chosen, margins, accuracies, number):

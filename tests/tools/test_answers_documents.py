@@ -3,6 +3,7 @@
 import pytest
 
 from tools.reasoning_data_pipeline.answers.documents import documents_agree
+from tools.reasoning_data_pipeline.answers.scores import anls
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,9 @@ def test_slips_of_reading_are_forgiven(predicted, gold):
 def test_another_sign_name_currency_number_or_opposite_is_another_answer(predicted, gold):
     assert not documents_agree(predicted, gold)
     assert not documents_agree(gold, predicted)
+
+
+def test_a_slip_in_ten_letters_is_a_similarity_of_nine_tenths():
+    """In binary (1 - 0.9) * 10 is below 1, and one slip would be one too many."""
+    assert anls("stratified", ("stratifiad",), 0.9) == 0.9
+    assert anls("stratified", ("stratyfiad",), 0.9) == 0
