@@ -2,7 +2,8 @@
 # make test         the whole test suite
 # make clients      lmdeploy, vLLM, VLMEvalKit in environments of their own, and our checkpoints in them
 # make checks       lint, types, import of every module
-PYTHON ?= python3.11
+# The newest Python here of those that the pins are made for.
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(if $(shell $(name) -c "import sys; print(sys.version_info >= (3, 11) or str())" 2>/dev/null),$(name))) python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS ?= $(CURDIR)/work_dirs/clients
@@ -11,7 +12,7 @@ CLIENTS ?= $(CURDIR)/work_dirs/clients
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt pyproject.toml
-	command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: name a Python of at least 3.10, make PYTHON=python3" >&2; exit 1; }
+	command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: name a Python of at least 3.11, make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from string import ascii_uppercase
 from types import TracebackType
 from typing import Any
@@ -60,15 +60,13 @@ _CHECKS_BY_NAME: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What a check says. `UNDECIDED` is neither right nor wrong: time or algebra was not enough, or gold is missing."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     UNDECIDED = "undecided"
     FORMAT_ERROR = "format_error"
-
-    __str__ = str.__str__
 
 
 @dataclass(frozen=True)
