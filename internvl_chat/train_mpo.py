@@ -29,6 +29,7 @@ from internvl_chat.adapters.lora import add_adapters, lora_config
 from internvl_chat.adapters.quantization import check_four_bits, load_four_bits
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, check_sharding, settle_reference
 from internvl_chat.checkpoint.files import CHECKSUMS, damage, finish_publishing
+from internvl_chat.checkpoint.lock import locked
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.checkpoint.output import check_writable, writing
 from internvl_chat.checkpoint.resume import last_whole_checkpoint
@@ -76,9 +77,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: list[str], stop: StopOnSignal) -> None:
     """`main`, with the signals taken over."""
     process.initialize(use_deepspeed=wants_deepspeed(argv))
-    model_args, data_args, mpo_args = parse_arguments(argv)
+    groups = parse_arguments(argv)
+    mpo_args = groups[2]
     set_up_logging(mpo_args)
     check_writable(mpo_args.output_dir)
+    with locked(Path(mpo_args.output_dir), mpo_args.process_index):
+        run_locked(*groups, stop)
+
+
+def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: MPOConfig, stop: StopOnSignal) -> None:
+    """Load, train and export; the output folder is this run's alone."""
     publication = take_push(mpo_args, model_args.model_name_or_path)
     resume_point = find_resume_point(mpo_args)
     source = local_checkpoint(model_args.model_name_or_path)

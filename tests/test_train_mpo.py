@@ -1,6 +1,7 @@
 """The entry point on the golden data: a run, its folder, its resume, and what it says to bad input."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from internvl_chat.checkpoint.lock import FolderInUse, locked
 from internvl_chat.model import load_model, load_tokenizer
 from internvl_chat.train_mpo import main
 from tests.flags import as_flags
@@ -73,6 +75,14 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(flags, tmp_path):
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     resumed = load_file(tmp_path / "resumed" / "model.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_second_run_in_one_folder_ends_before_it_loads_a_thing(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr("internvl_chat.train_mpo.load_model", None)
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"), pytest.raises(FolderInUse, match=f"in use by the run of process {os.getpid()} on"):
+        main(flags(overwrite_output_dir=True))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["run.lock"]
 
 
 def test_frozen_parts_stay_as_they_were(flags, golden, tmp_path):
