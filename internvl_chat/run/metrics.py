@@ -69,6 +69,10 @@ class MetricSums:
         self.num_tokens = 0
         self.started = time.monotonic()
 
+    def restart_clock(self) -> None:
+        """Count the seconds of the throughput from now on."""
+        self.started = time.monotonic()
+
     def add(self, metrics: dict[str, torch.Tensor], num_pairs: int, num_tokens: int) -> None:
         """Add one micro-batch: metric sums, its pairs, and the packed tokens it took."""
         self.sums = self.sums | {name: self.sums.get(name, 0) + value for name, value in metrics.items()}

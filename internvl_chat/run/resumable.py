@@ -150,6 +150,7 @@ class ResumableTrainer(Trainer):
             self.load_state_from(Path(resume))
         else:
             self.ledger.skipped.start_anew(is_writer=self.args.should_save)
+        self.sums["train"].restart_clock()  # a cache of the reference may have been filled since
         result = super().train(resume or None, *args, **kwargs)
         self.ledger.flush(is_writer=self.args.should_save)
         if self.args.should_save:
