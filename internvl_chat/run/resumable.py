@@ -298,6 +298,13 @@ class ResumableTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             load_weights(own, folder / RESUME_FOLDER / EXACT_WEIGHTS)
 
+    def _load_best_model(self) -> None:
+        """As resumed from: transformers' own loader does not know adapters and exact weights of this layout."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
     def _data_facts(self) -> dict[str, Any]:
         """What the position in the data depends on; as JSON gives it back."""
         args = self.args

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import logging
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from trl.trainer.callbacks import SyncRefModelCallback
 
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.checkpoint.export import RESUME_FOLDER, save_weights
-from internvl_chat.checkpoint.resume import REFERENCE_WEIGHTS, load_weights
+from internvl_chat.checkpoint.resume import PREFERENCE_STATE, REFERENCE_WEIGHTS, load_weights
 from internvl_chat.losses.mixture import PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
 from internvl_chat.losses.pair import PreferenceLogps
 from internvl_chat.model import InternVLChatModel
@@ -334,6 +335,12 @@ class MultimodalDPOTrainer(ResumableTrainer):
                     f"{path}: TR-DPO cannot go on without the reference as it was (ZeRO-3 saves none)"
                 )
             load_weights(self.reference.unwrapped, path)
+
+    def _load_best_model(self) -> None:
+        """As in `ResumableTrainer`, with the delta that these weights had."""
+        super()._load_best_model()
+        state = json.loads((Path(str(self.state.best_model_checkpoint)) / PREFERENCE_STATE).read_text())
+        self.running_mean.load_state_dict(state["running_mean"])
 
     def run_state(self) -> dict[str, Any]:
         """BCO's delta, and how many steps were skipped."""
