@@ -11,12 +11,10 @@ folder holds checkpoints continues from the last one, unless `--overwrite_output
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,11 +50,10 @@ from internvl_chat.run.entry import enter
 from internvl_chat.run.process import gather_objects
 from internvl_chat.run.progress import silence_noise
 from internvl_chat.run.signals import StopOnSignal
+from internvl_chat.run.starts import begin, record_settings
 from internvl_chat.run.trainer import MultimodalDPOTrainer
 
 logger = logging.getLogger(__name__)
-
-SETTINGS_NAME = "settings.json"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -97,6 +94,16 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
     train_dataset, eval_dataset = (
         build_dataset(path, tokenizer, data_args, mpo_args, config.num_image_token) if path else None for path in paths
     )
+    groups = (model_args, data_args, mpo_args)
+    start = begin(groups, resume_point, source=source, dataset=train_dataset)
+    if start.is_finished:
+        logger.info(
+            "%s: this run is finished, at step %d; nothing is changed. More --num_train_epochs or --max_steps go on, "
+            "--overwrite_output_dir True starts anew",
+            *(mpo_args.output_dir, start.step),
+        )
+        return
+    record_settings(groups, train_dataset, start)
     load_again = partial(load, source, config, model_args, mpo_args, normalize_type=data_args.normalize_type)
     policy = load_again()
     freeze(policy, model_args)
@@ -121,7 +128,7 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
         eval_dataset=eval_dataset,
         callbacks=[stop],
     )
-    record_settings(Path(mpo_args.output_dir), model_args, data_args, mpo_args, train_dataset)
+    trainer.made_of = start.made_of
     if opened is not None and needs_model:
         trainer.cache_reference(opened.cache, opened.data)
     result = trainer.train(resume_from_checkpoint=resume_point)
@@ -149,26 +156,6 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     settle_reference(groups[0], groups[2])
     check_sharding(groups[0], groups[2])
     return groups
-
-
-def record_settings(
-    folder: Path,
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    mpo_args: MPOConfig,
-    dataset: MixtureDataset | None,
-) -> None:
-    """Write what the run is made of beside its checkpoints: settings.json, all flags and the mixture; on one rank."""
-    if mpo_args.process_index:
-        return
-    mixture = {
-        data.spec.name: {"rows": len(data.rows), "drawn": len(data.order), "repeat_time": float(data.spec.repeat_time)}
-        for data in (dataset.mixture.datasets if dataset else [])
-    }
-    groups = {"model": asdict(model_args), "data": asdict(data_args), "training": mpo_args.to_dict()}
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**groups, "mixture": mixture}, indent=2, ensure_ascii=False, default=str)
-    (folder / SETTINGS_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def wants_deepspeed(argv: Sequence[str]) -> bool:

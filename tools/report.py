@@ -85,6 +85,7 @@ def report(args: argparse.Namespace) -> Path:
     evaluation = json.loads(path.read_text(encoding="utf-8")) if path else {}
     answers = read_answers(path.with_suffix(".answers.jsonl")) if path else {}
     settings, ledger = read_json(args.run / "settings.json"), read_json(args.run / "ledger.json")
+    settings.pop("starts", None)
     ranges = read_ranges()
     page = render(
         TEMPLATE,

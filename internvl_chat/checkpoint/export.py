@@ -33,6 +33,7 @@ RUN_STATE = (
     "preference_state.json",
     "checksums.json",
     "ledger.json",
+    "settings.json",
     "eval_results.json",
     "training_args.bin",
     "all_results.json",

@@ -32,6 +32,7 @@ from internvl_chat.model import load_model
 from internvl_chat.run.ledger import Ledger, promised
 from internvl_chat.run.metrics import MetricSums
 from internvl_chat.run.process import gather_objects
+from internvl_chat.run.recipe import changes, follow_flags, follow_schedule, order_facts, refuse
 from internvl_chat.run.signals import shield
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class ResumableTrainer(Trainer):
         source: folder of the checkpoint that every saved one takes after.
         ledger: of the rows trained on.
         sums: metrics since the last entry of the log, of training and of evaluation.
+        made_of: what the run is made of, kept in its checkpoints, see `recipe`.
         last_saved: the newest checkpoint of this run, None before the first.
     """
 
@@ -56,6 +58,7 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.sums = {"train": MetricSums(), "eval": MetricSums()}
         self.last_saved: Path | None = None
+        self.made_of: dict[str, Any] = {}
         mixture = getattr(self.train_dataset, "mixture", None)
         self.ledger = Ledger(
             mixture.datasets if mixture is not None else [],
@@ -258,7 +261,7 @@ class ResumableTrainer(Trainer):
         own = self.accelerator.unwrap_model(self.model)
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled or has_adapters(own)):  # they keep exact ones
             save_exact_weights(own, self.source, fresh)
-        state = {**self.run_state(), "data": self._data_facts(), "unlogged": unlogged}
+        state = {**self.run_state(), "data": self._data_facts(), "recipe": self.made_of, "unlogged": unlogged}
         (fresh / PREFERENCE_STATE).write_text(json.dumps(state))
 
     def run_state(self) -> dict[str, Any]:
@@ -276,11 +279,7 @@ class ResumableTrainer(Trainer):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no BCO delta to resume with; is this a checkpoint of an MPO run?")
         state = json.loads(path.read_text())
-        now = self._data_facts()
-        changed = [f"{name} was {was}, is {now[name]}" for name, was in state["data"].items() if now[name] != was]
-        if changed:
-            cure = "give what has changed back, or start anew with --overwrite_output_dir True or another --output_dir"
-            raise ValueError(f"{folder} cannot be continued exactly: {'; '.join(changed)}. {cure}")
+        refuse(folder, changes(state["data"], self._data_facts()))
         self.load_run_state(state)
         self.ledger.load(folder / RESUME_FOLDER, is_writer=self.args.should_save)
         self._unlogged = state["unlogged"]
@@ -298,6 +297,16 @@ class ResumableTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             load_weights(own, folder / RESUME_FOLDER / EXACT_WEIGHTS)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As in transformers, then rate, decay and betas by the flags of this start; sharded ones keep the loaded."""
+        if checkpoint is None:
+            return
+        fresh = [dict(group) for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            follow_flags(self.optimizer.param_groups, fresh)
+        follow_schedule(self.lr_scheduler)
+
     def _load_best_model(self) -> None:
         """As resumed from: transformers' own loader does not know adapters and exact weights of this layout."""
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
@@ -306,17 +315,8 @@ class ResumableTrainer(Trainer):
             self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def _data_facts(self) -> dict[str, Any]:
-        """What the position in the data depends on; as JSON gives it back."""
-        args = self.args
-        return {
-            "rows of an epoch": {name: len(counts.data.order) for name, counts in self.ledger.counts.items()},
-            "pairs of a step": pairs_per_step(args, self.data_world_size),
-            "--seed": args.seed,
-            "--data_seed": args.data_seed,
-            "--train_sampling_strategy": str(args.train_sampling_strategy),
-            "--group_prompts": args.group_prompts,
-            "--balance_ranks": args.balance_ranks,
-        }
+        datasets = {name: counts.data for name, counts in self.ledger.counts.items()}
+        return order_facts(datasets, self.args, self.data_world_size)
 
     def _unlogged_state(self) -> dict[str, Any]:
         """What this rank has summed since the last entry of the log."""
