@@ -60,6 +60,12 @@ def test_rational_values_are_exact(text, expected):
     assert isinstance(value(text), Fraction)
 
 
+@pytest.mark.parametrize("text", [r"\sqrt a2", r"\sqrt{a}*2"])
+def test_a_command_takes_one_letter_of_a_name_which_is_then_the_name(text):
+    assert formula(text).names == ("a",)
+    assert value(text, a=9) == 6
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

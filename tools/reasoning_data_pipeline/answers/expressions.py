@@ -64,9 +64,18 @@ def read_formula(text: str) -> Formula:
     root = reader.sum(0)
     if reader.kind:
         raise UnreadableFormula(f"{reader.value!r} follows the formula in {text[:60]!r}")
-    names = {_plain(value) for kind, value in reader.tokens if kind == "name"} - CONSTANTS
+    names = set(_names(root)) - CONSTANTS
     points = [value.partition(".")[2] for kind, value in reader.tokens if kind == "number" and "." in value]
     return Formula(root, tuple(sorted(names)), max(map(len, points), default=0), not points)
+
+
+def _names(node: Node) -> Iterator[str]:
+    r"""The names in a formula, which its tokens may spell otherwise: in `\sqrt a2` it is `a`."""
+    if node[0] == "name":
+        yield node[1]
+    elif node[0] != "number":
+        for child in node[1:]:
+            yield from _names(child)
 
 
 def _plain(name: str) -> str:
