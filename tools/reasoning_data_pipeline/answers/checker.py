@@ -282,9 +282,11 @@ def _compare_documents(predicted: Reading, gold: Reading) -> Finding:
     return Finding(documents_agree(predicted.text, gold.text), "ANLS")
 
 
+_OUTCOMES = {True: Outcome.CORRECT, False: Outcome.WRONG, None: Outcome.UNDECIDED}
+
+
 def _verdict(predicted: str, finding: Finding) -> Verdict:
-    outcomes = {True: Outcome.CORRECT, False: Outcome.WRONG, None: Outcome.UNDECIDED}
-    return Verdict(outcomes[finding.agree], predicted, finding.rule)
+    return Verdict(_OUTCOMES[finding.agree], predicted, finding.rule)
 
 
 def _settled(verdict: Verdict | Future[Verdict], style: str) -> Verdict:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tools.reasoning_data_pipeline.answers.reading import Reading, read
 
@@ -36,9 +37,11 @@ class Scope:
         """Whether parts of two answers agree, by the same rules."""
         if self.compare is None:
             raise ValueError("a scope compares parts only when rules.compare has made it")
-        return (
-            self.compare(read(predicted), read(gold), Scope(self.relaxed, self.depth + 1, self.compare)).agree is True
-        )
+        return self.compare(read(predicted), read(gold), self._within).agree is True
+
+    @cached_property
+    def _within(self) -> Scope:
+        return replace(self, depth=self.depth + 1)
 
 
 TOP, RELAXED = Scope(), Scope(relaxed=True)

@@ -102,6 +102,7 @@ def _without_degrees(predicted: str, gold: str) -> tuple[Formula, Formula] | Non
     return _both(predicted.replace("°", ""), gold.replace("°", ""))
 
 
+_UNIT_PLACE = re.compile(r"[\d)}π!] ?[A-Za-zμΩ°]|(?<![A-Za-z])[A-Za-z] [A-Za-zμΩ°]")
 _FORMULA_WITH_UNIT = re.compile(
     r"(.*(?:[\d)}π!]|(?<![A-Za-z])[A-Za-z](?= )))"
     r"( ?(?:(?:square|sq\.?|cubic) )?[A-Za-zμΩ°]{2}[A-Za-z/*^{}\d -]*| [A-Za-z](?:\^\{?\d\}?)?)"
@@ -110,6 +111,8 @@ _FORMULA_WITH_UNIT = re.compile(
 
 def _without_units(predicted: str, gold: str) -> tuple[Formula, Formula] | None:
     """The formulas without their units, where at most one has a unit or both have the same: 25π cm^2 and 25π."""
+    if not (_UNIT_PLACE.search(predicted) or _UNIT_PLACE.search(gold)):
+        return None
     formulas, units = [], []
     for text in (predicted, gold):
         match = _FORMULA_WITH_UNIT.fullmatch(text)

@@ -60,8 +60,8 @@ def same_chain(predicted: Reading, gold: Reading, scope: Scope) -> bool | None:
     """a < b < c term by term: an order of names is told from another one without algebra."""
     first, second = predicted.value, gold.value
     if not isinstance(first, Chain) or not isinstance(second, Chain):
-        longest = max((len(value.terms) for value in (first, second) if isinstance(value, Chain)), default=0)
-        return False if longest > 3 else None
+        alone = first if isinstance(first, Chain) else second
+        return False if isinstance(alone, Chain) and len(alone.terms) > 3 else None
     if first.relations == second.relations and all(map(scope.agree, first.terms, second.terms)):
         return True
     if len(first.terms) == len(second.terms) == 2 and first.relations == second.relations:

@@ -50,6 +50,8 @@ class Items:
 _OPENINGS = {"(": ")", "[": "]", "{": "}", "⦃": "⦄"}
 _CLOSINGS = frozenset(_OPENINGS.values())
 _SEPARATOR = re.compile(r"\s*[,;、]\s*(?:(?:and|or)\s+)?|\s+(?:and|or|&)\s+|\s*[和或]\s*|\s*∪\s*")
+_SEPARATOR_MARK = re.compile("[,;、和或&∪]|and|or")
+_SEPARATOR_STARTS = frozenset(" ,;、和或∪")
 _MATRIX = re.compile(r"\\begin\s*\{([pbvB]|small)?matrix\}(.*)\\end\s*\{(?:[pbvB]|small)?matrix\}", re.DOTALL)
 _MEMBER_OF = re.compile(r"^([A-Za-z])\s*∈\s*(?=[(\[⦃{])")
 _POINT = re.compile(
@@ -61,6 +63,7 @@ _LABEL = re.compile(
 )
 _SERIES = ("abcdefgh", "123456789", ("i", "ii", "iii", "iv", "v"))
 _JOINED = re.compile(r"and|or|[-+*/&]")
+_RESPECTIVE_WORD = re.compile("respectively|order|分别|依次")
 _RESPECTIVELY = re.compile(r",?\s*(?:\brespectively\b|\bin (?:that|this) order\b|分别[为是]?|依次[为是]?):?\s*")
 
 
@@ -78,11 +81,10 @@ def read_items(text: str) -> Items | None:
         opening, inner, closing = _enclosed(inside)
         if opening:
             return _read_bracketed(opening, inner, closing, (named[1] or "") if named else "")
-    respective = _RESPECTIVELY.search(text)
-    if respective:
+    if _RESPECTIVE_WORD.search(text) and _RESPECTIVELY.search(text):
         listed = _read_list(_RESPECTIVELY.sub("", text).strip())
         return Items(listed.items, "respectively") if listed else None
-    return _read_list(text) if _SEPARATOR.search(text) else None
+    return _read_list(text) if _SEPARATOR_MARK.search(text) and _SEPARATOR.search(text) else None
 
 
 def read_labelled(text: str) -> Items | None:
@@ -155,7 +157,7 @@ def _split(text: str, *, thousands: bool = True) -> tuple[tuple[str, ...], set[s
     while position < len(text):
         character = text[position]
         depth += (character in _OPENINGS) - (character in _CLOSINGS)
-        separator = _SEPARATOR.match(text, position) if depth == 0 else None
+        separator = _SEPARATOR.match(text, position) if depth == 0 and character in _SEPARATOR_STARTS else None
         if separator and not (
             thousands
             and separator[0] == ","

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import combinations
 
 _PAIRS = """
@@ -34,6 +34,7 @@ with without | always never | can cannot | is isn't | was wasn't | 增大 减小
 东 西 | 南 北 | 变快 变慢 | 变强 变弱 | 变亮 变暗 | 左边 右边 | 上面 下面 | 男 女 | 吸热 放热 | 奇数 偶数 | 真 假
 """
 _OPPOSITES = frozenset(frozenset(pair.split()) for line in _PAIRS.strip().splitlines() for pair in line.split(" | "))
+_LETTER = re.compile(r"[^\W\d_]")
 _ENDING = re.compile(r"(?:s|d|es|ed|ing|ion|e)$")
 _NEGATING = re.compile(r"(?:un|in|im|il|ir|dis|non-?|anti|counter|de|mis|a|not )(?=[a-z]{3})")
 
@@ -47,9 +48,11 @@ def are_opposites(first: str, second: str) -> bool:
     return len(differing) == 1 and _opposite_words(*differing[0])
 
 
-def any_opposites(items: Iterable[str]) -> bool:
+def any_opposites(items: Sequence[str]) -> bool:
     """Whether two of the items are opposites, so that the items are told apart by their places."""
-    return any(are_opposites(first, second) for first, second in combinations(items, 2))
+    return _LETTER.search(" ".join(items)) is not None and any(
+        are_opposites(first, second) for first, second in combinations(items, 2)
+    )
 
 
 def _opposite_words(first: str, second: str) -> bool:

@@ -30,6 +30,7 @@ WHOLE_TOLERANCE = Fraction(1, 10_000)
 """How far a decimal may be from a whole number (4.9999 from 5); whole numbers agree with each other only exactly."""
 
 _APPROXIMATELY = r"(?:approximately|approx\.?|about|around|roughly|nearly|almost|circa|[~≈]|大约|约为?)\s*"
+_OPENING_APPROXIMATELY = re.compile(f"^{_APPROXIMATELY}")
 _CURRENCY = r"US\$|[$€£¥₹₩]|RM|MYR|USD|EUR|GBP|CNY|JPY|INR|RMB|Rs\.?"
 _DIGITS = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?!\d)|\d+"
 _NUMBER = rf"(?:(?:{_DIGITS})(?:\.\d*)?|\.\d+)"
@@ -91,7 +92,9 @@ def read_quantity(text: str) -> Quantity | None:
     """The number that all of `text` spells, or None. `text` is normalised."""
     if len(text) > MAX_DIGITS or text[:2] in ("0x", "0X", "0b", "0o"):
         return None
-    power = _POWER_OF_TEN.fullmatch(text)
+    if text.isdecimal():
+        return Quantity(Fraction(int(text)))
+    power = _POWER_OF_TEN.fullmatch(text) if text.startswith(("10", "-10")) else None
     if power:
         value = _power_of_ten(power["power"])
         return None if value is None else Quantity(-value if power["sign"] else value)
@@ -178,7 +181,7 @@ _HAN_FRACTION = re.compile(rf"(?:([{HAN_NUMERALS}]+|\d+)又)?([{HAN_NUMERALS}]+)
 
 def _read_worded(text: str) -> Quantity | None:
     """A number in English or Chinese words, perhaps with what it counts."""
-    text = re.sub(f"^{_APPROXIMATELY}", "", text)
+    text = _OPENING_APPROXIMATELY.sub("", text, count=1)
     if not text or (text[0].isdigit() and "又" not in text):
         return None
     return _read_english(text.lower()) if text.isascii() else _read_han_fraction(text) or _read_han(text)

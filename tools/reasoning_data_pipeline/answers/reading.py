@@ -46,7 +46,7 @@ def _read(answer: str) -> Reading:
 
 _read_cached = lru_cache(maxsize=4096)(_read)
 
-_FREE_SPACE = re.compile(r"(?<!\w) | (?!\w)|(?<=[^\W\d]) (?=\d)|(?<=\d) (?=[^\W\d])")
+_FREE_SPACE = re.compile(r" (?:(?<!\w )|(?!\w)|(?<=[^\W\d] )(?=\d)|(?<=\d )(?=[^\W\d]))")
 _SCRIPT_BRACES = re.compile(r"([_^])\{(\w+|\d*[-+])\}(?!\w)")
 _CHARGE = re.compile(r"\^(?=\d*[-+](?!\w))")
 _SUBSCRIPT = re.compile(r"(?<=[A-Za-zα-ωΑ-Ω)])_")

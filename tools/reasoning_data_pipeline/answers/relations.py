@@ -42,7 +42,7 @@ def read_relation(text: str) -> Equation | Items | Chain | None:
         return Equation(sides[0], sides[-1], tuple(sides[1:-1]), approximate=True) if all(sides) else None
     if _RELATIONS.search(text):
         return _read_double_inequality(text) or _read_inequality(text) or _read_chain(text)
-    sides = [side.strip() for side in at_top_level(text, "=")]
+    sides = [side.strip() for side in at_top_level(text, "=")] if "=" in text else []
     return Equation(sides[0], sides[-1], tuple(sides[1:-1])) if len(sides) > 1 and all(sides) else None
 
 

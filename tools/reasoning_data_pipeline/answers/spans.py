@@ -37,6 +37,7 @@ _FROM_TO = re.compile(
     rf"(-?\s*{_TERM}{_UNIT})",
     re.IGNORECASE,
 )
+_START = re.compile(r"[-\dUu$€£¥₹BbFf在从介]")
 _BETWEEN = re.compile(r"[\w%°.]\s?[-~*xX至到和乘]\s?[-\d$€£¥.U]|\b(?:to|and|by|through|until)\b", re.IGNORECASE)
 _OPENED = re.compile("between|from|在|从|介于", re.IGNORECASE)
 _SIZES = re.compile(rf"{_TERM}{_UNIT}(?:\s*(?:\*|[xX]|\bby\b|乘)\s*{_TERM}{_UNIT})+")
@@ -45,7 +46,7 @@ _BETWEEN_SIZES = re.compile(r"(?<=[\d\s\w%])\s*(?:\*|(?<![A-Za-z])[xX](?![A-Za-z
 
 def read_span(text: str) -> Span | None:
     """The range or the dimensions that all of `text`, normalised, spells."""
-    if len(text) > MAX_SPAN_CHARS or not _BETWEEN.search(text):
+    if len(text) > MAX_SPAN_CHARS or not (_START.match(text) and _BETWEEN.search(text)):
         return None
     text = text.removesuffix("之间")
     if _HYPHENED.fullmatch(text):

@@ -78,6 +78,7 @@ _MATH_MODE = (
 )
 _WRAPPERS = [re.compile(pattern, re.DOTALL) for pattern in (*_MARKDOWN, *_MATH_MODE)]
 _WRAPPER_STARTS = tuple("*_\"'$\\{")
+_PHRASE_WORDS = ("answer", "result", "solution", "答案", "结果")
 _PHRASE = re.compile(
     r"(?:.*(?<![A-Za-z]))?(?:answer|result|solution|答案|结果)\s*"
     r"(?:(?:is|are|should be|would be|must be)\b\s*[:=]?|[:=]|[是为]\s*:?)",
@@ -96,6 +97,7 @@ _CLAUSE_END = re.compile("[,.;!?。]")
 _TAIL = re.compile(
     r"(?<=[A-Za-z)])(?:\s+is (?:the )?(?:correct|right)(?: answer| option| choice)?|选?项)$", re.IGNORECASE
 )
+_TAIL_ENDS = frozenset("trneTRNE项")
 _CALLED_ON_WORD = re.compile(r"(?:[^\W\d_]{2,}|[^\x00-\x7f])[!?]+$")
 
 
@@ -160,11 +162,13 @@ def _peel(text: str) -> str:
             match = wrapper.fullmatch(text)
             if match and _balanced(match[1]):
                 return match[1].strip()
-    for phrase in (_PHRASE, _LEAD):
+    lowered = text.lower()
+    phrases = (_PHRASE, _LEAD) if any(word in lowered for word in _PHRASE_WORDS) else (_LEAD,)
+    for phrase in phrases:
         match = phrase.match(text)
         if match and match.end() < len(text) and not _DENIAL.search(_CLAUSE_END.split(match[0])[-1]):
             return text[match.end() :].strip()
-    return _TAIL.sub("", text)
+    return _TAIL.sub("", text) if text[-1:] in _TAIL_ENDS else text
 
 
 def _without_end_mark(text: str) -> str:
@@ -236,9 +240,11 @@ def _strip_parentheses(text: str) -> str:
 
 
 _WORD = re.compile(r"[^\W\d_]{2,}|[^\x00-\x7f°π∞√]")
+_OPERATOR = re.compile(r"[=<>≤≥^\\_|{}\[\]*√∪∩∞±⦃⦄+/!-]")
 _MATHEMATICAL = re.compile(r"[=<>≤≥^\\_|{}\[\]*√∪∩∞±⦃⦄]|\d\s*[+/!]|(?<![A-Za-z]{2})[-+]\d")
 _ABBREVIATION = re.compile(r"\b(?:(?:[^\W\d_]\.\s?)+[^\W\d_](?:\.|\b)|[Nn]/[Aa]\b)")
 _INNER_MARKS = re.compile(r"(?<=\w)[-/](?=\w)|[.,;:!?\"()。、&](?=\s|$|[^\d])|(?:^|(?<=\s))[@#('\"]+")
+_MARKS = frozenset("-/.,;:!?\"()。、&@#'")
 _SMALL_WORDS = frozenset({"a", "an", "the"})
 _DIGIT_WORDS = "zero one two three four five six seven eight nine ten"
 NUMBER_WORDS = {word: str(value) for value, word in enumerate(_DIGIT_WORDS.split())}
@@ -246,14 +252,19 @@ NUMBER_WORDS = {word: str(value) for value, word in enumerate(_DIGIT_WORDS.split
 
 def is_wordy(text: str) -> bool:
     """Whether `text` is plain words: it has one, and nothing that mathematics could mean."""
-    return _WORD.search(text) is not None and _MATHEMATICAL.search(text) is None
+    if _WORD.search(text) is None:
+        return False
+    return _OPERATOR.search(text) is None or _MATHEMATICAL.search(text) is None
 
 
 def word_key(text: str) -> str | None:
     """What stays of plain words without case, articles and punctuation; None for what is not plain words."""
-    joined = _ABBREVIATION.sub(lambda match: re.sub(r"[./\s]", "", match[0]), text)
-    if not is_wordy(joined):
+    marked = not _MARKS.isdisjoint(text)
+    if marked:
+        text = _ABBREVIATION.sub(lambda match: re.sub(r"[./\s]", "", match[0]), text)
+    if not is_wordy(text):
         return None
-    words = _INNER_MARKS.sub(" ", joined.casefold().replace("'", "")).split()
+    folded = text.casefold()
+    words = (_INNER_MARKS.sub(" ", folded.replace("'", "")) if marked else folded).split()
     kept = [NUMBER_WORDS.get(word, word) for word in words if word not in _SMALL_WORDS]
     return " ".join(kept) or None
