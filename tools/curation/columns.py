@@ -19,7 +19,8 @@ from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
 from tools.curation.questions import text_key, words
 
-FORGET_EVERY = 50_000  # rows read, after which the pages of their files are given back
+FORGET_EVERY = 50_000  # rows read in order, after which the pages of their files are given back
+FORGET_LOOKUPS = 1_000  # rows read here and there: each brings 64 kB of its file into memory
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Columns:
         rows = self.datasets[number].rows
         line, line_no = rows[row - int(self.first[number])]
         self.reads += 1
-        if self.reads % FORGET_EVERY == 0:
+        if self.reads % FORGET_LOOKUPS == 0:
             for data in self.datasets:
                 data.rows.forget_pages()
         where = Source(rows.path, line_no)
@@ -85,6 +86,13 @@ class Columns:
         """Numbers of a row's pictures, in order."""
         begin = int(self.picture_ends[row - 1]) if row else 0
         return self.pictures[begin : int(self.picture_ends[row])]
+
+    def pictures_among(self, rows: np.ndarray) -> np.ndarray:
+        """Numbers of the different pictures of these rows, sorted."""
+        taken = np.zeros(len(self), bool)
+        taken[rows] = True
+        counts = np.diff(self.picture_ends.astype(np.int64), prepend=0)
+        return np.unique(self.pictures[np.repeat(taken, counts)])
 
     def picture_path(self, picture: int) -> str:
         """The file of a picture; ImageError where it is not there."""

@@ -59,9 +59,7 @@ def leaked_pictures(
     exact = {content: owner for path, owner in zip(known.pictures, known.picture_owner, strict=True)
              if (content := hashes.exact(path)) is not None}  # fmt: skip
     readable, views = hashes.views(known.pictures)
-    numbers = (
-        np.unique(np.concatenate([columns.pictures_of(int(row)) for row in rows])) if len(rows) else np.zeros(0, int)
-    )
+    numbers = columns.pictures_among(rows)
     found: dict[int, int] = {}
     for begin in tqdm(range(0, len(numbers), CHUNK), desc="pictures against the evaluation", unit_scale=CHUNK):
         paths = {
