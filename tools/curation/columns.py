@@ -91,7 +91,7 @@ class Columns:
         """Numbers of the different pictures of these rows, sorted."""
         taken = np.zeros(len(self), bool)
         taken[rows] = True
-        counts = np.diff(self.picture_ends.astype(np.int64), prepend=0)
+        counts = np.diff(self.picture_ends, prepend=np.uint32(0)).astype(np.int64)
         return np.unique(self.pictures[np.repeat(taken, counts)])
 
     def picture_path(self, picture: int) -> str:
