@@ -48,6 +48,7 @@ BESIDE = {
     "internvl_chat.checkpoint.names": "where a checkpoint lies",
     "internvl_chat.checkpoint.output": "what is said when a file cannot be written",
     "internvl_chat.run.process": "which rank this is",
+    "internvl_chat.run.recipe": "what a run is made of, for its resume",
     "internvl_chat.run.progress": "looks on: writes the log",
     "internvl_chat.run.watchdog": "looks on",
     "tools.reasoning_data_pipeline.engines.gpus": "which process and GPUs this is",

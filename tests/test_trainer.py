@@ -267,7 +267,7 @@ def test_a_skipped_step_leaves_everything_as_it_was(make_trainer, policy, refere
     assert (entry["skipped_steps"], entry["skipped_rows"]) == (1, 2)
     lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert len(lines) == 2 and all("norm of the gradient is nan" in line["reason"] for line in lines)
-    assert "step 2 is not taken: losses are finite" in caplog.text
+    assert "step 2 is skipped: losses are finite" in caplog.text
     assert trainer.run_state()["skipped_steps"] == 1
     ledger = json.loads((tmp_path / "ledger.json").read_text())
     assert (ledger["promised"], ledger["used"], ledger["skipped"]) == (6, 4, 2)
