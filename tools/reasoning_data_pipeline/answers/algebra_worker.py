@@ -35,6 +35,11 @@ _UNABLE = (
 )  # fmt: skip
 
 
+_Tracing = Callable[[FrameType, str, Any], Any]
+_GRAMMAR = f"{os.sep}antlr4{os.sep}"
+"""Where most calls of a reading are made; it swallows no such error, so whoever called it sees it."""
+
+
 class Shortage:
     """Notices a MemoryError or RecursionError even where a library swallows it; a context manager.
 
@@ -56,11 +61,16 @@ class Shortage:
         self.happened |= sys.gettrace() is None  # Python ends the tracing where there is no room left for it
         sys.settrace(None)
 
-    def _trace(self, frame: FrameType, event: str, argument: Any) -> Callable[[FrameType, str, Any], Any]:
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> _Tracing | None:
+        if _GRAMMAR in frame.f_code.co_filename:
+            return None
         frame.f_trace_lines = False
+        return self._notice
+
+    def _notice(self, frame: FrameType, event: str, argument: Any) -> _Tracing:
         if event == "exception" and issubclass(argument[0], (MemoryError, RecursionError)):
             self.happened = True
-        return self._trace
+        return self._notice
 
 
 def equal(predicted: str, gold: str) -> bool | None:
