@@ -3,21 +3,26 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FunctionType, SimpleNamespace
 
 import pytest
 
 from tools.reasoning_data_pipeline.answers import algebra, algebra_worker
+from tools.reasoning_data_pipeline.answers import checker as checker_module
 from tools.reasoning_data_pipeline.answers.algebra import AlgebraPool, to_latex
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 0.5
+OVER_DEADLINE_S = 0.1
 ENDLESS = r"\int e^{x^2} sin(x^3) dx"
 BOMBS = (
     r"\int e^{x^2}\sin(x^3) dx",
@@ -119,6 +124,45 @@ def bomb_checker():
         yield checker
 
 
+@pytest.mark.parametrize("says", [b"", b"t"], ids=["nothing", "half a word, again and again"])
+def test_a_slow_worker_is_left_at_its_deadline_by_the_clock_of_the_pool(says):
+    ours, theirs = socket.socketpair()
+    ended = threading.Event()
+
+    def answer_slowly():
+        while not ended.wait(0.02):
+            theirs.sendall(says)
+
+    with ours, theirs, ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(answer_slowly)
+        begin = time.monotonic()
+        assert AlgebraPool._ask(algebra._Worker(0, ours), ["1", "1"], 0.3) is None
+        assert 0.3 <= time.monotonic() - begin <= 0.3 + OVER_DEADLINE_S
+        ended.set()
+        slow.result()
+
+
+def test_all_gold_answers_of_a_row_share_its_deadline_and_the_start_of_a_worker_is_not_under_it(monkeypatch):
+    clock, limits = [100.0], []
+
+    def ask(worker, question, limit_s):
+        limits.append(limit_s)
+        clock[0] += 0.75
+        return b"false"
+
+    def start(pool):
+        clock[0] += 3.5
+        return algebra._Worker(0, socket.socket())
+
+    monkeypatch.setattr(checker_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(AlgebraPool, "_new_worker", start)
+    monkeypatch.setattr(AlgebraPool, "_ask", staticmethod(ask))
+    with AnswerChecker(deadline_s=2.0) as checker:
+        golds = [rf"\int_0^1 {factor} e^x dx" for factor in (2, 3, 4)]
+        assert checker.check(r"\int_0^1 e^x dx", golds).outcome is Outcome.WRONG
+    assert limits == [2.0, 1.25, 0.5]
+
+
 def test_questions_from_several_threads_wait_for_a_worker_each_with_its_own_time():
     with AlgebraPool(workers=2, deadline_s=20) as pool, ThreadPoolExecutor(6) as threads:
         answers = threads.map(lambda k: pool.equal(rf"\int_0^1 {2 * k}x dx", str(k)), range(1, 7))
@@ -214,6 +258,20 @@ def test_different_is_not_said_by_a_comparison_that_ran_short(monkeypatch, fail,
     monkeypatch.setattr(algebra_worker, "verify", swallowing)
     assert algebra_worker.equal("x<2", "y<3") is said
     assert sys.gettrace() is None
+
+
+def test_a_shortage_below_the_grammar_is_seen_by_whoever_called_it(monkeypatch):
+    names = {}
+    code = out_of_stack.__code__.replace(co_filename=os.path.join(os.sep, "antlr4", "Parser.py"))
+    names["out_of_stack"] = FunctionType(code, names)
+
+    def swallowing(*formulas, **options):
+        with contextlib.suppress(RecursionError):
+            names["out_of_stack"]()
+        return False
+
+    monkeypatch.setattr(algebra_worker, "verify", swallowing)
+    assert algebra_worker.equal("x<2", "y<3") is None
 
 
 def test_a_comparison_that_did_not_run_short_says_different(monkeypatch):

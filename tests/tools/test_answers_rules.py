@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.reasoning_data_pipeline.answers import formulas, rules
+from tools.reasoning_data_pipeline.answers.item_rules import same_chain
 from tools.reasoning_data_pipeline.answers.reading import read
 from tools.reasoning_data_pipeline.answers.rules import Finding, Scope, compare
 
@@ -117,3 +119,14 @@ def test_orders_of_names_are_decided_at_once_and_without_algebra(first):
     for second in ("f(2)<f(1)<f(3)", "AB>CA>BC", "x_2<x_1≤x_3", "b<a", "v_B>v_A=v_C", "p<q<r<s"):
         assert finding(first, second) in (Finding(False, "order"), Finding(False, "items"), Finding(False, "different"))
         assert finding(first, first.replace("<", " < ").replace(">", " > ")).agree
+
+
+def test_a_chain_of_names_costs_few_comparisons_and_no_formula(monkeypatch):
+    asked = []
+    compare = rules.compare
+    scope = Scope(compare=lambda *pair: (asked.append(pair), compare(*pair))[1])
+    monkeypatch.setattr(formulas, "proportion", lambda *pair: pytest.fail("a chain of names was taken for a formula"))
+    names = [f"v_{letter}" for letter in "ABCDEFGHIJKL"]
+    assert same_chain(read("<".join(names)), read("<".join(reversed(names))), scope) is False
+    assert same_chain(read("<".join(names)), read(" < ".join(names)), scope) is True
+    assert len(asked) <= 2 * len(names)
