@@ -83,7 +83,7 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
 
 
 def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: MPOConfig, stop: StopOnSignal) -> None:
-    """Load, train and export; the output folder is this run's alone."""
+    """Load, train and export, unless this run is finished already; the output folder is this run's alone."""
     publication = take_push(mpo_args, model_args.model_name_or_path)
     resume_point = find_resume_point(mpo_args)
     source = local_checkpoint(model_args.model_name_or_path)
@@ -102,8 +102,30 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
             "--overwrite_output_dir True starts anew",
             *(mpo_args.output_dir, start.step),
         )
-        return
-    record_settings(groups, train_dataset, start)
+    else:
+        record_settings(groups, train_dataset, start)
+        data = {"processing_class": tokenizer, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        trainer = build_trainer(groups, source, config, callbacks=[stop], **data)
+        trainer.made_of = start.made_of
+        result = trainer.train(resume_from_checkpoint=resume_point)
+        stop.leave()
+        export(trainer, result.metrics)
+    if publication and mpo_args.process_index == 0:
+        logger.info("published: %s", publication.push(Path(mpo_args.output_dir)))
+
+
+def build_trainer(
+    groups: tuple[ModelArguments, DataArguments, MPOConfig], source: Path, config: InternVLChatConfig, **kwargs: Any
+) -> MultimodalDPOTrainer:
+    """The trainer of a run, with its models loaded and a cache of the reference filled.
+
+    Args:
+        groups: the flags.
+        source: local folder of the checkpoint.
+        config: of the checkpoint, with what the flags changed in it.
+        kwargs: tokenizer, data sets and callbacks, as `MultimodalDPOTrainer` takes them.
+    """
+    model_args, data_args, mpo_args = groups
     load_again = partial(load, source, config, model_args, mpo_args, normalize_type=data_args.normalize_type)
     policy = load_again()
     freeze(policy, model_args)
@@ -114,33 +136,25 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
     if kind == "cache":
         dtype = number_format(model_args, mpo_args)
         settings = reference_settings(config, model_args, data_args, mpo_args, dtype=dtype)
-        opened = open_cache(source, settings, mpo_args, [*filter(None, (train_dataset, eval_dataset))])
+        datasets = [*filter(None, (kwargs["train_dataset"], kwargs["eval_dataset"]))]
+        opened = open_cache(source, settings, mpo_args, datasets)
         reference = CachedReference(opened.cache)
     needs_model = kind == "model" or (opened is not None and not opened.is_filled)
-    trainer = MultimodalDPOTrainer(
-        policy,
-        load_again() if needs_model else None,
-        mpo_args,
-        processing_class=tokenizer,
-        source=source,
-        reference=reference,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        callbacks=[stop],
-    )
-    trainer.made_of = start.made_of
+    model = load_again() if needs_model else None
+    trainer = MultimodalDPOTrainer(policy, model, mpo_args, source=source, reference=reference, **kwargs)
     if opened is not None and needs_model:
         trainer.cache_reference(opened.cache, opened.data)
-    result = trainer.train(resume_from_checkpoint=resume_point)
-    stop.leave()
+    return trainer
+
+
+def export(trainer: MultimodalDPOTrainer, metrics: dict[str, float]) -> None:
+    """Write the trained model, what is said of the run, and last an evaluation where there are rows for it."""
     trainer.save_model()
-    with writing(mpo_args.output_dir, "The trained model is saved there"):
-        trainer.save_metrics("train", {**result.metrics, "skipped_rows": trainer.ledger.skipped.total})
+    with writing(str(trainer.args.output_dir), "The trained model is saved there"):
+        trainer.save_metrics("train", {**metrics, "skipped_rows": trainer.ledger.skipped.total})
         trainer.save_state()
-    if eval_dataset is not None:
+    if trainer.eval_dataset is not None:
         trainer.save_metrics("eval", trainer.evaluate())
-    if publication and mpo_args.process_index == 0:
-        logger.info("published: %s", publication.push(Path(mpo_args.output_dir)))
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, MPOConfig]:

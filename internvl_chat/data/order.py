@@ -13,8 +13,8 @@ same number of micro-batches; one may be empty.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -25,7 +25,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from internvl_chat.data.costs import place_costs
 from internvl_chat.data.dataset import MixtureDataset
-from internvl_chat.data.mixture import Mixture
+from internvl_chat.data.mixture import MixedDataset, Mixture
 from internvl_chat.records.picture_keys import with_own_keys
 
 
@@ -242,6 +242,19 @@ def train_sampler(
 def pairs_per_step(args: OrderFlags, world_size: int) -> int:
     """Pairs of an optimizer step over all ranks."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * world_size
+
+
+def order_facts(datasets: Mapping[str, MixedDataset], args: OrderFlags, data_world_size: int) -> dict[str, Any]:
+    """What the position in the data depends on; as JSON gives it back."""
+    return {
+        "rows of an epoch": {name: len(data.order) for name, data in datasets.items()},
+        "pairs of a step": pairs_per_step(args, data_world_size),
+        "--seed": args.seed,
+        "--data_seed": args.data_seed,
+        "--train_sampling_strategy": str(args.train_sampling_strategy),
+        "--group_prompts": args.group_prompts,
+        "--balance_ranks": args.balance_ranks,
+    }
 
 
 def _order(dataset: MixtureDataset, args: OrderFlags, seed: int, step_size: int) -> Callable[[int], Sequence[int]]:

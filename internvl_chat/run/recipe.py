@@ -21,7 +21,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.checkpoint.files import checksum
-from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.data.order import pairs_per_step
 
 # Another run: no checkpoint of this one is a part of it. Optimizer states of other weights do not fit either.
@@ -49,7 +48,7 @@ IN_FORCE = frozenset(
 )
 # Where optimizers are sharded they load these with their state.
 OF_THE_OPTIMIZER = frozenset({"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"})
-# Held against the checkpoint by what they lead to: `recipe`, `order_facts`.
+# Held against the checkpoint by what they lead to: `recipe`, and `data.order.order_facts`.
 BY_CONTENT = frozenset(
     {
         *("model_name_or_path", "meta_path", "deepspeed", "fsdp", "fsdp_config"),
@@ -110,19 +109,6 @@ def recipe(
         made[f"content of {data.spec.name}"] = checksum(Path(data.rows.path))
         made[f"max_dynamic_patch of {data.spec.name}"] = data.spec.max_dynamic_patch
     return dict(json.loads(json.dumps(made, default=str)))
-
-
-def order_facts(datasets: Mapping[str, MixedDataset], args: MPOConfig, data_world_size: int) -> dict[str, Any]:
-    """What the position in the data depends on; as JSON gives it back."""
-    return {
-        "rows of an epoch": {name: len(data.order) for name, data in datasets.items()},
-        "pairs of a step": pairs_per_step(args, data_world_size),
-        "--seed": args.seed,
-        "--data_seed": args.data_seed,
-        "--train_sampling_strategy": str(args.train_sampling_strategy),
-        "--group_prompts": args.group_prompts,
-        "--balance_ranks": args.balance_ranks,
-    }
 
 
 def planned_steps(args: MPOConfig, places: int, data_world_size: int) -> int:

@@ -27,12 +27,12 @@ from internvl_chat.checkpoint.export import EXACT_WEIGHTS, RESUME_FOLDER, export
 from internvl_chat.checkpoint.files import SAVING, checksums, publish
 from internvl_chat.checkpoint.output import OutputError, writing
 from internvl_chat.checkpoint.resume import PREFERENCE_STATE, last_whole_checkpoint, load_weights
-from internvl_chat.data.order import EpochSampler, pairs_per_step, train_sampler
+from internvl_chat.data.order import EpochSampler, order_facts, pairs_per_step, train_sampler
 from internvl_chat.model import load_model
 from internvl_chat.run.ledger import Ledger, promised
 from internvl_chat.run.metrics import MetricSums
 from internvl_chat.run.process import gather_objects
-from internvl_chat.run.recipe import changes, follow_flags, follow_schedule, order_facts, refuse
+from internvl_chat.run.recipe import changes, follow_flags, follow_schedule, refuse
 from internvl_chat.run.signals import shield
 
 logger = logging.getLogger(__name__)

@@ -339,8 +339,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
     def _load_best_model(self) -> None:
         """As in `ResumableTrainer`, with the delta that these weights had."""
         super()._load_best_model()
-        state = json.loads((Path(str(self.state.best_model_checkpoint)) / PREFERENCE_STATE).read_text())
-        self.running_mean.load_state_dict(state["running_mean"])
+        path = Path(str(self.state.best_model_checkpoint)) / PREFERENCE_STATE
+        self.running_mean.load_state_dict(json.loads(path.read_text())["running_mean"])
 
     def run_state(self) -> dict[str, Any]:
         """BCO's delta, and how many steps were skipped."""
