@@ -193,8 +193,8 @@ def test_rows_that_cannot_be_used_are_skipped_and_written_down(flags, data, tmp_
         ({"meta_path": "none/meta.json"}, FileNotFoundError, "none/meta.json"),
         ({"conv_style": "internvl9"}, ValueError, "internvl9"),
         ({"loss_type": "mpo!"}, ValueError, "unknown loss"),
-        ({"vision_select_layer": -9}, ValueError, "--vision_select_layer -9: the vision tower of .* has 2 layers"),
-        ({"vision_select_layer": 3}, ValueError, "so -3 to 2"),
+        ({"vision_select_layer": -9}, ValueError, "--vision_select_layer -9: the vision tower of .* has 3 layers"),
+        ({"vision_select_layer": 4}, ValueError, "so -4 to 3"),
     ],
 )
 def test_bad_input_ends_before_the_first_step(flags, changes, error, message):
