@@ -126,8 +126,9 @@ def _write(known: MutantList, done: dict[str, Any]) -> None:
 
 
 def draw(known: MutantList, number: int, seed: str, limit: float) -> int:
-    """Judge some that should be killed, drawn by the seed; 1 where one is not."""
-    able = [mutant for mutant in known.mutants if not mutant.equivalent and not mutant.survives]
+    """Judge some of those that the committed results call killed, drawn by the seed; 1 where one no longer is."""
+    results = json.loads(RESULT.read_text())["results"]
+    able = [mutant for mutant in known.mutants if results.get(mutant.name, {}).get("outcome") == "killed"]
     drawn = random.Random(seed).sample(able, min(number, len(able)))
     print(f"seed {seed}", flush=True)
     survivors = []
