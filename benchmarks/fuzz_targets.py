@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from internvl_chat.records.jsonl import JsonlFile
+from internvl_chat.records.jsonl import JsonlFile, WrongFileError
 from internvl_chat.records.meta import DatasetSpec, read_meta
 from internvl_chat.records.rows import PreferencePair, Prompt, RecordError, SampledResponse, Source, parse_row
 from tools.reasoning_data_pipeline.answers.checker import (
@@ -121,12 +121,19 @@ def _scratch(name: str, data: bytes) -> Path:
 
 
 def lines(data: bytes) -> None:
-    """A file of any bytes gives its lines that are not blank, with their numbers, by a new index and by a kept one."""
+    """A file of any bytes gives its lines that are not blank, with their numbers, by a new index and by a kept one.
+
+    What is no file of rows by its first bytes is an error that names it instead.
+    """
     split = data.split(b"\n")
     expected = [(line.rstrip(b"\r"), number) for number, line in enumerate(split, 1) if line.strip()]
     path = _scratch("rows.jsonl", data)
     for _ in range(2):
-        file = JsonlFile(path, cache_dir=path.parent)
+        try:
+            file = JsonlFile(path, cache_dir=path.parent)
+        except WrongFileError as error:
+            assert str(path) in str(error)
+            return
         found = [file[row] for row in range(len(file))]
         assert [(line, number) for line, number in found if line.strip()] == expected, f"{found} != {expected}"
         assert file.row_bytes().sum() <= len(data) and len(file.row_bytes()) == len(file)

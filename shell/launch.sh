@@ -94,7 +94,7 @@ slurm)
         --cpus-per-task="${CPUS_PER_TASK:-10}" --kill-on-bad-exit=1 --label --job-name="${module##*.}")
     [[ -z ${PARTITION:-} ]] || start+=(--partition="$PARTITION")
     if [[ -n ${QUOTA_TYPE:-} ]]; then
-        ! command -v srun >/dev/null || [[ $(srun --help 2>&1) == *--quotatype* ]] ||
+        [[ -n ${DRY_RUN:-} ]] || [[ $(srun --help 2>&1) == *--quotatype* ]] ||
             die "QUOTA_TYPE=$QUOTA_TYPE: the srun of this site knows no --quotatype: unset QUOTA_TYPE"
         start+=(--quotatype="$QUOTA_TYPE")
     fi

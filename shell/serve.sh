@@ -108,6 +108,7 @@ for ((number = 0; number < ${NODES:-1}; number++)); do
     done
     echo "serve.sh: $(cat "$URLS.$number") serves $checkpoint"
 done
-cat "$URLS".[0-9]* | tr '\n' ' ' | sed 's/ $/\n/' >"$URLS"
+cat "$URLS".[0-9]* | tr '\n' ' ' | sed 's/ $/\n/' >"$URLS.whole"
+mv "$URLS.whole" "$URLS" # who waits for the file never reads half of it
 rm -f "$URLS".[0-9]*
 wait "$servers"

@@ -26,7 +26,8 @@ def main(notes: str, *command: str) -> None:
         with contextlib.suppress(FileExistsError), open(f"{notes}.failed", "x") as file:
             file.write(str(status))
     if status > 128:
-        signal.signal(status - 128, signal.SIG_DFL)
+        if status - 128 in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(status - 128, signal.SIG_DFL)
         os.kill(os.getpid(), status - 128)
     sys.exit(status)
 

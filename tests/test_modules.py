@@ -36,4 +36,4 @@ def test_the_way_is_the_whole_one(counted):
         f"internvl_chat.{name}" for name in ("records.meta", "packed.packing", "losses.pair", "checkpoint.export")
     } <= pair
     tools = "tools.reasoning_data_pipeline"
-    assert {f"{tools}.sampling.pipeline", f"{tools}.answers.rules", f"{tools}.pairs.correctness"} <= prompt
+    assert {f"{tools}.sampling.pipeline", f"{tools}.answers.checker", f"{tools}.pairs.correctness"} <= prompt

@@ -76,8 +76,8 @@ def watch_rows() -> None:
             SEEN.append((int(sample["row_id"].rpartition(":")[2]), _read_back(self, sample)))
         return sample
 
-    def noted_view(spec: Any, line: int, *rest: Any) -> Any:
-        view = view_pair(spec, line, *rest)
+    def noted_view(spec: Any, line: int, *rest: Any, **how: Any) -> Any:
+        view = view_pair(spec, line, *rest, **how)
         SEEN.append((line, view))
         return view
 

@@ -209,7 +209,7 @@ def test_sampled_answers_are_right_as_often(theirs, ours, rows):
     assert 0.05 < share < 0.95 and abs(z) < 3.3  # p 0.001
 
 
-def test_samples_of_a_prompt_differ(theirs):
+def test_samples_of_a_prompt_differ(theirs, checkpoint):
     several = {key for key, _ in theirs[1.0]}
     kinds = [len({theirs[1.0][key, sample].tokens for sample in range(SAMPLES)}) for key in several]
     assert sum(kinds) > 1.5 * len(kinds)
