@@ -93,7 +93,9 @@ rm -f "$URLS" "$URLS".[0-9]*
 [[ $LAUNCHER == slurm ]] || echo "http://$([[ $host == 0.0.0.0 ]] && hostname || echo "$host"):$PORT" >"$URLS.0"
 "${start[@]}" "${command[@]}" &
 servers=$!
-trap 'kill "$servers" 2>/dev/null || true' EXIT INT TERM
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap '! kill "$servers" 2>/dev/null || wait "$servers" || true' EXIT # ports and GPUs are free when this script is gone
 
 answers() { # a URL: does it say what it serves?
     python3 -c 'import sys, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(sys.argv[1] + "/v1/models", timeout=5)' \

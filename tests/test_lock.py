@@ -98,3 +98,13 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with locked(tmp_path):
         assert "cannot be locked" in caplog.text and "no second run" in caplog.text
+
+
+def test_a_run_that_is_just_ending_is_no_obstacle(tmp_path, monkeypatch):
+    """Its name is gone already when the second looks for it, and the lock at the next look."""
+    first = locked(tmp_path)
+    first.__enter__()
+    (tmp_path / LOCK_NAME).write_text("")
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: first.__exit__(None, None, None))
+    with locked(tmp_path):
+        assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()

@@ -175,7 +175,8 @@ def test_a_cancelled_run_saves_its_step_and_goes_on(slurm, slow_training, same_r
     assert "SIGTERM: saving step" in log.read_text()
     [checkpoint] = (tmp_path / "run").glob("checkpoint-*")
     again = call(command, slurm)
-    assert again.returncode == 0 and f"going on from {checkpoint}" in again.stdout
+    assert again.returncode == 0, again.stdout[-8000:]
+    assert f"going on from {checkpoint}" in again.stdout
     same_result(tmp_path / "run")
 
 
