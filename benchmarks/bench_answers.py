@@ -2,23 +2,32 @@
 
     python benchmarks/bench_answers.py                      # 4,000 questions, writes results/answers.json
     python benchmarks/bench_answers.py --questions 200      # the short form
+    python benchmarks/bench_answers.py --against 824527c    # this tree and a commit by turns, answers_against.json
 
 The mix: 32 sampled answers per question, about 7 of them distinct. 6 % of the distinct answers need algebra: 4.5 % are
 formulas that differ in form from the gold one, 1.5 % are LaTeX-heavy (half of these nested roots and fractions, half
 integrals and limits, which only the worker processes can compare). The rest are choices, numbers, words, dates and
 lists. All values are drawn anew for each question, so nothing but a question's own repeats is remembered. Answers per
 second and core are answers by seconds of processor time, of this process and of its workers with their start.
+
+`overrun` is how long the answers that needed algebra took beyond their deadline: the bombs alone, and those of a mixed
+stream asked one by one.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import calendar
 import os
 import random
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +39,9 @@ ANSWERS_PER_QUESTION = 32
 WORDS = ("river", "bridge", "garden", "window", "engine", "market", "island", "planet", "bottle", "signal", "ladder")
 MONTHS = calendar.month_name[1:]
 BOMBS = ("9**9**9", r"\int e^{x^2}\sin(x^3) dx", "(" * 3000 + "1", "10^{10^{10}}", "x^" * 400 + "x", "1000000000!")
+
+ROOT = Path(__file__).parents[1]
+ROUNDS = 5  # of --against
 
 Draw = Callable[[random.Random], tuple[str, list[str]]]
 
@@ -171,16 +183,64 @@ def measure(stream: list[list[Question]], *, repeats: bool) -> dict[str, Any]:
     }
 
 
-def measure_deadline(deadline_s: float) -> dict[str, Any]:
-    """The longest check of expressions made to never end, beyond the deadline."""
+def measure_overrun(stream: list[list[Question]], deadline_s: float) -> dict[str, Any]:
+    """How far checks go beyond the deadline: expressions made to never end, and the answers of a stream one by one."""
     with AnswerChecker(deadline_s=deadline_s) as checker:
         checker.check(r"\int_0^1 x dx", "1/2")  # the first start of a worker is not under the deadline
-        seconds = []
-        for bomb in BOMBS:
-            begin = time.perf_counter()
-            checker.check(bomb, "1")
-            seconds.append(time.perf_counter() - begin)
-    return {"deadline_s": deadline_s, "bombs": len(BOMBS), "longest_s": round(max(seconds), 3)}
+
+        def longest(questions: Iterable[Question]) -> float:
+            seconds = []
+            for question in questions:
+                begin = time.perf_counter()
+                checker.check(question.predicted, question.gold, question.modes)
+                seconds.append(time.perf_counter() - begin)
+            return round(max(seconds), 3)
+
+        return {
+            "deadline_s": deadline_s,
+            "bombs": len(BOMBS),
+            "longest_bomb_s": longest(Question(bomb, "1") for bomb in BOMBS),
+            "longest_of_stream_s": longest(question for answers in stream for question in dict.fromkeys(answers)),
+        }
+
+
+def measure_streams(count: int) -> dict[str, Any]:
+    """The four streams of `count` questions."""
+    return {
+        "mixed": measure(list(questions(count, 0, algebra=True)), repeats=True),
+        "mixed_distinct": measure(list(questions(count, 1, algebra=True)), repeats=False),
+        "no_algebra": measure(list(questions(count, 2, algebra=False)), repeats=True),
+        "no_algebra_distinct": measure(list(questions(count, 3, algebra=False)), repeats=False),
+    }
+
+
+def measure_against(commit: str, count: int) -> dict[str, Any]:
+    """This tree and a commit by turns, each run in a process of its own: medians of CPU seconds, and their ratio."""
+    with tempfile.TemporaryDirectory() as name:
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", name, commit], check=True)
+        try:
+            runs = [[_run_in(tree, count) for tree in (Path(name), ROOT)] for _ in range(ROUNDS)]
+        finally:
+            subprocess.run([*git, "remove", "--force", name], check=True)
+    figures: dict[str, Any] = {"against": commit, "rounds": ROUNDS, "questions": count}
+    for stream in runs[0][0]:
+        theirs, ours = ([run[side][stream]["cpu_seconds"] for run in runs] for side in (0, 1))
+        figures[stream] = {
+            "cpu_seconds_before": statistics.median(theirs),
+            "cpu_seconds": statistics.median(ours),
+            "speed": round(statistics.median(before / now for before, now in zip(theirs, ours, strict=True)), 3),
+        }
+    return figures
+
+
+def _run_in(tree: Path, count: int) -> dict[str, dict[str, Any]]:
+    """The streams' figures, by the short form of this benchmark as the tree has it."""
+    command = [sys.executable, "benchmarks/bench_answers.py", "--questions", str(count)]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    figures = {name: ast.literal_eval(text) for name, text in (line.split(" ", 1) for line in done.stdout.splitlines())}
+    return {name: figure for name, figure in figures.items() if "cpu_seconds" in figure}
 
 
 def main() -> None:
@@ -189,15 +249,14 @@ def main() -> None:
     parser.add_argument(
         "--questions", type=int, help="questions per stream; without, the 4,000 of the committed result"
     )
+    parser.add_argument("--against", metavar="COMMIT", help="compare this tree with a commit of it")
     args = parser.parse_args()
     count = args.questions or 4000
-    figures = {
-        "mixed": measure(list(questions(count, 0, algebra=True)), repeats=True),
-        "mixed_distinct": measure(list(questions(count, 1, algebra=True)), repeats=False),
-        "no_algebra": measure(list(questions(count, 2, algebra=False)), repeats=True),
-        "no_algebra_distinct": measure(list(questions(count, 3, algebra=False)), repeats=False),
-        "deadline": measure_deadline(1.0),
-    }
+    if args.against:
+        write_results("answers_against", measure_against(args.against, count))
+        return
+    overrun = measure_overrun(list(questions(count, 1, algebra=True)), deadline_s=1.0)
+    figures = {**measure_streams(count), "overrun": overrun}
     if args.questions:
         for name, figure in figures.items():
             print(name, figure)

@@ -26,7 +26,7 @@ def test_the_short_form_runs():
         "mixed_distinct",
         "no_algebra",
         "no_algebra_distinct",
-        "deadline",
+        "overrun",
     ]
     assert all("'undecided': " in line for line in lines[:4])  # how many depends on how busy the machine is
 
