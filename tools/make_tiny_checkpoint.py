@@ -22,8 +22,7 @@ import sentencepiece
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2Tokenizer
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2Tokenizer
 
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, constants
 from internvl_chat.model.configuration_internlm2 import InternLM2Config

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from internvl_chat.model import InternVLChatModel
+from internvl_chat.model.upstream import LoraLayer
 
 ADAPTER_FOLDER = "adapter"  # inside a checkpoint, where transformers does not take the whole for an adapter
 WEIGHTS_NAME = "adapter_model.safetensors"

@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig
-from transformers.quantizers.quantizers_utils import should_convert_module
-from transformers.utils import is_bitsandbytes_available
+from transformers import BitsAndBytesConfig, is_bitsandbytes_available
 
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_model
+from internvl_chat.model.upstream import should_convert_module
 
 NOT_ROUNDED = ["vision_model", "mlp1", "language_model.lm_head", "language_model.output"]
 BLOCK = 64  # weights of a common constant

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from internvl_chat.model.upstream import PREFIX_CHECKPOINT_DIR
 from internvl_chat.records.durable import json_text, sync, write_atomically
 from internvl_chat.run.process import gather_objects
 

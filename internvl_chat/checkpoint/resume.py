@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from internvl_chat.checkpoint.files import CHECKSUMS, damage, finish_publishing
+from internvl_chat.model.upstream import PREFIX_CHECKPOINT_DIR
 from internvl_chat.run.process import gather_objects
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ import orjson
 import torch
 import xxhash
 from torch.utils.data import Sampler
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from internvl_chat.data.costs import place_costs
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.mixture import MixedDataset, Mixture
+from internvl_chat.model.upstream import get_length_grouped_indices
 from internvl_chat.records.picture_keys import with_own_keys
 
 

@@ -1,6 +1,6 @@
 """Configuration of InternViT, with the field names of the published checkpoints."""
 
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import PreTrainedConfig
 
 
 class InternVisionConfig(PreTrainedConfig):

@@ -1,6 +1,6 @@
 """Configuration of InternLM2, with the field names of the published checkpoints."""
 
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import PreTrainedConfig
 
 
 class InternLM2Config(PreTrainedConfig):

@@ -3,8 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
-from transformers import CONFIG_MAPPING
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from .configuration_intern_vit import InternVisionConfig
 from .configuration_internlm2 import InternLM2Config

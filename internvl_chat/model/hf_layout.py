@@ -10,12 +10,11 @@ import json
 from typing import Any
 
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, InternVLConfig
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import Concatenate, WeightConverter, WeightRenaming
 
 from .configuration_internvl_chat import InternVLChatConfig
 from .conversation import TEMPLATES
 from .modeling_internvl_chat import InternVLChatModel
+from .upstream import Concatenate, WeightConverter, WeightRenaming, register_checkpoint_conversion_mapping
 
 HF_MODEL_TYPE = InternVLConfig.model_type
 DEFAULT_TEMPLATE = "internvl2_5"  # what all -hf checkpoints were trained with, but for those of a language model here

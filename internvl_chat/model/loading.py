@@ -13,11 +13,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.image_processing_utils import BaseImageProcessor
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .checkpoint_files import (
     check_folder,
@@ -35,6 +31,7 @@ from .hf_layout import HF_MODEL_TYPE, InternVLChatModelHF, check_has_hf_form, co
 from .modeling_internvl import language_model_class
 from .modeling_internvl_chat import InternVLChatModel
 from .tokenization_internlm2 import InternLM2Tokenizer
+from .upstream import QuantizationConfigMixin, get_tokenizer_config
 
 # What transformers raises, from deep inside, on fields that are of a wrong kind or contradict each other.
 _DOES_NOT_HOLD = (

@@ -8,15 +8,19 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 from torch.nn import functional as F
-from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm, eager_attention_forward
-from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_intern_vit import InternVisionConfig
+from .upstream import (
+    ACT2FN,
+    ALL_ATTENTION_FUNCTIONS,
+    GradientCheckpointingLayer,
+    LlamaRMSNorm,
+    capture_outputs,
+    eager_attention_forward,
+)
+from .upstream import initialization as init
 
 NORMS = {"layer_norm": nn.LayerNorm, "rms_norm": LlamaRMSNorm}
 

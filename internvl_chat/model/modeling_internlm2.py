@@ -7,24 +7,23 @@ Shapes: B rows, S tokens, D width, V vocabulary.
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.models.llama.modeling_llama import (
+
+from .configuration_internlm2 import InternLM2Config
+from .upstream import (
+    ACT2FN,
+    ALL_ATTENTION_FUNCTIONS,
+    GradientCheckpointingLayer,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
     apply_rotary_pos_emb,
+    can_return_tuple,
+    capture_outputs,
+    create_causal_mask,
     eager_attention_forward,
+    merge_with_config_defaults,
 )
-from transformers.utils import can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
-
-from .configuration_internlm2 import InternLM2Config
 
 
 class InternLM2Attention(nn.Module):

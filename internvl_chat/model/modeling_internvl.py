@@ -12,10 +12,8 @@ Shapes: B rows, S tokens, T tiles, P image tokens per tile, D width, V vocabular
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.generation import GenerationMixin
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_internlm2 import InternLM2Config
 from .configuration_internvl_chat import InternVLChatConfig

@@ -6,7 +6,7 @@ has no dummy prefix, so encoding and decoding are exact inverses of each other: 
 
 from itertools import groupby
 
-from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+from .upstream import SentencePieceBackend
 
 
 class InternLM2Tokenizer(SentencePieceBackend):

@@ -21,8 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.packed.layout import Segment, SegmentGroup, SharedPrefixLayout, build_layout, map_tensors

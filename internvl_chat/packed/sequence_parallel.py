@@ -16,11 +16,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_to_all_single
 from torch.nn.functional import pad
 
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
+from internvl_chat.model.upstream import all_to_all_single
 
 
 class SequenceGroup:

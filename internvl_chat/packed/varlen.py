@@ -70,7 +70,7 @@ def _kernel(window: int | None) -> tuple[Callable[..., Any], dict[str, Any]]:
         ImportError: it has none.
         ValueError: the kernel has no windows.
     """
-    from torch.nn.attention.varlen import varlen_attn
+    from internvl_chat.model.upstream import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
     if window is not None and "window_size" not in known:
@@ -107,7 +107,7 @@ class _SinkAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor, kernel: Any, ends: Ends, options: Any
     ) -> Tensor:
-        from torch.nn.attention.varlen import AuxRequest
+        from internvl_chat.model.upstream import AuxRequest
 
         output, lse = kernel(query, key, value, *ends, return_aux=AuxRequest(lse=True), **options)  # lse (H, N)
         logits = sinks.to(lse.dtype, copy=True)[:, None]  # kept itself, it would be gone where ZeRO-3 frees parameters
@@ -131,7 +131,9 @@ def kernel_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values by the backward pass of the kernel, which torch has no public name for."""
     before, after = options["window_size"]
-    return torch.ops.aten._flash_attention_backward(
+    from internvl_chat.model.upstream import _flash_attention_backward
+
+    return _flash_attention_backward(
         grad,
         *states,
         output,

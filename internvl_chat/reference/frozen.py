@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from trl.models.utils import prepare_deepspeed
 
 from internvl_chat.model import InternVLChatModel
+from internvl_chat.model.upstream import prepare_deepspeed
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import idle_batch
 from internvl_chat.reference.cache import LogpsCache

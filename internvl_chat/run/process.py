@@ -171,8 +171,10 @@ def _initialize_deepspeed(on_gpu: bool) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is first imported
     import deepspeed
 
+    from internvl_chat.model.upstream import __compatible_ops__
+
     # The optional operator would be compiled for minutes at the first start; gloo alone does the same.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("gloo")
 
 

@@ -15,11 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from internvl_chat.adapters.lora import load_adapter, merged_weights, save_adapter
 from internvl_chat.adapters.quantization import is_in_four_bits
@@ -29,6 +26,13 @@ from internvl_chat.checkpoint.output import OutputError, writing
 from internvl_chat.checkpoint.resume import PREFERENCE_STATE, last_whole_checkpoint, load_weights
 from internvl_chat.data.order import EpochSampler, order_facts, pairs_per_step, train_sampler
 from internvl_chat.model import load_model
+from internvl_chat.model.upstream import (
+    PREFIX_CHECKPOINT_DIR,
+    TRAINER_STATE_NAME,
+    TrainOutput,
+    prepare_data_loader,
+    rotate_checkpoints,
+)
 from internvl_chat.run.ledger import Ledger, promised
 from internvl_chat.run.metrics import MetricSums
 from internvl_chat.run.process import gather_objects

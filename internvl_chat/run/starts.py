@@ -13,12 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer import TRAINER_STATE_NAME
-
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.checkpoint.resume import PREFERENCE_STATE
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.order import order_facts
+from internvl_chat.model.upstream import TRAINER_STATE_NAME
 from internvl_chat.records.durable import write_atomically
 from internvl_chat.run.process import gather_objects
 from internvl_chat.run.recipe import changes, planned_steps, recipe, refuse, refused

@@ -21,8 +21,6 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_pt_utils import get_parameter_names
-from trl.trainer.callbacks import SyncRefModelCallback
 
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.checkpoint.export import RESUME_FOLDER, save_weights
@@ -30,6 +28,7 @@ from internvl_chat.checkpoint.resume import PREFERENCE_STATE, REFERENCE_WEIGHTS,
 from internvl_chat.losses.mixture import PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
 from internvl_chat.losses.pair import PreferenceLogps
 from internvl_chat.model import InternVLChatModel
+from internvl_chat.model.upstream import SyncRefModelCallback, get_parameter_names
 from internvl_chat.packed.attention import kernel_refusals, use_shared_prefix
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import collate_packed, idle_batch, with_packed

@@ -41,7 +41,8 @@ from tools.reasoning_data_pipeline.engines.protocol import (
 
 if TYPE_CHECKING:
     from lmdeploy import GenerationConfig, Pipeline, PytorchEngineConfig, TurbomindEngineConfig
-    from lmdeploy.serve.core.async_engine import PreprocessedRequest
+
+    from internvl_chat.model.upstream import PreprocessedRequest
 
 # lmdeploy's codes for errors of one request; any other means that the engine is in trouble.
 REQUEST_ERRORS = frozenset({"invalid_request", "context_length_exceeded", "unsupported_feature", "preprocess_failed"})
@@ -111,7 +112,7 @@ class LmdeployEngine:
 
     async def _answer(self, request: Request, finished: SimpleQueue[Any]) -> None:
         """Put the results of a request into the queue. Runs in the pipeline's event loop, as all that follows."""
-        from lmdeploy.serve.core.exceptions import RequestError
+        from internvl_chat.model.upstream import RequestError
 
         try:
             prepared = await self._prepare(request)
@@ -153,7 +154,7 @@ class LmdeployEngine:
         self, prepared: PreprocessedRequest, sample: int, seed: int, *, cached: asyncio.Event, leads: bool
     ) -> tuple[int, list[int], Any]:
         """`_sample_once`, and once more where lmdeploy met an error of its own."""
-        from lmdeploy.serve.core.exceptions import RequestError
+        from internvl_chat.model.upstream import RequestError
 
         try:
             return await self._sample_once(prepared, sample, seed, cached=cached, leads=leads)
