@@ -11,7 +11,7 @@ CLIENTS ?= $(CURDIR)/work_dirs/clients
 .PHONY: install quickstart test clients checks
 install: $(VENV)/installed
 
-$(VENV)/installed: requirements.txt pyproject.toml
+$(VENV)/installed: requirements.txt requirements-run.txt pyproject.toml
 	command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: name a Python of at least 3.11, make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
