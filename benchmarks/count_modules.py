@@ -8,17 +8,22 @@ goes from prompts.jsonl to a file of pairs: the correctness pipeline samples ans
 them. All runs in this process, with `ckpt/tiny-base` and a picture of the quickstart.
 
 Counted apart is what every way in the program passes alike and what knows nothing of pairs or prompts (`BESIDE`). An
-engine's model and its loading are not part of a prompt's way: most engines have them in another program. By this rule
-the ways had 34 and 33 modules at commit 824527c; 40 and 46 with all that is counted apart.
+engine's model and its loading are not part of a prompt's way: most engines have them in another program. The rules by
+which an answer is right count as one module (`ONE`): they lie behind one function of `checker`, and nobody needs them
+to follow a prompt.
+
+By this rule the ways had 34 and 25 modules at commit 824527c. With all that is counted apart, the model of a prompt's
+engine and each file of the answers' rules, they had 40 and 46 there; `everything` has today's figures.
 Writes results/modules.json.
 """
 
 from __future__ import annotations
 
 import inspect
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +32,6 @@ from typing import Any
 
 from machine import write_results
 
-from data.make_visual_reasoning import make_visual_reasoning, parse_arguments
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.model import load_model, load_tokenizer
@@ -52,8 +56,13 @@ BESIDE = {
     "internvl_chat.run.progress": "looks on: writes the log",
     "internvl_chat.run.watchdog": "looks on",
     "tools.reasoning_data_pipeline.engines.gpus": "which process and GPUs this is",
+    "tools.reasoning_data_pipeline.engines.server_arguments": "flags",
+    "tools.reasoning_data_pipeline.engines.throughput": "looks on: writes the log",
     "tools.reasoning_data_pipeline.sampling.arguments": "flags",
 }
+ANSWERS = "tools.reasoning_data_pipeline.answers"
+ONE = f"{ANSWERS}: its rules"  # all modules of answers but those that the ways enter them by
+ENTERED = (f"{ANSWERS}.checker", f"{ANSWERS}.judging")
 
 
 class Passed:
@@ -116,21 +125,26 @@ def way_of_a_prompt(work: Path) -> list[str]:
         postprocess.main(pairing)
     if not any(path.stat().st_size for path in (work / "pairs/raw").iterdir()):
         raise RuntimeError(f"{work / 'pairs'}: the answers made no pair")
-    return [name for name in passed.names() if not name.startswith("internvl_chat.model.")]
+    return passed.names()
+
+
+def one_by_one(way: str, names: Sequence[str]) -> dict[str, Any]:
+    """The figures of a way that passes these modules."""
+    apart = {name: BESIDE[name] for name in names if name in BESIDE}
+    if way == "prompt":
+        apart |= {name: "an engine's model" for name in names if name.startswith("internvl_chat.model.")}
+    left = [name for name in names if name not in apart]
+    passed = sorted({ONE if name.startswith(ANSWERS) and name not in ENTERED else name for name in left})
+    return {"modules": len(passed), "passed": passed, "beside": apart, "everything": len(names)}
 
 
 def count() -> dict[str, dict[str, Any]]:
     """Both ways: how many modules, which, and which stand beside."""
     with TemporaryDirectory() as folder:
         work = Path(folder)
-        make_visual_reasoning(parse_arguments(["--out", str(work / "data"), "--pairs", "1", "--held_out", "0"]))
-        ways = {"pair": way_of_a_pair(work), "prompt": way_of_a_prompt(work)}
-    figures = {}
-    for way, names in ways.items():
-        passed = [name for name in names if name not in BESIDE]
-        beside = {name: BESIDE[name] for name in names if name in BESIDE}
-        figures[way] = {"modules": len(passed), "passed": passed, "beside": beside}
-    return figures
+        make = [sys.executable, str(ROOT / "data/make_visual_reasoning.py"), "--out", str(work / "data")]
+        subprocess.run([*make, "--pairs", "1", "--held_out", "0"], check=True)
+        return {"pair": one_by_one("pair", way_of_a_pair(work)), "prompt": one_by_one("prompt", way_of_a_prompt(work))}
 
 
 def main() -> None:

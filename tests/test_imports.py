@@ -204,6 +204,17 @@ def test_the_library_knows_no_tools_and_no_engine(path):
     assert not [name for name in imported(path) if name.split(".")[0] in heavy]
 
 
+SCRIPT_FOLDERS = ("benchmarks", "benchmarks/hostile", "benchmarks/answer_kinds", "docs", "data", "shell")
+
+
+@pytest.mark.parametrize("folder", SCRIPT_FOLDERS)
+def test_a_script_started_by_its_path_finds_what_it_imports(folder):
+    """On its path are its own folder and what is installed; the repository's other folders are not."""
+    others = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"internvl_chat", "tools"}
+    for path in (ROOT / folder).glob("*.py"):
+        assert not [name for name in imported(path) if name.split(".")[0] in others], path
+
+
 def test_every_module_imports_and_leaves_no_trace():
     names = [
         ".".join(p.relative_to(ROOT).with_suffix("").parts)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-MOST = {"pair": 25, "prompt": 36}
+MOST = {"pair": 25, "prompt": 26}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from internvl_chat.data.costs import place_costs
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.mixture import MixedDataset, Mixture
 from internvl_chat.model.upstream import get_length_grouped_indices
-from internvl_chat.records.picture_keys import with_own_keys
+from internvl_chat.records.rows import Source, own_keys
 
 
 class OrderFlags(Protocol):
@@ -104,7 +104,7 @@ def _prompt_of(line: bytes) -> bytes:
     """What a row asks, and of which pictures; nothing of a row that training skips."""
     try:
         row = orjson.loads(line)
-        row = with_own_keys(row) if isinstance(row, dict) else {}
+        row = own_keys(row, Source("", 0)) if isinstance(row, dict) else {}
     except ValueError:  # no JSON, or pictures under a key that nobody can read
         return b""
     more = {name: row[name] for name in ("video", "clip", "history") if row.get(name)}

@@ -124,7 +124,7 @@ def shown_path(path: str) -> str:
     return path if path.isprintable() and len(path) <= PATH_CHARS else shown(path, PATH_CHARS)
 
 
-def _own_keys(row: Mapping[str, Any], where: Source) -> Mapping[str, Any]:
+def own_keys(row: Mapping[str, Any], where: Source) -> Mapping[str, Any]:
     """The row with pictures of other names under ours; RecordError where nobody can tell what is meant."""
     if row.get("image") or row.get("video"):
         return row
@@ -277,7 +277,7 @@ class PreferencePair(_Record):
 
         allow_no_rejected: an absent or null `rejected` is legal and becomes None.
         """
-        row = _own_keys(row, where)
+        row = own_keys(row, where)
         images, form = _images(row, where)
         question, chosen = _question(row, where), _text(row, "chosen", where)
         rejected = _optional_text(row, "rejected", where) if allow_no_rejected else _text(row, "rejected", where)
@@ -315,7 +315,7 @@ class Prompt(_Record):
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source, *, allow_no_answer: bool = False) -> Prompt:
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
-        row = _own_keys(row, where)
+        row = own_keys(row, where)
         _no_video_or_history(row, where)
         images, form = _images(row, where)
         question, answer = _question(row, where), _answer(row, where, allow_no_answer)
@@ -361,7 +361,7 @@ class SampledResponse(_Record):
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: Source) -> SampledResponse:
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
-        row = _own_keys(row, where)
+        row = own_keys(row, where)
         _no_video_or_history(row, where)
         images, form = _images(row, where)
         return cls(

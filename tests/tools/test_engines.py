@@ -13,8 +13,7 @@ from internvl_chat.model import load_model, load_tokenizer
 from internvl_chat.model.conversation import TextEncoder
 from tests.tools.test_convert import build
 from tools.reasoning_data_pipeline.engines import opening as engines
-from tools.reasoning_data_pipeline.engines.decoding import prefill
-from tools.reasoning_data_pipeline.engines.drawing import candidate_probabilities, draw_tokens
+from tools.reasoning_data_pipeline.engines.decoding import candidate_probabilities, draw_tokens, prefill
 from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder
 from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import (

@@ -7,8 +7,7 @@ import torch
 
 from internvl_chat.model import load_model
 from tests.tools.test_convert import build
-from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, prefill
-from tools.reasoning_data_pipeline.engines.drawing import Row
+from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, Row, prefill
 from tools.reasoning_data_pipeline.engines.protocol import SamplingSettings
 from tools.reasoning_data_pipeline.engines.shared_prompt import (
     FIRST_SLOTS,

@@ -21,8 +21,7 @@ from internvl_chat.data.images import ImageError
 from internvl_chat.model import InternVLChatModel, load_model, load_tokenizer
 from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.records.rows import RecordError
-from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, prefill
-from tools.reasoning_data_pipeline.engines.drawing import Row
+from tools.reasoning_data_pipeline.engines.decoding import DecodingBatch, Row, prefill
 from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder, PromptReader, failure, map_ahead
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,

@@ -27,8 +27,7 @@ import xxhash
 from tqdm import tqdm
 
 from internvl_chat.records.jsonl import check_rows_file
-from internvl_chat.records.picture_keys import with_own_keys
-from internvl_chat.records.rows import RecordError, Source, parse_row
+from internvl_chat.records.rows import RecordError, Source, own_keys, parse_row
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -54,7 +53,8 @@ class Group:
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines, parsed, their pictures under `image`; `partition_rows` has checked them."""
-        return [dict(with_own_keys(parse_row(line, "partition", 1))) for line in self.lines]
+        where = Source("partition", 1)
+        return [dict(own_keys(parse_row(line, *where), where)) for line in self.lines]
 
 
 class KeyPartitions:
