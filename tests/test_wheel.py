@@ -1,4 +1,4 @@
-"""An installed package has what the checkout has: its needs, its version, every file that the code reads beside itself."""
+"""An installed package has what the checkout has: needs, version, and every file that the code reads beside itself."""
 
 import shutil
 import subprocess
