@@ -4,7 +4,9 @@ A picture has one hash for each of VIEWS, itself and what is left when up to 5 %
 64 bits). Two are candidates where the hash of one whole picture is near that of a view of the other: re-encoding and
 scaling move few bits, cropping is met by the views. Candidates are then laid over each other as thumbnails, at the best
 of finer crops, and are the same picture where these correlate and no part of them differs: two diagrams of thin lines
-on white have near hashes, but their lines do not lie on each other; two charts correlate, but for one bar.
+on white have near hashes, but their lines do not lie on each other; two charts correlate, but for one bar. Where many
+charts look alike most candidates are such: the patches of each view, kept for each picture, turn 98 % of these down
+before anything is laid over anything.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ NEAR_BITS = 14  # of 64 by which candidates differ at most
 SAME_CORRELATION = 0.86
 PATCH = 6  # pixels of a thumbnail: parts of this size must agree by themselves
 MOST_PATCH = 0.6  # difference of a patch's mean, in deviations of the picture; one bar of a chart moved makes 1.3
+MOST_ROUGH_PATCH = 1.0  # the same at the nearest view, not yet the best crop: of 1,792 planted copies at most 0.88
+KEPT = 1 << 15  # pictures whose patches are kept, 2 kB each
 FLAT = 2.0  # standard deviation of grey levels below which a picture shows nothing that could be compared
 BLOCK = 1 << 22  # pairs compared at once
 
@@ -97,7 +101,10 @@ def same_picture(one: str, other: str) -> bool:
 
 def _overlays(whole: str, cropped: str) -> bool:
     """Whether one picture is what is left of the other when its sides are cut."""
-    target = _normalised(_thumbnail(cropped))
+    differences = np.abs(_view_patches(whole) - _view_patches(cropped)[0]).max(axis=1)
+    if differences.min() > MOST_ROUGH_PATCH:
+        return False
+    target = _thumbnail(_working(cropped))
     if target is None:
         return False
     square = _working(whole)
@@ -116,10 +123,9 @@ def _overlays(whole: str, cropped: str) -> bool:
 
 def _worst_patch(square: Image.Image, cuts: Cuts, target: np.ndarray) -> float:
     """The largest difference of the mean of a patch, in deviations of the picture."""
-    cut = _normalised(_cut(square, cuts).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    cut = _thumbnail(square, cuts)
     assert cut is not None  # it correlates
-    patches = (cut - target).reshape(THUMBNAIL // PATCH, PATCH, THUMBNAIL // PATCH, PATCH)
-    return float(np.abs(patches.mean(axis=(1, 3))).max())
+    return float(np.abs(_patches(cut - target)).max())
 
 
 def _neighbours(cuts: Cuts, step: float) -> Iterator[Cuts]:
@@ -133,21 +139,36 @@ def _neighbours(cuts: Cuts, step: float) -> Iterator[Cuts]:
 
 def _overlay(square: Image.Image, cuts: Cuts, target: np.ndarray) -> float:
     """Correlation, -1 to 1, of a thumbnail of the cut square with another one."""
-    cut = _normalised(_cut(square, cuts).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    cut = _thumbnail(square, cuts)
     return 0.0 if cut is None else float(np.mean(cut * target))
 
 
-def _normalised(image: Image.Image) -> np.ndarray | None:
-    """Grey levels with mean 0 and deviation 1; None of a flat picture, which is like every other flat one."""
-    values = np.asarray(image, np.float32)
+def _thumbnail(square: Image.Image, cuts: Cuts = VIEWS[0]) -> np.ndarray | None:
+    """What is left of a square, (THUMBNAIL, THUMBNAIL) grey levels with mean 0 and deviation 1.
+
+    None of a flat picture, which is like every other flat one.
+    """
+    small = _cut(square, cuts).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    values = np.asarray(small, np.float32)
     deviation = float(values.std())
     return None if deviation < FLAT else (values - values.mean()) / deviation
+
+
+def _patches(thumbnail: np.ndarray) -> np.ndarray:
+    """Means of its PATCH x PATCH parts, one after the other."""
+    side = THUMBNAIL // PATCH
+    return thumbnail.reshape(side, PATCH, side, PATCH).mean(axis=(1, 3)).ravel()
+
+
+@lru_cache(maxsize=KEPT)
+def _view_patches(path: str) -> np.ndarray:
+    """The patches of each view of a picture, (V, 64) float16; NaN of a flat one, which is left to a closer look."""
+    square = _working(path)
+    nothing = np.full((THUMBNAIL, THUMBNAIL), np.nan, np.float32)
+    thumbnails = (_thumbnail(square, cuts) for cuts in VIEWS)
+    return np.array([_patches(nothing if view is None else view) for view in thumbnails], np.float16)
 
 
 @lru_cache(maxsize=512)
 def _working(path: str) -> Image.Image:
     return _square(path, WORKING_SIDE)
-
-
-def _thumbnail(path: str) -> Image.Image:
-    return _working(path).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
