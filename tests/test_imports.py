@@ -52,16 +52,14 @@ TOOLS = {
     },
     "validation": {"pages", "reasoning_data_pipeline.answers"},
     "mmpr": {"reasoning_data_pipeline.prompts"},
-    "mixtures": {"plan", "footprint"},
+    "mixtures": {"plan"},
     "curation": {f"reasoning_data_pipeline.{room}" for room in ("answers", "pairs", "prompts")},
-    "publishing": {"curves", "evaluation", "report"},
+    "publishing": {"curves", "evaluation"},
 }
-# Who may import an entry script: its older name, and what tells of a training what another entry works out.
+# Who may import an entry script: its older name, and what tells of a training before it starts.
 MAY_IMPORT_ENTRIES = {
     "tools/mm_reasoning_pipeline/internvl_lmdeploy_cot_postprocess.py",
     "tools/footprint.py",
-    "tools/mixtures/hours.py",
-    "tools/publishing/checkpoints.py",
 }
 WITHOUT_TORCH = [
     "internvl_chat.records.rows",

@@ -29,6 +29,7 @@ from internvl_chat.records.meta import read_meta
 from internvl_chat.run.entry import Parser, enter
 from internvl_chat.train_mpo import adapt, freeze, parse_arguments
 from tools.plan.model_sizes import Parameters, count_parameters, find_config, meta_model
+from tools.plan.work import StepLoad, expert_parameters, expert_width, step_flops
 
 GIB = 1024**3
 USUAL_GPU_MEMORY = 80.0  # GiB, as A100 and H100 have
@@ -64,14 +65,6 @@ class Plan:
     adapters: bool = False
     waiting: bool = False
     rounded: int = 0
-
-
-@dataclass(frozen=True)
-class StepLoad:
-    """Sizes of what one process computes at once: N packed tokens and T tiles."""
-
-    tokens: int
-    tiles: int
 
 
 @dataclass(frozen=True)
@@ -147,20 +140,6 @@ def mlp_width(config: Any) -> int:
     return config.intermediate_size
 
 
-def expert_width(config: Any) -> int:
-    """Width of the MLP of one expert, which GPT-OSS names as others name that of a dense model."""
-    return getattr(config, "moe_intermediate_size", config.intermediate_size)
-
-
-def expert_parameters(config: Any) -> tuple[int, int]:
-    """Parameters of a layer's experts, and of those that a token does not pass; zeros where there are none."""
-    experts = getattr(config, "num_experts", 0)
-    if not experts:
-        return 0, 0
-    one = 3 * config.hidden_size * expert_width(config)
-    return experts * one, (experts - config.num_experts_per_tok) * one
-
-
 def lm_head(config: InternVLChatConfig, plan: Plan, row: StepLoad) -> float:
     """Bytes of the logits of one chunk in the backward pass, and of the float32 sum of the head's gradient."""
     vocabulary, width = config.llm_config.vocab_size, config.llm_config.hidden_size
@@ -178,20 +157,6 @@ def buffers(config: InternVLChatConfig, count: Parameters, trained: int, plan: P
         return float(3 * min(ZERO_BUCKET, trained) * number)  # two for reducing while computing, one for gathering
     autocast = 2 * count.total if plan.half and number == 4 else 0  # copies in half precision
     return autocast + (4.0 * trained if plan.gpus > 1 else 0.0)
-
-
-def step_flops(count: Parameters, config: InternVLChatConfig, plan: Plan, row: StepLoad) -> float:
-    """Matrix-product FLOPs of one packed row: 2 per weight and token, 3 or 4 times for a policy, once for a reference.
-
-    Attention adds 4 x width per layer and pair of tokens in the vision tower, half that in the causal language model.
-    """
-    vision, language = config.vision_config, config.llm_config
-    patches = (vision.image_size // vision.patch_size) ** 2 + 1
-    tower = row.tiles * (2 * count.vision * patches + 4 * patches**2 * vision.hidden_size * vision.num_hidden_layers)
-    layers = language.num_hidden_layers
-    active = count.language - layers * expert_parameters(language)[1]
-    decoder = 2 * active * row.tokens + 2 * row.tokens**2 * language.hidden_size * layers
-    return float((tower + decoder) * ((4 if plan.recompute else 3) + plan.reference))
 
 
 def read_plan(gpus: int, args: MPOConfig, *, adapters: bool = False, rounded: int = 0) -> Plan:
@@ -249,7 +214,8 @@ def report(
     need = footprint(config, count, trained_parameters(model, model_args, args), plan, held)
     batch = pairs * args.gradient_accumulation_steps * own.gpus // sharing
     usual = StepLoad(own.tokens_per_pair, own.tiles_per_pair)
-    seconds = step_flops(count, config, plan, usual) * batch / own.gpus / (own.tflops * 1e12)
+    work = step_flops(count, config, usual, recompute=plan.recompute, reference=plan.reference)
+    seconds = work * batch / own.gpus / (own.tflops * 1e12)
     parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in asdict(need).items())
     lines = [
         f"parameters: {count.total / 1e9:.2f} B (vision {count.vision / 1e9:.2f}, language {count.language / 1e9:.2f})"

@@ -26,7 +26,7 @@ from internvl_chat.run.entry import Parser, enter
 from tools.curves.log import LOG_NAME, read_log
 from tools.evaluation.answering import read_answers
 from tools.evaluation.run_figures import read_ranges, take_notes
-from tools.evaluation.table import table, verdicts
+from tools.evaluation.table import find_evaluation, table, verdicts
 from tools.pages.page import Segments, data_uri, mark_differences, render
 from tools.pages.pictures import Picture, embed
 
@@ -43,7 +43,6 @@ SECTIONS = {
     "answers": "Answers",
 }
 MAX_REASONS = 30  # of skipped rows
-MAX_POINTS = 2_000  # of a curve; longer logs are drawn by every n-th entry
 PLOT_DPI = 90
 MAX_SIDE = 320  # pixels of an embedded picture
 
@@ -118,15 +117,6 @@ def find_log(run: Path) -> Path:
     return max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), default=run)
 
 
-def find_evaluation(run: Path) -> Path | None:
-    """The evaluation that was made of a run: in its folder, or beside it if it names this run."""
-    if (run / "evaluation.json").is_file():
-        return run / "evaluation.json"
-    beside = run.parent / "after.json"
-    checkpoint = read_json(beside).get("checkpoint")
-    return beside if checkpoint and Path(checkpoint).resolve() == run.resolve() else None
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object of a file, {} where there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -144,14 +134,9 @@ def summarize(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The curves as a picture, and the titles of panels that the log has nothing for."""
-    from tools.curves.panels import FINE_TUNING_PANELS, PANELS, RUN_PANELS, draw_curves
+    from tools.curves.panels import absent_panels, draw_run
 
-    thinned = entries[:: 1 + len(entries) // MAX_POINTS]
-    known = {name for entry in entries for name in entry}
-    panels = PANELS if "rewards/margins" in known else FINE_TUNING_PANELS
-    wanted = list(dict.fromkeys((*panels, *RUN_PANELS)))  # both have the learning rate
-    absent = [panel.title for panel in wanted if known.isdisjoint(panel.names)]
-    return {"curves": figure_uri(draw_curves(thinned, wanted)), "absent_curves": absent}
+    return {"curves": figure_uri(draw_run(entries)), "absent_curves": absent_panels(entries)}
 
 
 def draw_accuracies(evaluation: Mapping[str, Any]) -> str | None:

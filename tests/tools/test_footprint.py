@@ -18,16 +18,15 @@ from internvl_chat.train_mpo import main as train
 from internvl_chat.train_mpo import parse_arguments
 from tools.footprint import (
     Plan,
-    StepLoad,
     activations,
     count_rows,
     footprint,
     main,
     read_plan,
-    step_flops,
     trained_parameters,
 )
 from tools.plan.model_sizes import Parameters, count_parameters, meta_model, published_config
+from tools.plan.work import StepLoad, step_flops
 
 ALONE = Plan(gpus=1, stage=0, offload=False, half=False, recompute=False, reference=True, deepspeed=False)
 ROOT = Path(__file__).parents[2]
@@ -183,8 +182,8 @@ def test_flops_of_a_step_follow_the_weights():
     """In short rows attention is negligible: 2 per weight and token, 4 times with recomputing, once the reference."""
     config = published_config("InternVL2_5-8B")
     count = count_parameters(meta_model(config))
-    plan = Plan(**{**vars(ALONE), "recompute": True})
-    assert step_flops(count, config, plan, StepLoad(10, 0)) == pytest.approx(5 * 2 * count.language * 10, rel=1e-3)
+    flops = step_flops(count, config, StepLoad(10, 0), recompute=True, reference=True)
+    assert flops == pytest.approx(5 * 2 * count.language * 10, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,7 @@ def test_of_the_experts_only_the_chosen_count(name, active):
     """Parameters of the language model that work on a token, by the model cards; gpt-oss's leaves the embedding out."""
     config = published_config(name)
     count = count_parameters(meta_model(config))
-    flops = step_flops(count, config, ALONE, StepLoad(10, 0))
+    flops = step_flops(count, config, StepLoad(10, 0), recompute=False, reference=True)
     assert flops / (4 * 2 * 10) == pytest.approx(active, rel=0.03)  # forward, twice backward, reference
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tools.evaluation.run_figures import measure, take, take_notes
-from tools.report import SECTIONS, choose_answers, count_skipped, find_evaluation, flatten, main
+from tools.evaluation.table import find_evaluation
+from tools.report import SECTIONS, choose_answers, count_skipped, flatten, main
 
 REPOSITORY = Path(__file__).parents[2]
 QUICKSTART = Path("work_dirs") / "quickstart" / "mpo"

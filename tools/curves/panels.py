@@ -57,7 +57,25 @@ RUN_PANELS = (
     Panel("Throughput", "tokens per second", ("tokens_per_second",)),
     Panel("Peak memory of a process", "GiB", ("peak_memory_gib",)),
 )
+MAX_POINTS = 2_000  # of a curve of a whole run; longer logs are drawn by every n-th entry
 FINE_TUNING_PANELS = (Panel("Loss", "nats", ("loss",)), Panel("Learning rate", "", ("learning_rate",)))
+
+
+def draw_run(entries: Sequence[Mapping[str, Any]]) -> Figure:
+    """All panels that are looked at of a run."""
+    return draw_curves(entries[:: 1 + len(entries) // MAX_POINTS], run_panels(entries))
+
+
+def absent_panels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Titles of those panels of `draw_run` that the log has nothing for."""
+    known = {name for entry in entries for name in entry}
+    return [panel.title for panel in run_panels(entries) if known.isdisjoint(panel.names)]
+
+
+def run_panels(entries: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """The panels of a run, by whether it learned from preferences."""
+    panels = PANELS if any("rewards/margins" in entry for entry in entries) else FINE_TUNING_PANELS
+    return list(dict.fromkeys((*panels, *RUN_PANELS)))  # both have the learning rate
 
 
 def draw_curves(

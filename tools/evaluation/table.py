@@ -32,6 +32,15 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines + list(verdicts(report)))
 
 
+def find_evaluation(run: Path) -> Path | None:
+    """The evaluation that was made of a run: in its folder, or beside it if it names this run."""
+    if (run / "evaluation.json").is_file():
+        return run / "evaluation.json"
+    beside = run.parent / "after.json"
+    checkpoint = json.loads(beside.read_text(encoding="utf-8")).get("checkpoint") if beside.is_file() else None
+    return beside if checkpoint and Path(checkpoint).resolve() == run.resolve() else None
+
+
 def answered_ways(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The ways of asking that a report has, with their groups."""
     for way in WAYS:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tools.footprint import Plan, StepLoad, step_flops
 from tools.plan.model_sizes import count_parameters, find_config, meta_model
+from tools.plan.work import StepLoad, step_flops
 
 
 def training_hours(checkpoint: str, tokens: float, tiles: float, pairs: int, *, gpus: int, tflops: float) -> float:
@@ -13,6 +13,6 @@ def training_hours(checkpoint: str, tokens: float, tiles: float, pairs: int, *, 
         FileNotFoundError: the checkpoint is neither here nor a published one.
     """
     config, _ = find_config(checkpoint)
-    plan = Plan(gpus=gpus, stage=1, offload=False, half=True, recompute=True, reference=True, deepspeed=True)
     row = StepLoad(round(tokens), round(tiles))
-    return step_flops(count_parameters(meta_model(config)), config, plan, row) * pairs / (gpus * tflops * 1e12) / 3600
+    flops = step_flops(count_parameters(meta_model(config)), config, row, recompute=True, reference=True)
+    return flops * pairs / (gpus * tflops * 1e12) / 3600

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 from pathlib import Path
 
 from internvl_chat.publishing.card import TOLD, CardContent, check_repo_id, hub_name, model_card
 from internvl_chat.publishing.contents import RUN_FOLDER, PublishError, collect, read_json, write_json
 from internvl_chat.publishing.secrets import scrub
-from tools import report
 from tools.curves.log import LOG_NAME, read_log
-from tools.evaluation.table import verdicts
+from tools.evaluation.table import find_evaluation, verdicts
 from tools.publishing.evaluations import results
 
+PLOT_DPI = 90
 KNOWN_DATA = ("MMPR-v1.2-prompts", "MMPR-v1.2", "MMPR-v1.1", "MMPR-Tiny", "MMPR")
 
 
@@ -32,7 +31,7 @@ def stage(args: argparse.Namespace, folder: Path) -> None:
         raise PublishError(
             f"{run}: which model of the hub it was trained from is not recorded: name it, --base_model owner/name"
         )
-    path = args.evaluation or report.find_evaluation(run)
+    path = args.evaluation or find_evaluation(run)
     evaluation = read_json(path) if path else {}
     decontamination = read_json(args.decontamination) if args.decontamination else {}
     content = CardContent(
@@ -65,10 +64,11 @@ def draw(run: Path, folder: Path) -> str | None:
         entries = read_log(run)
     except ValueError:  # no step was logged
         return None
+    from tools.curves.panels import draw_run  # matplotlib, which no other part of publishing needs
+
     (folder / RUN_FOLDER).mkdir(exist_ok=True)
     name = f"{RUN_FOLDER}/curves.png"
-    picture = report.draw(entries)["curves"]
-    (folder / name).write_bytes(base64.b64decode(picture.partition(",")[2]))
+    draw_run(entries).savefig(folder / name, dpi=PLOT_DPI)
     return name
 
 
