@@ -14,15 +14,13 @@ import argparse
 import json
 import random
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from machine import write_results
+from machine import call_apart, write_results
 from planted_rows import SUBJECTS, drawn_pictures, plant, shipped_pictures
 
 from tools import curate
@@ -126,18 +124,12 @@ def main() -> None:
     """Measure, and write the figures with the machine that they were taken on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3_000_000)
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure:
-        (args.measure / "figures.json").write_text(json.dumps(measure(args.measure)))
-        return
     figures = {"detection": detection()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "rows"
         write_rows(folder, args.rows)
-        command = [sys.executable, __file__, "--measure", str(folder)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        figures["size"] = json.loads((folder / "figures.json").read_text())
+        figures["size"] = call_apart(measure, folder)
     if args.rows == parser.get_default("rows"):
         write_results("curation", figures)
     else:

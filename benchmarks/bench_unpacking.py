@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
 from pathlib import Path
 
-from machine import write_results
+from machine import call_apart, write_results
 
 from tools.mmpr.unpack import Unpacker
 
@@ -59,18 +57,11 @@ def main() -> None:
     """Measure both, and write the figures with the machine that they were taken on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=1_000_000)
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure:
-        (args.measure / "figures.json").write_text(json.dumps(measure(args.measure)))
-        return
-    figures = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "set"
         write_pieces(folder, args.members)
-        for run in ("first", "again"):
-            subprocess.run([sys.executable, __file__, "--measure", str(folder)], check=True)
-            figures[run] = json.loads((folder / "figures.json").read_text())
+        figures = {run: call_apart(measure, folder) for run in ("first", "again")}
     if args.members == parser.get_default("members"):
         write_results("unpacking", figures)
     else:

@@ -13,69 +13,31 @@ them, must be the same too.
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
 import os
-import platform
-import random
-import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tools.reasoning_data_pipeline import mmpr_data_pipeline_correctness, mmpr_data_pipeline_correctness_postprocess
+from killed_ranks import FORK, Kills, run_pipeline, spend_kills
 
-RESULTS = Path(__file__).parent / "results" / "kill_sampling.json"
-PROMPTS, SAMPLES = 60, 16
-FORK = multiprocessing.get_context("fork")
+from tools.reasoning_data_pipeline import mmpr_data_pipeline_correctness_postprocess
 
-
-def write_prompts(path: Path) -> None:
-    """Questions whose answers the scripted engine hits now and then, one row without its image, one broken line."""
-    rows = [{"question": f"Question {index}?", "answer": "ABC3"[index % 4]} for index in range(PROMPTS)]
-    rows.insert(7, {"image": "gone.png", "question": "What is this?", "answer": "A"})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n", encoding="utf-8")
+SAMPLES = 16
 
 
-def run_pipeline(module: object, flags: Sequence[str], environment: dict[str, str]) -> None:
-    """A pipeline's command line in this process, silent."""
-    os.environ.update(environment)
-    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (the process ends soon)
-    module.main(flags)
+class RankKills(Kills):
+    """Kills ranks and tears their files."""
 
-
-@dataclass
-class Kills:
-    """Runs ranks, kills some, and checks every complete run against the undisturbed one.
-
-    Attributes:
-        folder: scratch space with the prompt file.
-        chance: decides the moments.
-        expected: merged file and rejects of the undisturbed run.
-        counts: kills, torn tails, starts, runs.
-    """
-
-    folder: Path
-    chance: random.Random
-    expected: tuple[bytes, bytes] = (b"", b"")
-    counts: Counter[str] = field(default_factory=Counter)
+    @property
+    def spent(self) -> int:
+        """Ranks killed."""
+        return self.counts["kills"]
 
     def start(self, out_dir: Path, world_size: int, delay: float) -> list[BaseProcess]:
         """Start all ranks of one launch."""
         self.counts["starts"] += world_size
         flags = ["--engine", "scripted", "--scripted-delay", str(delay), "--num-return-sequences", str(SAMPLES)]
-        flags += ["--prompt-path", str(self.folder / "prompts.jsonl"), "--out-dir", str(out_dir)]
-        ranks = []
-        for rank in range(world_size):
-            place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "TORCHELASTIC_RUN_ID": "kills"}
-            ranks.append(FORK.Process(target=run_pipeline, args=(mmpr_data_pipeline_correctness, flags, place)))
-            ranks[-1].start()
-        return ranks
+        return self.start_ranks(out_dir, world_size, flags)
 
     def disturb(self, out_dir: Path) -> None:
         """One round: start 1 to 4 ranks, kill 1 to 4 of them at a random moment."""
@@ -101,25 +63,24 @@ class Kills:
             self.counts["torn tails"] += 1
 
     def finish(self, out_dir: Path, world_size: int) -> tuple[bytes, bytes]:
-        """Let ranks work to the end; the merged file and the rejects, or ValueError where a rank failed."""
+        """Let ranks work to the end; the outcome, or ValueError where a rank failed or none merged."""
         ranks = self.start(out_dir, world_size, delay=0.0)
         for process in ranks:
             process.join()
-        if codes := [process.exitcode for process in ranks if process.exitcode]:
-            raise ValueError(f"{out_dir}: ranks of the last start ended with {codes}")
-        (output,) = out_dir.rglob("prompts.jsonl")
-        return output.read_bytes(), (output.with_suffix(".parts") / "rejects.jsonl").read_bytes()
+        codes, found = [process.exitcode for process in ranks], self.outcome(out_dir)
+        if any(codes) or found is None:
+            raise ValueError(f"{out_dir}: ranks of the last start ended with {codes}, merged: {found is not None}")
+        return found
 
-    def run(self, kills: int) -> None:
-        """One sampling run: a few of the `kills` that are left, then its end; ValueError if its answers differ."""
+    def run(self, wanted: int) -> None:
+        """A few of the kills that are left, then its end."""
         out_dir = self.folder / f"run-{self.counts['runs']}"
         for _ in range(self.chance.randint(3, 9)):
-            if self.counts["kills"] >= kills or list(out_dir.rglob("prompts.jsonl")):
+            if self.spent >= wanted or self.outcome(out_dir):
                 break
             self.disturb(out_dir)
-        if self.finish(out_dir, self.chance.randint(1, 4)) != self.expected:
-            raise ValueError(f"{out_dir} differs from the undisturbed run after {dict(self.counts)}")
-        self.counts["runs"] += 1
+        self.finish(out_dir, self.chance.randint(1, 4))
+        self.check(out_dir)
 
     def undisturbed(self) -> None:
         """Runs without kills: 1, 2 and 4 ranks must give the same files and the same pairs, or ValueError."""
@@ -138,30 +99,5 @@ class Kills:
         self.counts["pairs"] = sum(text.count(b"\n") for text in seen.pop()[2:])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Spend the kills and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, help="kills to spend; without, the 200 of the committed result")
-    parser.add_argument("--seed", type=int, default=0, help="another seed kills at other moments")
-    args = parser.parse_args(arguments)
-    wanted, begin = args.kills or 200, time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        kills = Kills(Path(name), random.Random(args.seed))
-        write_prompts(kills.folder / "prompts.jsonl")
-        kills.undisturbed()
-        while kills.counts["kills"] < wanted:
-            kills.run(wanted)
-    figures = {
-        **kills.counts,
-        "answers per run": kills.expected[0].count(b"\n"),
-        "runs equal to the undisturbed one": kills.counts["runs"],
-        "seconds": round(time.perf_counter() - begin, 1),
-        "python": platform.python_version(),
-    }
-    print(json.dumps(figures, indent=2))
-    if not args.kills:
-        RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    spend_kills(RankKills, 200, about=__doc__)

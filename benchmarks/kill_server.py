@@ -12,15 +12,9 @@ answer lost, none twice, no prompt given up.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import random
 import socket
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -28,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from fake_server import FakeServer, Fault, Habits
-from kill_sampling import FORK, run_pipeline, write_prompts
+from killed_ranks import FORK, Kills, spend_kills
 
-from tools.reasoning_data_pipeline import mmpr_data_pipeline_correctness
+from internvl_chat.run.process import free_port
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "kill_server.json"
 CHECKPOINT = ROOT / "tests" / "golden" / "ckpt" / "tiny-qwen2"
 SERVERS, SAMPLES = 2, 8
 FAULTS = (Fault("status", 500), Fault("status", 429), Fault("cut"), Fault("garbage"))
@@ -52,36 +45,21 @@ def serve(port: int, delay: float, seed: int) -> None:
     Faulty(CHECKPOINT, habits=Habits(delay=delay), port=port).serve_forever()
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @dataclass
-class Kills:
-    """Runs of ranks over servers, of which some are killed.
+class ServerKills(Kills):
+    """Kills servers, and ranks that ask them.
 
     Attributes:
-        folder: scratch space with the prompt file.
-        chance: decides what is killed, and when.
-        expected: merged file and rejects of the undisturbed run.
-        counts: kills of servers and ranks, starts, runs.
         ports: of the servers.
         servers: their processes.
     """
 
-    folder: Path
-    chance: random.Random
-    expected: tuple[bytes, bytes] = (b"", b"")
-    counts: Counter[str] = field(default_factory=Counter)
     ports: list[int] = field(default_factory=lambda: [free_port() for _ in range(SERVERS)])
     servers: list[BaseProcess] = field(default_factory=list)
 
     @property
-    def kills(self) -> int:
-        """All that were spent."""
+    def spent(self) -> int:
+        """Servers and ranks killed."""
         return self.counts["servers killed"] + self.counts["ranks killed"]
 
     def start_server(self, index: int, delay: float) -> BaseProcess:
@@ -103,25 +81,13 @@ class Kills:
                 server.kill()
                 server.join()
 
-    def start_ranks(self, out_dir: Path, world_size: int) -> list[BaseProcess]:
+    def start(self, out_dir: Path, world_size: int) -> list[BaseProcess]:
         """Start all ranks of one launch."""
-        flags = ["--engine", "server", "--checkpoint", str(CHECKPOINT), "--num-return-sequences", str(SAMPLES)]
-        flags += [
-            "--patience",
-            "30",
-            "--server",
-            *(f"http://127.0.0.1:{port}" for port in self.ports),
-            "--in-flight",
-            "16",
-        ]
-        flags += ["--prompt-path", str(self.folder / "prompts.jsonl"), "--out-dir", str(out_dir)]
-        ranks = []
-        for rank in range(world_size):
-            place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "TORCHELASTIC_RUN_ID": "kills"}
-            ranks.append(FORK.Process(target=run_pipeline, args=(mmpr_data_pipeline_correctness, flags, place)))
-            ranks[-1].start()
         self.counts["rank starts"] += world_size
-        return ranks
+        flags = ["--engine", "server", "--checkpoint", str(CHECKPOINT), "--num-return-sequences", str(SAMPLES)]
+        flags += ["--patience", "30", "--in-flight", "16"]
+        flags += ["--server", *(f"http://127.0.0.1:{port}" for port in self.ports)]
+        return self.start_ranks(out_dir, world_size, flags)
 
     def kill_one(self, ranks: list[BaseProcess], delay: float) -> None:
         """Kill a server, which starts again soon, or a rank."""
@@ -143,27 +109,19 @@ class Kills:
         out_dir, delay = self.folder / f"run-{self.counts['runs']}", 0.15
         with self.serving(delay):
             while not self.outcome(out_dir):
-                ranks = self.start_ranks(out_dir, self.chance.randint(1, 2))
-                while any(rank.is_alive() for rank in ranks) and self.kills < wanted:
+                ranks = self.start(out_dir, self.chance.randint(1, 2))
+                while any(rank.is_alive() for rank in ranks) and self.spent < wanted:
                     time.sleep(self.chance.uniform(0.1, 1.0))
                     if any(rank.is_alive() for rank in ranks):
                         self.kill_one(ranks, delay)
                 for rank in ranks:
                     rank.join()
-        if self.outcome(out_dir) != self.expected:
-            raise ValueError(f"{out_dir} differs from the undisturbed run after {dict(self.counts)}")
-        self.counts["runs"] += 1
-
-    def outcome(self, out_dir: Path) -> tuple[bytes, bytes] | None:
-        """Merged file and rejects of a complete run, None of another."""
-        for output in out_dir.rglob("prompts.jsonl"):
-            return output.read_bytes(), (output.with_suffix(".parts") / "rejects.jsonl").read_bytes()
-        return None
+        self.check(out_dir)
 
     def undisturbed(self) -> None:
         """The run that all others are measured by."""
         with self.serving(0.0):
-            [rank] = self.start_ranks(self.folder / "calm", 1)
+            [rank] = self.start(self.folder / "calm", 1)
             rank.join()
         found = self.outcome(self.folder / "calm")
         if found is None:
@@ -181,30 +139,5 @@ def wait_for(port: int) -> None:
     raise TimeoutError(f"nobody listens on port {port}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Spend the kills and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, help="kills to spend; without, the 100 of the committed result")
-    parser.add_argument("--seed", type=int, default=0, help="another seed kills at other moments")
-    args = parser.parse_args(arguments)
-    wanted, begin = args.kills or 100, time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        kills = Kills(Path(name), random.Random(args.seed))
-        write_prompts(kills.folder / "prompts.jsonl")
-        kills.undisturbed()
-        while kills.kills < wanted:
-            kills.run(wanted)
-    figures = {
-        **kills.counts,
-        "answers per run": kills.expected[0].count(b"\n"),
-        "runs equal to the undisturbed one": kills.counts["runs"],
-        "seconds": round(time.perf_counter() - begin, 1),
-        "python": platform.python_version(),
-    }
-    print(json.dumps(figures, indent=2))
-    if not args.kills:
-        RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    spend_kills(ServerKills, 100, about=__doc__)

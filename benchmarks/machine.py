@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+Result = TypeVar("Result")
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow", "orjson")
 
@@ -45,6 +48,12 @@ def interleaved_medians(functions: Mapping[str, Callable[[], object]], rounds: i
             if number:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def call_apart(function: Callable[..., Result], *args: object) -> Result:
+    """What a function returns in a new process, whose peak memory and time of CPU are its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
 def write_results(name: str, figures: Mapping[str, Any]) -> Path:
