@@ -16,6 +16,21 @@ GOLDEN = Path(__file__).parent / "golden"
 CLIENTS = Path(__file__).parent / "clients"
 
 
+STAND_IN_SERVER = """\
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+flags = dict(zip(sys.argv, sys.argv[1:]))
+HTTPServer.allow_reuse_port = True  # the nodes of a Slurm in one machine are one host
+HTTPServer((flags["--host"], int(flags["--port"])), Page).serve_forever()
+"""
+
+
 def pytest_configure(config):
     torch.set_num_threads(1)
     if "gpu" not in (config.option.markexpr or ""):
@@ -99,3 +114,12 @@ def logits_elsewhere(run_elsewhere, tmp_path):
         return torch.load(tmp_path / "logits.pt")
 
     return compute
+
+
+@pytest.fixture
+def stand_in_vllm(tmp_path):
+    """A folder for PYTHONPATH: `python -m vllm.entrypoints.openai.api_server` is then a page that says yes."""
+    package = tmp_path / "stand_in" / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    (package / "api_server.py").write_text(STAND_IN_SERVER)
+    return tmp_path / "stand_in"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from internvl_chat.run.process import free_port
 from internvl_chat.train_mpo import parse_arguments
 from tools import footprint
 
@@ -152,21 +153,10 @@ def test_a_server_is_started_here_or_one_per_node(engine, tmp_path):
 
 
 @pytest.mark.integration
-def test_a_server_that_comes_up_is_written_down_and_ends_with_the_script(tmp_path):
-    """`python -m vllm.entrypoints.openai.api_server` is a page of the standard library here."""
-    package = tmp_path / "vllm" / "entrypoints" / "openai"
-    package.mkdir(parents=True)
-    (package / "api_server.py").write_text(
-        "import sys\nfrom http.server import BaseHTTPRequestHandler, HTTPServer\n"
-        "class Page(BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200)\n"
-        "        self.end_headers()\n"
-        "HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), Page).serve_forever()\n"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+def test_a_server_that_comes_up_is_written_down_and_ends_with_the_script(stand_in_vllm, tmp_path):
+    port = str(free_port())
     place = {"PORT": port, "URLS": str(tmp_path / "urls.txt"), "PYTHON": sys.executable, "LAUNCHER": "local"}
-    environment = {**os.environ, **place, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, **place, "PYTHONPATH": str(stand_in_vllm)}
     serving = subprocess.Popen(["bash", str(ROOT / "shell/serve.sh"), "ckpt/tiny-base"], env=environment)
     try:
         while not (tmp_path / "urls.txt").exists():

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from internvl_chat.run.process import free_port
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample
 
 ROOT = Path(__file__).parents[2]
@@ -220,6 +222,22 @@ def test_the_other_data_launchers_write_on_four_tasks_what_one_process_writes(la
         [path] = out.rglob("sums.jsonl")
         written.append(path.read_text())
     assert written[0] == written[1] and written[0].count("\n") == 8 * answers
+
+
+def test_a_server_on_each_node_is_written_down_and_ends_with_the_script(slurm, stand_in_vllm, tmp_path):
+    urls, port = tmp_path / "urls.txt", str(free_port())
+    settings = {"NODES": "2", "PORT": port, "URLS": str(urls), "SRUN_ARGS": "--job-name=serving"}
+    environment = {**slurm, **settings, "PYTHONPATH": str(stand_in_vllm)}
+    serving = subprocess.Popen(["sh", SHELL / "serve.sh", "ckpt/tiny-base"], env=environment)
+    try:
+        wait_for(lambda: urls.exists() or serving.poll() is not None, "URLs of servers")
+        assert urls.read_text() == f"http://n0:{port} http://n1:{port}\n"
+    finally:
+        serving.terminate()
+    assert serving.wait(400) == 143
+    assert not call(["squeue", "--noheader", "--name=serving"], slurm).stdout
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(port))) != 0
 
 
 def test_a_failing_task_fails_the_launcher(slurm, tmp_path):
