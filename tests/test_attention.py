@@ -170,3 +170,26 @@ def test_autocast_decides_the_type_of_attention():
     assert working_dtype(states) == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert working_dtype(states) == torch.bfloat16
+
+
+class RankOfTwo:
+    """The sequence group as a rank sees it: half of the heads of all positions, here those of rank 1."""
+
+    size = 2
+
+    def to_heads(self, states):
+        return states.chunk(2, dim=1)[1]
+
+    def to_positions(self, outputs):
+        return outputs
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_a_rank_of_a_sequence_group_has_the_keys_of_its_queries(kv_heads):
+    """One key head for two ranks is not cut but held by both."""
+    torch.manual_seed(0)
+    given = states(4), states(kv_heads), states(kv_heads)
+    settings = {"attention_mask": None, "scaling": 0.3, "shared_prefix": build_layout(SEGMENTS)}
+    whole, _ = shared_prefix_attention(torch.nn.Module(), *given, **settings)
+    own, _ = shared_prefix_attention(torch.nn.Module(), *given, **settings, sequence_group=RankOfTwo())
+    torch.testing.assert_close(own, whole[:, :, 2:], rtol=1e-10, atol=1e-12)
