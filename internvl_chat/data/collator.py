@@ -7,7 +7,7 @@ it, or of a collator like it, can be trained on too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,12 +87,9 @@ def _join_tiles(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
 
 def _row_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Row ids (B strings) and prompt lengths (B,), where the samples have them."""
-    facts: dict[str, Any] = {}
-    if all("row_id" in row for row in rows):
-        facts["row_ids"] = [row["row_id"] for row in rows]
-    if all("prompt_length" in row for row in rows):
-        facts["prompt_lengths"] = torch.tensor([row["prompt_length"] for row in rows])
-    return facts
+    forms: dict[str, Callable[[list], Any]] = {"row_id": list, "prompt_length": torch.tensor}
+    had = [name for name in forms if all(name in row for row in rows)]
+    return {f"{name}s": forms[name]([row[name] for row in rows]) for name in had}
 
 
 def _pad_side(rows: Sequence[Mapping[str, Any]], side: str, pad_id: int) -> dict[str, torch.Tensor]:

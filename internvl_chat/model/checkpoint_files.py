@@ -120,17 +120,25 @@ def check_weight_files(path: str | os.PathLike, config: InternVLChatConfig) -> N
 
 def _check_tower(path: str | os.PathLike, name: str, config: object, sizes: dict[str, list[int]]) -> None:
     """Raise ValueError where a part of config.json is far larger than its weights, before memory is taken for it."""
+    misfit = _more_layers(config, sizes) or _wider(config, sizes)
+    if misfit:
+        raise ValueError(
+            f"{path}: the weights do not fit config.json: {misfit[0]} in {name}, {misfit[1]} stored; {_FIT}"
+        )
+
+
+def _more_layers(config: object, sizes: dict[str, list[int]]) -> tuple[str, str] | None:
+    """The layers that are asked for and stored, where these are far fewer."""
     stored = len({int(found[1]) for key in sizes if (found := _LAYER.search(key))})
     asked = getattr(config, "num_hidden_layers", stored)
-    if asked > _FAR * (stored + 1):
-        raise ValueError(
-            f"{path}: the weights do not fit config.json: {asked} layers in {name}, {stored} stored; {_FIT}"
-        )
+    return (f"{asked} layers", str(stored)) if asked > _FAR * (stored + 1) else None
+
+
+def _wider(config: object, sizes: dict[str, list[int]]) -> tuple[str, str] | None:
+    """The width that is asked for and the most that is stored, where this is far less."""
     widest = max((max(shape, default=1) for shape in sizes.values()), default=1)
     wide = max(getattr(config, field, 1) or 1 for field in ("hidden_size", "intermediate_size", "vocab_size"))
-    if wide > _FAR * widest:
-        unlike = f"a width of {wide} in {name}, at most {widest} stored"
-        raise ValueError(f"{path}: the weights do not fit config.json: {unlike}; {_FIT}")
+    return (f"a width of {wide}", f"at most {widest}") if wide > _FAR * widest else None
 
 
 def _check_shards(path: str | os.PathLike) -> None:

@@ -71,21 +71,24 @@ def may_leave(name: str) -> bool:
 def place(source: Path, target: Path) -> None:
     """Bring one file to its place: fields scrubbed, weights linked, texts looked through."""
     if any(fnmatch(source.name, pattern) for pattern in REWRITTEN):
+        write_json(target, scrub(_fields(source)))
+    elif source.name.endswith(".safetensors"):
         try:
-            fields = json.loads(source.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise PublishError(f"{source}: not JSON ({error}); mend it, or take it from the base checkpoint") from error
-        write_json(target, scrub(fields))
-        return
-    if not source.name.endswith(".safetensors"):
-        if holds_secret(source.read_text(encoding="utf-8", errors="replace")):
-            raise PublishError(f"{source}: holds a token or key; take it out, and withdraw that token")
+            os.link(source.resolve(), target)
+        except OSError:  # another file system
+            shutil.copyfile(source, target)
+    elif holds_secret(source.read_text(encoding="utf-8", errors="replace")):
+        raise PublishError(f"{source}: holds a token or key; take it out, and withdraw that token")
+    else:
         shutil.copyfile(source, target)
-        return
+
+
+def _fields(path: Path) -> Any:
+    """The content of a JSON file; PublishError where it is none."""
     try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PublishError(f"{path}: not JSON ({error}); mend it, or take it from the base checkpoint") from error
 
 
 def check_weights(path: Path) -> None:

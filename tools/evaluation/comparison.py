@@ -37,18 +37,23 @@ def compare_way(way: str, before: Rows, after: Rows) -> dict[str, Any]:
     Raises:
         ValueError: the two did not ask the same questions.
     """
-    if before.keys() != after.keys():
-        lacking, more = len(after.keys() - before.keys()), len(before.keys() - after.keys())
-        raise ValueError(
-            f"{way}: a paired test needs the same questions, but {lacking} of now were not asked before and {more} of "
-            "before not now: evaluate both on the same files in the same words"
-        )
+    _check_questions(way, before, after)
     pairs = [(before[key], after[key]) for key in sorted(after)]
     found = paired([(share(one), share(other)) for one, other in pairs])
     if all(len(row["outcomes"]) == 1 for pair in pairs for row in pair):
         return found
     votes = [(_vote(one), _vote(other)) for one, other in pairs]
     return {**found, "majority": paired(votes)}
+
+
+def _check_questions(way: str, before: Rows, after: Rows) -> None:
+    """Raise ValueError where the two did not ask the same questions."""
+    if before.keys() != after.keys():
+        lacking, more = len(after.keys() - before.keys()), len(before.keys() - after.keys())
+        raise ValueError(
+            f"{way}: a paired test needs the same questions, but {lacking} of now were not asked before and {more} of "
+            "before not now: evaluate both on the same files in the same words"
+        )
 
 
 def share(row: Mapping[str, Any]) -> float:

@@ -109,5 +109,10 @@ class PictureReader:
             yield "image_rotated", f"EXIF orientation {orientation}"
         if animated:
             yield "image_animated", f"{image.format} of several frames"
-        if self.decode and image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] == 0:
+        if self.decode and _has_holes(image):
             yield "image_transparent", f"{image.mode} with pixels of alpha 0"
+
+
+def _has_holes(image: Image.Image) -> bool:
+    """Whether some pixels are wholly transparent."""
+    return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] == 0

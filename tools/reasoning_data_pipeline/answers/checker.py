@@ -188,10 +188,7 @@ class AnswerChecker:
             if predicted.text is None:
                 return Verdict(Outcome.FORMAT_ERROR, None, predicted.error), ""
             style, predicted = predicted.style, predicted.text
-        options = tuple(question.options) if question.options else ()
-        if question.question and not options:
-            options = spelled_options(question.question)
-        key = (predicted, accepted_texts(question.gold), question.modes, options)
+        key = (predicted, accepted_texts(question.gold), question.modes, _options_of(question))
         known = self._remembered.get(key)
         if known is None:
             if len(self._remembered) >= MAX_REMEMBERED:
@@ -231,6 +228,12 @@ class AnswerChecker:
                 return _verdict(predicted, Finding(True, NEEDS_ALGEBRA))
             agree = None if equal is None else agree
         return _verdict(predicted, Finding(agree, NEEDS_ALGEBRA))
+
+
+def _options_of(question: Question) -> tuple[str, ...]:
+    if question.options:
+        return tuple(question.options)
+    return spelled_options(question.question) if question.question else ()
 
 
 def accepted_texts(gold: Any) -> tuple[str, ...]:

@@ -134,9 +134,11 @@ def _read_date(text: str) -> Date | None:
         if match:
             return Date(((int(match["year"] or 0), _month_number(match["month"]), int(match["day"] or 0)),))
     match = _DAY_AND_MONTH.fullmatch(text)
-    if match is None:
-        return None
-    first, second, year = int(match[1]), int(match[3]), int(match[4])
+    return _either_order(int(match[1]), int(match[3]), int(match[4])) if match else None
+
+
+def _either_order(first: int, second: int, year: int) -> Date:
+    """5/6/2020 is the fifth of June or the sixth of May."""
     return Date(tuple((year, month, day) for month, day in ((second, first), (first, second)) if month <= 12))
 
 

@@ -126,17 +126,20 @@ def find_datasets(data_dir: Path, exclude: Path) -> list[SampledDataset]:
     runs, and rejects.
     """
     found: dict[str, list[Path]] = {}
+    for path in _sampled_files(data_dir, exclude):
+        found.setdefault(path.name.removesuffix(".jsonl"), []).append(path)
+    datasets = [SampledDataset(name, tuple(files)) for name, files in found.items()]
+    return sorted(datasets, key=lambda dataset: (-dataset.size, dataset.name))
+
+
+def _sampled_files(data_dir: Path, exclude: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(data_dir, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.endswith(".parts"))
         if Path(folder).resolve().is_relative_to(exclude.resolve()):
             folders.clear()
             continue
-        for name in sorted(names):
-            path = Path(folder) / name
-            if name.endswith(".jsonl") and name != "rejects.jsonl" and os.path.isfile(path):
-                found.setdefault(name.removesuffix(".jsonl"), []).append(path)
-    datasets = [SampledDataset(name, tuple(files)) for name, files in found.items()]
-    return sorted(datasets, key=lambda dataset: (-dataset.size, dataset.name))
+        rows = (Path(folder) / name for name in sorted(names) if name.endswith(".jsonl") and name != "rejects.jsonl")
+        yield from filter(Path.is_file, rows)
 
 
 def partition_rows(

@@ -75,13 +75,17 @@ def convert(part: Portion, files: RowFiles) -> Tally:
         counts.update(rows=len(rows), questions=1, questions_without_a_pair=not found)
         if blank := sum(is_blank(text) for row in rows for text in row.get("responses", ())):
             counts["empty_answers"] += blank
-        fields = {name: rows[0][name] for name in ("image", "question") if rows[0].get(name)}
-        if "answer" in rows[0]:
-            fields["answer_gt"] = rows[0]["answer"]
+        fields = _fields_of(rows[0])
         for pair in draw(found, part.args.num_pairs_per_key, group.key):
             files["pairs"].write({**fields, **pair._asdict()})
             counts["pairs"] += 1
     return counts
+
+
+def _fields_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pairs of a question share."""
+    fields = {name: row[name] for name in ("image", "question") if row.get(name)}
+    return {**fields, "answer_gt": row["answer"]} if "answer" in row else fields
 
 
 def scored_pairs(rows: Sequence[Mapping[str, Any]], min_margin: float) -> list[ScoredPair]:

@@ -123,14 +123,17 @@ class ImageRoots:
         tried = self._candidates(path)
         found = next(filter(os.path.isfile, tried), None)
         if found is None:
-            places = ", ".join(map(shown_path, tried)) or "nothing"
-            bases = (self.root,) if self.root else (Path(), self.beside)
-            hint = next(filter(None, (near_hint(str(base), path) for base in bases)), "")
-            reason = f"no such image{hint}; tried {places}{self._limits()}"
-            raise ImageError(f"{shown_path(path)}: {reason}", "image_missing")
+            raise ImageError(f"{shown_path(path)}: {self._missing(path, tried)}", "image_missing")
         root = str(self.root) if self.root else os.path.dirname(found)
         inside = os.path.relpath(found, os.path.abspath(root))
         return resolve_image(root, inside, allow_file_symlinks=self.follow_symlinks)
+
+    def _missing(self, path: str, tried: list[str]) -> str:
+        """What is said of an image that is not there: where it was looked for, and a name that is near."""
+        places = ", ".join(map(shown_path, tried)) or "nothing"
+        bases = (self.root,) if self.root else (Path(), self.beside)
+        hint = next(filter(None, (near_hint(str(base), path) for base in bases)), "")
+        return f"no such image{hint}; tried {places}{self._limits()}"
 
     def _candidates(self, path: str) -> list[str]:
         """Absolute paths to try, in order; with a root, only those under it."""
