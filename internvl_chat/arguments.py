@@ -7,6 +7,7 @@ say why they have none any more. Each group checks and completes itself once; la
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from transformers import TrainingArguments
 
 from internvl_chat.data.arguments import DataArguments, described
 from internvl_chat.losses.mixture import LossMixture, parse_loss_type
+from internvl_chat.model.upstream import string_to_bool
 
 __all__ = ["DataArguments", "MPOConfig", "ModelArguments", "described"]
 
@@ -108,7 +110,9 @@ class MPOConfig(TrainingArguments):
     offload_activations: bool = described(
         False, "With --grad_checkpoint: what layers keep for the backward pass waits in the host's memory."
     )
-    grad_checkpoint: bool | None = described(None, "Older name of --gradient_checkpointing.")
+    grad_checkpoint: str | None = described(
+        None, "Compute layers again in the backward pass: True, False, or auto: those for which memory is short."
+    )
     overwrite_output_dir: bool = described(False, "Start anew although --output_dir holds checkpoints.")
     use_liger: bool = described(False, "Accepted; log-probs are computed in chunks without Liger already.")
 
@@ -162,6 +166,8 @@ class MPOConfig(TrainingArguments):
         if self.offload_activations:
             if not self.activation_checkpointing:
                 raise ValueError("--offload_activations True moves what --grad_checkpoint True keeps: set both")
+            if self.recomputes_by_need:
+                raise ValueError("--offload_activations True moves what all layers keep: set --grad_checkpoint True")
             given: Any = self.activation_checkpointing_kwargs  # type: ignore[has-type]
             self.activation_checkpointing_kwargs = {**(given or {}), "offload": True}
         if self.fsdp and self.fsdp_plugin_args["state_dict_type"] != "FULL_STATE_DICT":
@@ -184,6 +190,19 @@ class MPOConfig(TrainingArguments):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed} must be at least 0 and below 2**32")
 
+    @property
+    def recomputes_by_need(self) -> bool:
+        """Whether each row decides how many layers are computed again in the backward pass."""
+        return self.grad_checkpoint == "auto"
+
+    def _recomputes(self) -> bool:
+        """Whether layers are computed again: --grad_checkpoint in the words that transformers takes for a bool."""
+        given = str(self.grad_checkpoint)
+        try:
+            return given.lower() == "auto" or string_to_bool(given)
+        except argparse.ArgumentTypeError:
+            raise ValueError(f"--grad_checkpoint {given} is unknown: take True, False or auto") from None
+
     def _apply_older_names(self) -> None:
         """Move values given under older names to today's, and empty the older ones so that they are not stale."""
         if self.evaluation_strategy is not None:
@@ -195,8 +214,8 @@ class MPOConfig(TrainingArguments):
             today = (
                 "activation_checkpointing" if hasattr(self, "activation_checkpointing") else "gradient_checkpointing"
             )
-            setattr(self, today, self.grad_checkpoint)
-            self.grad_checkpoint = None
+            setattr(self, today, self._recomputes())
+            self.grad_checkpoint = "auto" if str(self.grad_checkpoint).lower() == "auto" else None
         if self.fsdp in ("True", "False"):
             self.fsdp = self.fsdp == "True"  # type: ignore[assignment]  # words of a command line, for a bool
         if self.group_by_length:

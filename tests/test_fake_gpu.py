@@ -9,28 +9,28 @@ from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+from torch._guards import detect_fake_mode as active_fake_mode
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers.initialization import no_init_weights
 
+from benchmarks.fake_gpu import IMAGE_TOKEN, attention_of_a_gpu, fake_model, faked, pair
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.losses.mixture import RunningMean
-from internvl_chat.model import InternVLChatModel, load_model
+from internvl_chat.model import load_model
 from internvl_chat.packed import attention
-from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.packed.layout import map_tensors
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import collate_packed
-from internvl_chat.records.samples import prompt_key
+from internvl_chat.reference.adapter import AdapterReference
+from internvl_chat.reference.cache import LogpsCache
+from internvl_chat.reference.frozen import CachedReference
 from internvl_chat.run.metrics import MetricSums, StepGuard
 from internvl_chat.run.trainer import MultimodalDPOTrainer
-from tools.plan.model_sizes import published_config, published_names
+from tools.plan.model_sizes import published_names
 
 GPU = torch.device("cuda", 0)
-IMAGE_TOKEN = 5
 LARGEST_FLOAT32 = 3 * 1025 * 3200  # elements: what a norm of InternViT-6B computes of three tiles; logits aside
 
 
@@ -54,16 +54,6 @@ class Watch(TorchDispatchMode):
         return made
 
 
-def attention_of_a_gpu(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    """The kernel that a GPU chooses; without a driver torch takes the one that is written out, with all scores."""
-    if attn_mask is None:
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention
-        return kernel(query, key, value, dropout_p, is_causal, scale=scale)[0]
-    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
-    bias = torch.zeros(attn_mask.shape, dtype=query.dtype, device=query.device).expand(*query.shape[:3], key.shape[2])
-    return kernel(query, key, value, bias, True, dropout_p, is_causal, scale=scale)[0]
-
-
 @pytest.fixture
 def gpu(monkeypatch):
     """What asks the driver is answered as on an H100, and the variable-length kernel is taken as tried."""
@@ -83,65 +73,29 @@ def trainer(golden, tokenizer, tmp_path_factory):
     return MultimodalDPOTrainer(tiny, None, args, **own)
 
 
-def sample(first_answer, tiles=2):
-    """A pair with an image of some tiles, or a blank one."""
-    prompt = torch.tensor([1, *[IMAGE_TOKEN] * (256 * tiles), 7, 8, 9])
-    pixels = torch.zeros(max(tiles, 1), 3, 448, 448, dtype=torch.uint8)
-    return {
-        "prompt_ids": prompt,
-        "answers": (torch.arange(first_answer, first_answer + 9), torch.arange(100, 117)),
-        "separator": torch.tensor([10]),
-        "pixel_values": pixels,
-        "image_flags": torch.full((len(pixels),), int(tiles > 0)),
-        "prompt_key": prompt_key(prompt.numpy(), np.array(tiles)),
-        "row_id": f"made:{first_answer}",
-    }
+def run(trainer, name, *, dtype=torch.bfloat16, autocast=False, lora_rank=0, reference=None):
+    """A micro-batch of a policy and its reference: what was seen, and its loss.
 
-
-def fake_model(name, dtype=torch.bfloat16):
-    """A published model on the GPU with two layers in each tower."""
-    config = published_config(name)
-    for part in (config.vision_config, config.llm_config):
-        part.num_hidden_layers = 2
-    if getattr(config.llm_config, "layer_types", None):
-        config.llm_config.layer_types = config.llm_config.layer_types[:2]
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(GPU), no_init_weights():
-            model = InternVLChatModel(config)
-    finally:
-        torch.set_default_dtype(usual)
-    model.img_context_token_id = IMAGE_TOKEN
-    use_shared_prefix(model)
-    return model.train()
-
-
-def on_gpu(batch, mode):
-    """A batch of the collator as the loader puts it on the GPU."""
-
-    def moved(tensor):
-        return mode.from_tensor(tensor).to(GPU)
-
-    batch = {name: moved(value) if torch.is_tensor(value) else value for name, value in batch.items()}
-    return {**batch, "packed": map_tensors(batch["packed"], moved)}
-
-
-def run(trainer, name, *, dtype=torch.bfloat16, autocast=False):
-    """A micro-batch of a policy and its reference: what was seen, and its loss."""
-    features = [sample(20), sample(40), sample(60, tiles=0)]
+    `reference` makes one of the policy; a second model without it.
+    """
+    features = [pair(20), pair(40), pair(60, tiles=0)]
     batch = collate_packed(features, IMAGE_TOKEN)
     with FakeTensorMode() as mode:
-        policy, frozen = fake_model(name, dtype), fake_model(name, dtype).eval().requires_grad_(False)
+        policy = fake_model(name, dtype, device=GPU, layers=2, lora_rank=lora_rank)
         trainer.running_mean, trainer.guard = RunningMean(), StepGuard(GPU)
         trainer.running_mean.add(torch.zeros((), device=GPU), 1)  # as after a step
         trainer.sums["train"] = MetricSums()
-        trainer.reference = SimpleNamespace(answer_logps=torch.no_grad()(lambda batch: answer_logps(frozen, batch)))
-        moved = on_gpu(batch, mode)
+        trainer.reference = second_model(name, dtype) if reference is None else reference(policy)
+        moved = faked(batch, mode, GPU)
         watch = Watch(policy.config.llm_config.vocab_size)
         with watch, torch.autocast("cuda", torch.bfloat16) if autocast else nullcontext():
             loss = trainer.compute_loss(policy, moved, num_items_in_batch=torch.full((), 3, device=GPU))
     return watch, loss
+
+
+def second_model(name, dtype):
+    frozen = fake_model(name, dtype, device=GPU, layers=2).eval().requires_grad_(False)
+    return SimpleNamespace(answer_logps=torch.no_grad()(lambda batch: answer_logps(frozen, batch)))
 
 
 @pytest.mark.parametrize("name", published_names())
@@ -158,6 +112,54 @@ def test_float32_weights_under_autocast(kernel, gpu, trainer, monkeypatch):
         monkeypatch.setattr(attention, "varlen_refusal", lambda *_, **__: "refused")
     watch, loss = run(trainer, "InternVL2_5-1B", dtype=torch.float32, autocast=True)
     assert loss.device == GPU and watch.copies == []
+
+
+def test_adapters_train_and_are_their_own_reference(gpu, trainer):
+    watch, loss = run(trainer, "InternVL2_5-1B", autocast=True, lora_rank=4, reference=AdapterReference)
+    assert loss.device == GPU and loss.requires_grad
+    assert watch.copies == []
+
+
+def test_an_adapter_on_the_wrong_device_is_noticed(gpu, trainer):
+    def left_behind(policy):
+        layer = policy.language_model.model.layers[1].mlp.up_proj
+        layer.lora_A["default"].weight = torch.nn.Parameter(layer.lora_A["default"].weight.cpu())
+        return AdapterReference(policy)
+
+    with pytest.raises(RuntimeError, match="cpu"):
+        run(trainer, "InternVL2_5-1B", autocast=True, lora_rank=4, reference=left_behind)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache of a reference that has every answer, and whose numbers become fake tensors."""
+    batch = collate_packed([pair(20), pair(40), pair(60, tiles=0)], IMAGE_TOKEN)
+    filled = LogpsCache(tmp_path / "cache")
+    filled.append(batch["packed"].answer_keys, [-10.0] * len(batch["packed"].answer_keys))
+    from_numpy = torch.from_numpy
+
+    def faked_array(array):
+        mode = active_fake_mode()
+        return from_numpy(array) if mode is None else mode.from_tensor(from_numpy(array))
+
+    monkeypatch.setattr(torch, "from_numpy", faked_array)
+    yield filled
+    filled.close()
+
+
+def test_log_probs_of_a_cache_come_to_the_gpu_in_one_copy(gpu, trainer, cache):
+    watch, loss = run(trainer, "InternVL2_5-1B", reference=lambda policy: CachedReference(cache))
+    assert loss.device == GPU and loss.requires_grad
+    assert len(watch.copies) == 1  # the six numbers of this micro-batch
+
+
+def test_log_probs_of_a_cache_on_the_wrong_device_are_noticed(gpu, trainer, cache):
+    def left_behind(policy):
+        read = CachedReference(cache)
+        return SimpleNamespace(answer_logps=lambda batch: read.answer_logps(batch).cpu())
+
+    with pytest.raises(RuntimeError, match="cpu"):
+        run(trainer, "InternVL2_5-1B", reference=left_behind)
 
 
 def test_a_tensor_on_the_wrong_device_is_noticed(gpu, trainer, monkeypatch):

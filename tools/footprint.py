@@ -4,9 +4,9 @@
         --output_dir run --bf16 True --deepspeed zero_stage1_config.json --grad_checkpoint True
 
 Takes the flags of `internvl_chat.train_mpo` behind `--`. The checkpoint need not be here if it is a published one.
-Nothing is loaded: parameters are counted on the meta device, memory by the formulas below. Exit code 1: the run cannot
-start, since it does not fit or something is missing. `--check`, by which `launch.sh` asks before it takes the GPUs,
-says nothing else.
+Nothing is loaded: parameters are counted on the meta device, memory by formulas, those of a row's activations in
+`internvl_chat.packed.memory`. Exit code 1: the run cannot start, since it does not fit or something is missing.
+`--check`, by which `launch.sh` asks before it takes the GPUs, says nothing else.
 """
 
 from __future__ import annotations
@@ -15,148 +15,25 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from internvl_chat.adapters.quantization import BYTES_PER_WEIGHT, four_bit_weights
+from internvl_chat.adapters.quantization import four_bit_weights
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
-from internvl_chat.packed.logps import CHUNK_SIZE
+from internvl_chat.packed.memory import SECOND_ANSWER, StepLoad
 from internvl_chat.records.meta import read_meta
 from internvl_chat.run.entry import Parser, enter
 from internvl_chat.train_mpo import adapt, freeze, parse_arguments
 from tools.plan.model_sizes import Parameters, count_parameters, find_config, meta_model
-from tools.plan.work import StepLoad, expert_parameters, expert_width, step_flops
+from tools.plan.needs import Footprint, Plan, footprint, step_memory
+from tools.plan.work import step_flops
 
 GIB = 1024**3
 USUAL_GPU_MEMORY = 80.0  # GiB, as A100 and H100 have
-SECOND_ANSWER = 1024  # tokens of the longest row's other answer; its prompt and first answer fill --max_seq_length
-LIVE_PARAMETERS = 1_000_000_000  # that ZeRO-3 keeps gathered, DeepSpeed's stage3_max_live_parameters
-ZERO_BUCKET = 500_000_000  # DeepSpeed's reduce_bucket_size, in numbers
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a model is trained, as far as memory goes.
-
-    Attributes:
-        gpus: processes of the run, one GPU each.
-        stage: of ZeRO; 3 with FSDP, 0 with neither.
-        offload: ZeRO-3 keeps weights and optimizer in the memory of the node.
-        half: 2-byte numbers in the forward pass.
-        recompute: every layer is computed again in the backward pass.
-        reference: a second model is in memory.
-        deepspeed: DeepSpeed trains; else weights that are trained are float32, under autocast with `half`.
-        adapters: only LoRA adapters are trained, so that the base may have 2-byte numbers in any case.
-        waiting: with `recompute`, the inputs of the layers wait in the memory of the node.
-        rounded: how many weights of the base have 4 bits.
-    """
-
-    gpus: int
-    stage: int
-    offload: bool
-    half: bool
-    recompute: bool
-    reference: bool
-    deepspeed: bool
-    adapters: bool = False
-    waiting: bool = False
-    rounded: int = 0
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes on one GPU at the peak of a step."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    reference: float
-    activations: float
-    lm_head: float
-    buffers: float
-
-    @property
-    def total(self) -> float:
-        """Sum of all parts."""
-        return sum(getattr(self, field.name) for field in fields(self))
-
-
-def footprint(config: InternVLChatConfig, count: Parameters, trained: int, plan: Plan, row: StepLoad) -> Footprint:
-    """Memory of one GPU by the parts that users can do something about.
-
-    Args:
-        config: of the checkpoint.
-        count: its parameters, without adapters.
-        trained: how many parameters are trained.
-        plan: how.
-        row: the largest micro-batch.
-    """
-    number = 2 if plan.half and (plan.deepspeed or plan.adapters) else 4  # bytes of a stored weight
-    shards = plan.gpus
-    whole = (count.total - plan.rounded) * number + plan.rounded * BYTES_PER_WEIGHT
-    held = 0.0 if plan.offload else whole / (shards if plan.stage == 3 else 1)
-    # float32 master weights beside half ones, a float32 copy of its part beside float32 ones, and Adam's two moments
-    optimizer = trained * (12 if plan.deepspeed else 8) / (shards if plan.stage else 1)
-    return Footprint(
-        weights=held + (trained * number if plan.adapters else 0.0),
-        gradients=trained * number / (shards if plan.stage >= 2 else 1),
-        optimizer=0.0 if plan.offload else optimizer,
-        reference=(held if plan.deepspeed else whole) if plan.reference else 0.0,
-        activations=activations(config, plan, row),
-        lm_head=lm_head(config, plan, row),
-        buffers=buffers(config, count, trained, plan, number),
-    )
-
-
-def activations(config: InternVLChatConfig, plan: Plan, row: StepLoad) -> float:
-    """Bytes that the backward pass keeps of the layers, in the vision tower and the language model.
-
-    Recomputing keeps the input of each layer, and one whole layer at a time. Per token a layer keeps about 14 times its
-    width in the language model, whose norms and rotary embeddings keep copies, 8 times in InternViT, and of its MLP's
-    width 4 times where that is gated, else 3 times; `tests/tools/test_footprint.py` counts them.
-    """
-    size = 2 if plan.half else 4
-    language, vision = config.llm_config, config.vision_config
-    patches = row.tiles * ((vision.image_size // vision.patch_size) ** 2 + 1)
-    parts = ((row.tokens, language, 14, 4), (patches, vision, 8, 3))
-    kept = [tokens * (own * part.hidden_size + mlp * mlp_width(part)) * size for tokens, part, own, mlp in parts]
-    inputs = [tokens * part.hidden_size * size for tokens, part, *_ in parts]
-    layers = [part.num_hidden_layers for _, part, *_ in parts]
-    if not plan.recompute:
-        return float(sum(one * count for one, count in zip(kept, layers, strict=True)))
-    # The two backward passes follow each other, so the working set is that of the larger.
-    held = 0 if plan.waiting else sum(one * count for one, count in zip(inputs, layers, strict=True))
-    return float(held + max(kept))
-
-
-def mlp_width(config: Any) -> int:
-    """Width of the MLPs that a token passes in a layer: all of one, or the chosen experts'."""
-    if getattr(config, "num_experts", 0):
-        return config.num_experts_per_tok * expert_width(config)
-    return config.intermediate_size
-
-
-def lm_head(config: InternVLChatConfig, plan: Plan, row: StepLoad) -> float:
-    """Bytes of the logits of one chunk in the backward pass, and of the float32 sum of the head's gradient."""
-    vocabulary, width = config.llm_config.vocab_size, config.llm_config.hidden_size
-    logits = min(CHUNK_SIZE, row.tokens) * vocabulary * (10 if plan.half else 8)
-    return logits + (0.0 if plan.adapters else vocabulary * width * 4.0)
-
-
-def buffers(config: InternVLChatConfig, count: Parameters, trained: int, plan: Plan, number: int) -> float:
-    """Bytes of communication: DDP's buckets, ZeRO's buckets, or what ZeRO-3 holds gathered of both models."""
-    if plan.stage == 3:
-        experts, _ = expert_parameters(config.llm_config)  # two tensors, gathered whole
-        live = min(max(LIVE_PARAMETERS, experts), count.total)
-        return float(live * number * (2 if plan.reference else 1))
-    if plan.stage:
-        return float(3 * min(ZERO_BUCKET, trained) * number)  # two for reducing while computing, one for gathering
-    autocast = 2 * count.total if plan.half and number == 4 else 0  # copies in half precision
-    return autocast + (4.0 * trained if plan.gpus > 1 else 0.0)
+USABLE = 0.92  # of a GPU's memory: its driver, libraries and gaps between blocks take the rest; not measured on a GPU
 
 
 def read_plan(gpus: int, args: MPOConfig, *, adapters: bool = False, rounded: int = 0) -> Plan:
@@ -170,6 +47,8 @@ def read_plan(gpus: int, args: MPOConfig, *, adapters: bool = False, rounded: in
         offload=zero.get("offload_param", {}).get("device", "none") != "none",
         half=bool(args.bf16 or args.fp16),
         recompute=bool(args.gradient_checkpointing),
+        auto=args.recomputes_by_need,
+        accumulates=args.gradient_accumulation_steps > 1,
         reference=args.reference == "model" and args.loss_mixture().needs_reference,
         deepspeed=bool(args.deepspeed),
         adapters=adapters,
@@ -195,51 +74,132 @@ def count_rows(meta_path: str) -> int | None:
     return sum(int(spec.repeat_time * (spec.length or 0) + 0.5) for spec in specs)
 
 
-def report(
+@dataclass(frozen=True)
+class Estimate:
+    """What is known of a run before it starts.
+
+    Attributes:
+        config: of the checkpoint.
+        count: its parameters.
+        trained: how many are trained.
+        plan: how.
+        row: the longest micro-batch.
+        largest: what one process holds of it; all, unless GPUs share rows.
+        usual: a usual row.
+    """
+
+    config: InternVLChatConfig
+    count: Parameters
+    trained: int
+    plan: Plan
+    row: StepLoad
+    largest: StepLoad
+    usual: StepLoad
+
+    def recomputed(self, row: StepLoad, gpu_memory: float) -> int:
+        """How many layers are computed again on a GPU of so many GiB."""
+        memory = step_memory(self.config, self.count, self.trained, self.plan)
+        if not self.plan.auto:
+            return memory.layers if self.plan.recompute else 0
+        stands = footprint(self.config, self.count, self.trained, self.plan, row, recomputed=memory.layers)
+        beside = stands.total - memory.peak(row, memory.layers).total
+        return memory.fewest_recomputed(row, USABLE * gpu_memory * GIB - beside)
+
+    def need(self, row: StepLoad, recomputed: int) -> Footprint:
+        """Memory of one GPU when so many layers are computed again."""
+        return footprint(self.config, self.count, self.trained, self.plan, row, recomputed=recomputed)
+
+    def seconds(self, row: StepLoad, own: argparse.Namespace) -> float:
+        """Of one row on one GPU, by its FLOPs."""
+        layers = step_memory(self.config, self.count, self.trained, self.plan).layers
+        share = self.recomputed(row, own.gpu_memory) / layers
+        flops = step_flops(self.count, self.config, row, recompute=share, reference=self.plan.reference)
+        return flops / (own.tflops * 1e12)
+
+
+def estimate(
     config: InternVLChatConfig,
     model_args: ModelArguments,
     data_args: DataArguments,
     args: MPOConfig,
     own: argparse.Namespace,
-) -> tuple[list[str], bool]:
-    """Lines for people, and whether the run fits."""
+) -> Estimate:
+    """What the flags ask for; 4-bit weights, adapters and frozen parts on the meta device."""
     model = meta_model(config)
     rounded = four_bit_weights(model) if model_args.load_in_4bit else 0
-    plan = read_plan(own.gpus, args, adapters=model_args.has_adapters, rounded=rounded)
     count = count_parameters(model)
-    pairs = args.per_device_train_batch_size
-    largest = StepLoad(pairs * (data_args.max_seq_length + SECOND_ANSWER), pairs * (data_args.max_dynamic_patch + 1))
-    sharing = args.sequence_parallel_size
-    held = StepLoad(-(-largest.tokens // sharing), -(-largest.tiles // sharing))
-    need = footprint(config, count, trained_parameters(model, model_args, args), plan, held)
+    pairs, sharing = args.per_device_train_batch_size, args.sequence_parallel_size
+    tokens, tiles = pairs * (data_args.max_seq_length + SECOND_ANSWER), pairs * (data_args.max_dynamic_patch + 1)
+    return Estimate(
+        config,
+        count,
+        trained_parameters(model, model_args, args),
+        read_plan(own.gpus, args, adapters=model_args.has_adapters, rounded=rounded),
+        row=StepLoad(tokens, tiles),
+        largest=StepLoad(-(-tokens // sharing), -(-tiles // sharing)),
+        usual=StepLoad(own.tokens_per_pair, own.tiles_per_pair),
+    )
+
+
+def report(run: Estimate, data_args: DataArguments, args: MPOConfig, own: argparse.Namespace) -> tuple[list[str], bool]:
+    """Lines for people, and whether the run fits."""
+    count, plan = run.count, run.plan
+    pairs, sharing = args.per_device_train_batch_size, args.sequence_parallel_size
     batch = pairs * args.gradient_accumulation_steps * own.gpus // sharing
-    usual = StepLoad(own.tokens_per_pair, own.tiles_per_pair)
-    work = step_flops(count, config, usual, recompute=plan.recompute, reference=plan.reference)
-    seconds = work * batch / own.gpus / (own.tflops * 1e12)
-    parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in asdict(need).items())
+    need = run.need(run.largest, run.recomputed(run.largest, own.gpu_memory))
+    seconds = run.seconds(run.usual, own) * batch / own.gpus
     lines = [
         f"parameters: {count.total / 1e9:.2f} B (vision {count.vision / 1e9:.2f}, language {count.language / 1e9:.2f})"
-        + (f", {rounded / 1e9:.2f} B of them in 4 bits" if rounded else ""),
+        + (f", {plan.rounded / 1e9:.2f} B of them in 4 bits" if plan.rounded else ""),
         f"batch: {batch} pairs a step = {own.gpus} GPUs x {pairs} x {args.gradient_accumulation_steps}"
         + (f" / {sharing} GPUs that share a row" if sharing > 1 else ""),
-        f"tokens: about {batch * usual.tokens:,} a step, taking {usual.tokens} tokens and {usual.tiles} tiles a pair",
-        f"memory per GPU: {need.total / GIB:.1f} GiB at the longest row of {largest.tokens} tokens and {largest.tiles} "
-        f"tiles, of {own.gpu_memory:.0f} GiB ({parts})",
+        f"tokens: about {batch * run.usual.tokens:,} a step, taking {run.usual.tokens} tokens and {run.usual.tiles} "
+        "tiles a pair",
+        *memory_lines(run, need, own),
+        f"time: {seconds:.1f} s a step, estimated from FLOPs at {own.tflops:.0f} TFLOP/s per GPU, not measured",
+        steps_line(seconds, batch, data_args.meta_path, args),
     ]
-    if plan.offload:
-        models = 2 if plan.reference else 1
-        node = (12 * count.total + 2 * models * count.total) / own.gpus * own.gpus_per_node
+    return lines, need.total <= USABLE * own.gpu_memory * GIB
+
+
+def memory_lines(run: Estimate, need: Footprint, own: argparse.Namespace) -> list[str]:
+    """Memory of a GPU at the longest row, of the node where it holds weights, and what recomputation is good for."""
+    parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in asdict(need).items())
+    lines = [
+        f"memory per GPU: {need.total / GIB:.1f} GiB at the longest row of {run.row.tokens} tokens and "
+        f"{run.row.tiles} tiles, of {own.gpu_memory:.0f} GiB ({parts})"
+    ]
+    if run.plan.offload:
+        models = 2 if run.plan.reference else 1
+        node = (12 * run.count.total + 2 * models * run.count.total) / own.gpus * own.gpus_per_node
         lines.append(f"memory per node: {node / GIB:.0f} GiB of pinned host memory for weights and optimizer")
-    lines.append(
-        f"time: {seconds:.1f} s a step, estimated from FLOPs at {own.tflops:.0f} TFLOP/s per GPU, not measured"
-    )
-    rows = count_rows(data_args.meta_path)
+    return lines + recomputation_lines(run, own)
+
+
+def recomputation_lines(run: Estimate, own: argparse.Namespace) -> list[str]:
+    """How many layers `auto` computes again; of True, whether all would fit without."""
+    if not run.plan.recompute:
+        return []
+    layers = step_memory(run.config, run.count, run.trained, run.plan).layers
+    if run.plan.auto:
+        longest, usual = (run.recomputed(row, own.gpu_memory) for row in (run.largest, run.usual))
+        return [f"computed again: {longest} of {layers} layers at the longest row, {usual} at the usual one"]
+    whole = run.need(run.largest, 0).total
+    if run.plan.waiting or whole > USABLE * own.gpu_memory * GIB:
+        return []
+    return [
+        f"computed again: all {layers} layers, but {whole / GIB:.1f} GiB would do without: "
+        "--grad_checkpoint False saves up to a quarter of the time, auto decides row by row"
+    ]
+
+
+def steps_line(seconds: float, batch: int, meta_path: str, args: MPOConfig) -> str:
+    """Number of steps and their hours, where the lengths of the data sets are known."""
+    rows = count_rows(meta_path)
     if rows is None:
-        lines.append(f"steps: unknown until {data_args.meta_path} is here with the length of every data set")
-    else:
-        steps = args.max_steps if args.max_steps > 0 else -(-int(rows * args.num_train_epochs) // batch)
-        lines.append(f"steps: {steps} for {rows:,} rows, {steps * seconds / 3600:.1f} h")
-    return lines, need.total <= own.gpu_memory * GIB
+        return f"steps: unknown until {meta_path} is here with the length of every data set"
+    steps = args.max_steps if args.max_steps > 0 else -(-int(rows * args.num_train_epochs) // batch)
+    return f"steps: {steps} for {rows:,} rows, {steps * seconds / 3600:.1f} h"
 
 
 def missing_lines(model_args: ModelArguments, data_args: DataArguments, has_checkpoint: bool) -> list[str]:
@@ -288,7 +248,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, has_checkpoint = find_config(model_args.model_name_or_path)
     known = own.gpu_memory or seen_gpu_memory()
     own.gpu_memory = known or USUAL_GPU_MEMORY
-    lines, fits = report(config, model_args, data_args, args, own)
+    run = estimate(config, model_args, data_args, args, own)
+    lines, fits = report(run, data_args, args, own)
     missing = missing_lines(model_args, data_args, has_checkpoint)
     if not own.check:
         print("\n".join([*lines, *missing]))

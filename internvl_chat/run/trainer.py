@@ -28,9 +28,10 @@ from internvl_chat.checkpoint.resume import PREFERENCE_STATE, REFERENCE_WEIGHTS,
 from internvl_chat.losses.mixture import PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
 from internvl_chat.losses.pair import PreferenceLogps
 from internvl_chat.model import InternVLChatModel
-from internvl_chat.model.upstream import SyncRefModelCallback, get_parameter_names
+from internvl_chat.model.upstream import get_parameter_names
 from internvl_chat.packed.attention import kernel_refusals, use_shared_prefix
 from internvl_chat.packed.logps import answer_logps
+from internvl_chat.packed.memory import SECOND_ANSWER, StepLoad
 from internvl_chat.packed.packing import collate_packed, idle_batch, with_packed
 from internvl_chat.packed.sequence_parallel import SequenceGroup, split_rows
 from internvl_chat.reference.cache import LogpsCache
@@ -39,6 +40,7 @@ from internvl_chat.run.guards import CurveWatch
 from internvl_chat.run.ledger import SkippedRows
 from internvl_chat.run.metrics import StepGuard, pair_metrics
 from internvl_chat.run.progress import show_steps
+from internvl_chat.run.recomputation import Recomputation
 from internvl_chat.run.resumable import ResumableTrainer
 from internvl_chat.run.watchdog import Watchdog
 
@@ -107,10 +109,13 @@ class MultimodalDPOTrainer(ResumableTrainer):
             group = SequenceGroup.of_neighbours(args.sequence_parallel_size)
             for split in filter(None, (model, ref_model)):
                 split_rows(split, group)
+        self.recomputation = self._recomputation(model) if args.recomputes_by_need else None
         self.reference = reference
         if ref_model is not None:
             self.reference = FrozenReference(ref_model, self.accelerator)
             if args.sync_ref_model:
+                from trl.trainer.callbacks import SyncRefModelCallback  # seconds to import, which only TR-DPO needs
+
                 self.add_callback(SyncRefModelCallback(ref_model, self.accelerator))
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -158,6 +163,15 @@ class MultimodalDPOTrainer(ResumableTrainer):
         num_batches = -(-len(dataset) // (world * size))
         return self._loader(dataset, [list(mine[k * size : (k + 1) * size]) for k in range(num_batches)])
 
+    def _recomputation(self, model: InternVLChatModel) -> Recomputation:
+        """The choice of layers: for each row, or for the longest one where ranks compute a layer together."""
+        args, longest = self.args, None
+        if self.is_zero3 or args.fsdp or args.sequence_parallel_size > 1:
+            tokens = self.processing_class.model_max_length + SECOND_ANSWER
+            tokens = args.per_device_train_batch_size * tokens // args.sequence_parallel_size
+            longest = StepLoad(tokens, tokens // model.num_image_token)
+        return Recomputation(model, half=bool(args.bf16 or args.fp16), alike_for=longest)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -182,6 +196,10 @@ class MultimodalDPOTrainer(ResumableTrainer):
             inputs = idle_batch(self.accelerator.unwrap_model(model), self.args.device)
         inputs = with_packed(inputs, self.image_token_id)
         pack = inputs["packed"]
+        if self.recomputation is not None and model.training:
+            load = StepLoad(pack.input_ids.numel(), len(inputs["pixel_values"]), len(pack.label_positions))
+            has_moments = self.is_deepspeed_enabled or bool(self.optimizer and self.optimizer.state)
+            self.recomputation.choose(load, has_moments=has_moments)
         policy = answer_logps(model, inputs)
         # An idle rank runs a reference model along with the others; a cache knows nothing of its blank row.
         asked = None if is_idle and isinstance(self.reference, CachedReference) else self.reference
@@ -302,6 +320,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
             metrics["skipped_rows"] = self._flush_skipped(kind)
             if self.skipped_steps:
                 metrics["skipped_steps"] = self.skipped_steps
+            if self.recomputation is not None and kind == "train":
+                metrics["recomputed_layers"] = self.recomputation.mean()
             logs |= {f"{prefix}{name}": value for name, value in metrics.items()}
         super().log(logs, start_time)
 

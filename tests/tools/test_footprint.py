@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,20 +14,14 @@ import torch
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config
 from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.packed.logps import answer_logps
+from internvl_chat.packed.memory import StepLoad, Weights, language_tower, vision_tower
 from internvl_chat.packed.packing import pack_batch
 from internvl_chat.train_mpo import main as train
 from internvl_chat.train_mpo import parse_arguments
-from tools.footprint import (
-    Plan,
-    activations,
-    count_rows,
-    footprint,
-    main,
-    read_plan,
-    trained_parameters,
-)
+from tools.footprint import count_rows, main, read_plan, trained_parameters
 from tools.plan.model_sizes import Parameters, count_parameters, meta_model, published_config
-from tools.plan.work import StepLoad, step_flops
+from tools.plan.needs import Plan, footprint
+from tools.plan.work import step_flops
 
 ALONE = Plan(gpus=1, stage=0, offload=False, half=False, recompute=False, reference=True, deepspeed=False)
 ROOT = Path(__file__).parents[2]
@@ -72,10 +67,10 @@ def test_activations_are_what_autograd_keeps(shape, tiles, dtype):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         answer_logps(model.train(), batch)
     measured = sum(storage.nbytes() for storage in kept.values())
-    plan = Plan(**{**vars(ALONE), "half": dtype == torch.bfloat16})
-    assert activations(config, plan, StepLoad(batch["packed"].input_ids.numel(), tiles)) == pytest.approx(
-        measured, rel=0.15
-    )
+    weights = Weights(1, 1, 1, 3, stored=dtype.itemsize, half=dtype == torch.bfloat16)
+    tokens = batch["packed"].input_ids.numel()
+    towers = vision_tower(config, weights, tiles), language_tower(config, weights, tokens)
+    assert sum(tower.held(0) for tower in towers) == pytest.approx(measured, rel=0.15)
 
 
 @pytest.fixture
@@ -139,7 +134,7 @@ def test_the_estimate_meets_the_peak_of_a_gpu(training):
 def bytes_per_parameter(**changes):
     """(weights, gradients, optimizer, reference) of a model of a billion, in bytes per parameter of it."""
     count = Parameters(vision=10**8, projector=0, language=9 * 10**8)
-    plan = Plan(**{**vars(ALONE), "half": True, **changes})
+    plan = Plan(**{**vars(ALONE), "half": True, "accumulates": True, **changes})  # so that all gradients stand
     need = footprint(published_config("InternVL2_5-1B"), count, count.total, plan, StepLoad(1000, 1))
     return tuple(value / count.total for value in (need.weights, need.gradients, need.optimizer, need.reference))
 
@@ -237,6 +232,33 @@ def test_a_dry_run_states_what_is_needed_and_from_where(tmp_path, capsys):
     assert "steps: 24 for 1,501 rows" in text
     assert "missing: ckpt/InternVL2_5-78B; hf download OpenGVLab/InternVL2_5-78B --local-dir" in text
     assert "missing: " + str(meta) not in text
+
+
+def test_a_dry_run_says_what_has_to_be_computed_again(capsys):
+    flags = FLAGS.format("2B", "none.json").split()
+    dry_run(["--", *flags])
+    assert "computed again: all 48 layers, but " not in capsys.readouterr().out  # 80 GiB are too few without
+    dry_run(["--gpu_memory", "140", "--", *flags])
+    assert "GiB would do without: --grad_checkpoint False saves" in capsys.readouterr().out
+    said = r"memory per GPU: ([\d.]+) GiB .*computed again: (\d+) of 48 layers at the longest row, 0 at the usual one"
+    found = []
+    for memory in ("60", "80", "140"):
+        dry_run(["--gpu_memory", memory, "--", *flags, "--grad_checkpoint", "auto"])
+        found.append(re.search(said, capsys.readouterr().out, re.S).groups())
+    layers = [int(number) for _, number in found]
+    assert 48 > layers[0] > layers[1] > layers[2] == 0
+    assert all(float(need) <= 0.92 * size for (need, _), size in zip(found, (60, 80, 140), strict=True))
+
+
+def test_a_name_on_the_hub_is_not_missing(tmp_path, capsys, monkeypatch):
+    """Training downloads it; its shapes are known by its name, those of a stranger's by its config.json."""
+    (tmp_path / "meta.json").write_text('{"one": {"root": ".", "annotation": "a.jsonl"}}')
+    flags = ["--meta_path", str(tmp_path / "meta.json"), "--output_dir", "run"]
+    main(["--gpu_memory", "1000", "--", "--model_name_or_path", "OpenGVLab/InternVL2_5-1B", *flags])
+    assert "parameters: 0.94 B" in capsys.readouterr().out
+    monkeypatch.setattr("tools.plan.model_sizes.load_config", lambda name: published_config("InternVL2_5-2B"))
+    main(["--gpu_memory", "1000", "--", "--model_name_or_path", "somebody/a-model-of-theirs", *flags])
+    assert "parameters: 2.21 B" in capsys.readouterr().out
 
 
 def test_what_cannot_fit_is_refused_with_the_numbers(capsys):

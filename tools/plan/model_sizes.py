@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config
+from internvl_chat.model.checkpoint_files import is_hub_name
 
 TABLE = Path(__file__).with_suffix(".json")
 TWINS = ("-MPO", "-Instruct", "-Pretrained")  # same shapes as the checkpoint without
@@ -37,6 +38,18 @@ def published_names() -> list[str]:
     return list(json.loads(TABLE.read_text())["models"])
 
 
+def is_published(name: str) -> bool:
+    """Whether the shapes of a checkpoint of this name, or of its twin, are known."""
+    return without_twin(name) in published_names()
+
+
+def without_twin(name: str) -> str:
+    """The name of the checkpoint of the same shapes in the table."""
+    for twin in TWINS:
+        name = name.removesuffix(twin)
+    return name
+
+
 def published_config(name: str) -> InternVLChatConfig:
     """Configuration of a published checkpoint.
 
@@ -46,9 +59,7 @@ def published_config(name: str) -> InternVLChatConfig:
     Raises:
         ValueError: it is not in the table.
     """
-    table = json.loads(TABLE.read_text())
-    for twin in TWINS:
-        name = name.removesuffix(twin)
+    table, name = json.loads(TABLE.read_text()), without_twin(name)
     if name not in table["models"]:
         raise ValueError(f"the shapes of {name} are not known; known are {', '.join(table['models'])}")
     vision, language = table["models"][name]
@@ -65,14 +76,20 @@ def published_config(name: str) -> InternVLChatConfig:
 
 
 def find_config(checkpoint: str) -> tuple[InternVLChatConfig, bool]:
-    """Configuration of a checkpoint, and whether its folder is there.
+    """Configuration of a checkpoint, and whether a training finds it: a folder that is here, or a name on the hub.
+
+    The name of a published one needs no file, on the hub or here; of others config.json is read or downloaded.
 
     Raises:
+        FileNotFoundError: a name that the hub does not know.
         ValueError: neither a folder nor a published name.
     """
     if (Path(checkpoint) / "config.json").is_file():
         return load_config(checkpoint), True
-    return published_config(Path(checkpoint).name), False
+    on_hub, name = is_hub_name(checkpoint), Path(checkpoint).name
+    if on_hub and not is_published(name):
+        return load_config(checkpoint), True
+    return published_config(name), on_hub
 
 
 def meta_model(config: InternVLChatConfig) -> InternVLChatModel:

@@ -1,25 +1,12 @@
-"""The work of a training step: what one process computes at once, and the FLOPs of it, by which hours are estimated."""
+"""The FLOPs of a training step, by which hours are estimated."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from internvl_chat.model import InternVLChatConfig
+from internvl_chat.packed.memory import StepLoad, expert_width
 from tools.plan.model_sizes import Parameters
-
-
-@dataclass(frozen=True)
-class StepLoad:
-    """Sizes of what one process computes at once: N packed tokens and T tiles."""
-
-    tokens: int
-    tiles: int
-
-
-def expert_width(config: Any) -> int:
-    """Width of the MLP of one expert, which GPT-OSS names as others name that of a dense model."""
-    return getattr(config, "moe_intermediate_size", config.intermediate_size)
 
 
 def expert_parameters(config: Any) -> tuple[int, int]:
@@ -32,11 +19,11 @@ def expert_parameters(config: Any) -> tuple[int, int]:
 
 
 def step_flops(
-    count: Parameters, config: InternVLChatConfig, row: StepLoad, *, recompute: bool, reference: bool
+    count: Parameters, config: InternVLChatConfig, row: StepLoad, *, recompute: float, reference: bool
 ) -> float:
     """Matrix-product FLOPs of one packed row: 2 per weight and token, 3 times for a policy, once for a reference.
 
-    With `recompute` a policy runs its forward pass twice, so 4 times.
+    A share `recompute` of a policy's layers runs its forward pass twice: all or none with True or False.
 
     Attention adds 4 x width per layer and pair of tokens in the vision tower, half that in the causal language model.
     """
@@ -46,4 +33,4 @@ def step_flops(
     layers = language.num_hidden_layers
     active = count.language - layers * expert_parameters(language)[1]
     decoder = 2 * active * row.tokens + 2 * row.tokens**2 * language.hidden_size * layers
-    return float((tower + decoder) * ((4 if recompute else 3) + reference))
+    return float((tower + decoder) * (3 + recompute + reference))
