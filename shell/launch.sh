@@ -132,6 +132,8 @@ if [[ -n ${DRY_RUN:-} && $DRY_RUN != 0 ]]; then
 fi
 
 # --- run it, with its log and the signals that reach us
+# rows differ in length from step to step: segments that grow keep the memory of a GPU whole (of both names torch reads)
+[[ -n ${PYTORCH_ALLOC_CONF:-}${PYTORCH_CUDA_ALLOC_CONF:-} ]] || export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 mkdir -p "$folder"
 log=$(cd "$folder" && pwd)/${module##*.}${NODE_RANK:+.node$NODE_RANK}.log
 touch "$log"

@@ -453,6 +453,22 @@ def test_a_complete_training_ends_with_its_report(noting, tmp_path, module, sett
     assert words[1:] == ([f"-m tools.report {tmp_path / 'out'}"] if is_reported else [])
 
 
+@pytest.mark.parametrize(
+    ("own", "seen"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}, "backend:cudaMallocAsync"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+    ],
+)
+def test_gpu_memory_comes_in_segments_that_grow_unless_the_user_says_otherwise(own, seen, tmp_path):
+    path = tmp_path / "telling"
+    path.write_text('#!/bin/sh\necho "memory: $PYTORCH_CUDA_ALLOC_CONF$PYTORCH_ALLOC_CONF"\n')
+    path.chmod(0o755)
+    result = run("tools.evaluate", tmp_path / "out", PYTHON=str(path), **own)
+    assert f"memory: {seen}\n" in result.stdout
+
+
 def test_a_report_that_fails_does_not_fail_the_training(noting):
     result, words = noting("internvl_chat.train_mpo", FAIL="*tools.report*")
     assert result.returncode == 0 and len(words) == 2 and "its report failed" in result.stdout

@@ -14,15 +14,18 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import av
 from PIL import Image
 
 from internvl_chat.data.images import DECODE_ERRORS, ImageError
 from internvl_chat.model.file_kinds import wrong_kind
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +35,9 @@ MAX_FRAME_PIXELS = 7680 * 4320
 # Containers that hold their frames themselves: playlists and the like would open other files, or the network.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 SAFE = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+MICROSECONDS = 1_000_000  # of a second: in them FFmpeg gives the duration of a container
 GIF_HEADER, GIF_DELAY = b"GIF8", 100  # first bytes of a file; milliseconds of a frame that does not say its own
 
-# What PyAV and Pillow raise on broken files. PyAV gives None for what FFmpeg does not know, which ends as TypeError or
-# AttributeError; both are among those of decoders.
-BROKEN = (av.FFmpegError, *DECODE_ERRORS)
 LEAST_SHARE = 0.9  # of the seconds that the header says: a video with less is cut short
 
 Clip = tuple[float, float]  # seconds from the start: first, and behind the last
@@ -117,7 +118,7 @@ def _scan(path: str) -> Scan:
         with open(path, "rb") as file:
             is_gif = file.read(len(GIF_HEADER)) == GIF_HEADER
         return _scan_gif(path) if is_gif else _scan_container(path)
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         if isinstance(error, ImageError):
             raise
         kind = wrong_kind(path, "a video") if os.path.isfile(path) else None
@@ -125,9 +126,25 @@ def _scan(path: str) -> Scan:
         raise ImageError(f"{path}: cannot be read as a video ({reason})", "video_unreadable") from error
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[InputContainer]:
+    """A video open in FFmpeg, whose errors become OSError.
+
+    PyAV gives None for what FFmpeg does not know, which ends as TypeError or AttributeError: both are among those of
+    decoders, as is OSError.
+    """
+    import av  # FFmpeg, 40 MB, which only who reads videos needs
+
+    try:
+        with av.open(path, options=SAFE) as container:
+            yield container
+    except av.FFmpegError as error:
+        raise OSError(str(error)) from error
+
+
 def _scan_container(path: str) -> Scan:
     """Scan the packets, since headers may not tell the truth."""
-    with av.open(path, options=SAFE) as container:
+    with _opened(path) as container:
         if not container.streams.video:
             return Scan((0, 0), [], [])
         stream = container.streams.video[0]
@@ -145,7 +162,7 @@ def _scan_container(path: str) -> Scan:
             if len(found) > MAX_FRAMES:
                 raise ImageError(f"{path}: more than {MAX_FRAMES} frames; cut it", "video_too_large")
         base = float(stream.time_base or 1)
-        promised = stream.duration * base if stream.duration else (container.duration or 0) / av.time_base
+        promised = stream.duration * base if stream.duration else (container.duration or 0) / MICROSECONDS
         share = min(1.0, len(found) / stream.frames) if stream.frames else 1.0
     stamps = sorted(stamp for stamp, _ in found)
     if not stamps:
@@ -190,7 +207,7 @@ def read_frames(video: Video, number: int) -> Iterator[Image.Image]:
     wanted = [video.frames[place] for place in frame_places(len(video.frames), number)]
     try:
         yield from _decode(video, wanted) if video.keys else _decode_gif(video, wanted)
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{video.path}: broken video data ({error})", "video_broken") from error
@@ -205,7 +222,7 @@ def _decode_gif(video: Video, wanted: list[int]) -> Iterator[Image.Image]:
 
 def _decode(video: Video, wanted: list[int]) -> Iterator[Image.Image]:
     """Decode on from the last key frame before each wanted one, or from where decoding is if that is nearer."""
-    with av.open(video.path, options=SAFE) as container:
+    with _opened(video.path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # loader workers share the cores already
         decoded, now = container.decode(stream), -math.inf

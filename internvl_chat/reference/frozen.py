@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
 from internvl_chat.model import InternVLChatModel
-from internvl_chat.model.upstream import prepare_deepspeed
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import idle_batch
 from internvl_chat.reference.cache import LogpsCache
@@ -44,6 +43,10 @@ class FrozenReference:
         self.unwrapped = model
         self.autocast = accelerator.autocast
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            from internvl_chat.model.upstream import (
+                prepare_deepspeed,
+            )  # of trl: seconds to import, which only DeepSpeed needs
+
             self.model: Any = prepare_deepspeed(model, accelerator)
         else:
             self.model = model.to(accelerator.device)
