@@ -7,7 +7,6 @@ say why they have none any more. Each group checks and completes itself once; la
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -20,13 +19,14 @@ from transformers import TrainingArguments
 
 from internvl_chat.data.arguments import DataArguments, described
 from internvl_chat.losses.mixture import LossMixture, parse_loss_type
-from internvl_chat.model.upstream import string_to_bool
 
 __all__ = ["DataArguments", "MPOConfig", "ModelArguments", "described"]
 
 logger = logging.getLogger(__name__)
 
 DEEPSPEED_FOLDER = Path(__file__).resolve().parents[1] / "shell" / "deepspeed"
+
+YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")  # as transformers reads a bool
 
 
 @dataclass
@@ -197,11 +197,10 @@ class MPOConfig(TrainingArguments):
 
     def _recomputes(self) -> bool:
         """Whether layers are computed again: --grad_checkpoint in the words that transformers takes for a bool."""
-        given = str(self.grad_checkpoint)
-        try:
-            return given.lower() == "auto" or string_to_bool(given)
-        except argparse.ArgumentTypeError:
-            raise ValueError(f"--grad_checkpoint {given} is unknown: take True, False or auto") from None
+        given = str(self.grad_checkpoint).lower()
+        if given not in (*YES, *NO, "auto"):
+            raise ValueError(f"--grad_checkpoint {self.grad_checkpoint} is unknown: take True, False or auto")
+        return given not in NO
 
     def _apply_older_names(self) -> None:
         """Move values given under older names to today's, and empty the older ones so that they are not stale."""

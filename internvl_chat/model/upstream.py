@@ -23,7 +23,6 @@ PATHS = (
     "transformers.core_model_loading:Concatenate",
     "transformers.core_model_loading:WeightConverter",
     "transformers.core_model_loading:WeightRenaming",
-    "transformers.hf_argparser:string_to_bool",
     "transformers.initialization",
     "transformers.masking_utils:create_causal_mask",
     "transformers.modeling_layers:GradientCheckpointingLayer",

@@ -43,9 +43,7 @@ class FrozenReference:
         self.unwrapped = model
         self.autocast = accelerator.autocast
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
-            from internvl_chat.model.upstream import (
-                prepare_deepspeed,
-            )  # of trl: seconds to import, which only DeepSpeed needs
+            from internvl_chat.model.upstream import prepare_deepspeed  # of trl, which takes seconds to load
 
             self.model: Any = prepare_deepspeed(model, accelerator)
         else:

@@ -114,9 +114,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
         if ref_model is not None:
             self.reference = FrozenReference(ref_model, self.accelerator)
             if args.sync_ref_model:
-                from internvl_chat.model.upstream import (
-                    SyncRefModelCallback,
-                )  # of trl: seconds to import, which only TR-DPO needs
+                from internvl_chat.model.upstream import SyncRefModelCallback  # of trl, which takes seconds to load
 
                 self.add_callback(SyncRefModelCallback(ref_model, self.accelerator))
 
