@@ -1,6 +1,7 @@
 # make quickstart   from a fresh clone to an MPO-trained tiny model, on a CPU
 # make test         the whole test suite
 # make clients      lmdeploy, vLLM, VLMEvalKit in environments of their own, and our checkpoints in them
+# make gpu          on a machine with a GPU: what docs/gpu.md says has to be shown there
 # make checks       lint, types, import of every module
 # The newest Python here of those that the pins are made for.
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(if $(shell $(name) -c "import sys; print(sys.version_info >= (3, 11) or str())" 2>/dev/null),$(name))) python3.11)
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS ?= $(CURDIR)/work_dirs/clients
 
-.PHONY: install quickstart test clients checks
+.PHONY: install quickstart test clients gpu checks
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt requirements-run.txt pyproject.toml
@@ -26,6 +27,11 @@ test: install
 clients: install
 	PYTHON="$(CURDIR)/$(BIN)/python" bash tests/clients/install.sh "$(CLIENTS)"
 	CLIENTS="$(CLIENTS)" $(BIN)/python -m pytest tests/clients
+
+gpu: install
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/bench_training.py --device cuda --size 2B
+	$(BIN)/python benchmarks/bench_training.py --device cuda --size 8B --dtype bfloat16 --forms ours_cached_reference
 
 checks: install
 	$(BIN)/ruff check .

@@ -3,10 +3,12 @@
     python benchmarks/bench_training.py                      # the table: about 5 minutes on one core
     python benchmarks/bench_training.py --part sweeps        # tiles, answer length, pairs per prompt, vocabulary
     python benchmarks/bench_training.py --part profile       # where the time of each form goes
-    python benchmarks/bench_training.py --device cuda --size 2B     # published shapes, bf16, MFU
+    python benchmarks/bench_training.py --device cuda --size 2B     # published shapes as users train them, MFU
 
-A step is forward, loss and backward, with the vision tower trained and every layer checkpointed. Forms take turns in
-one process, and medians are compared. `seconds` are of the wall clock; `cpu_seconds` of the process, which do not count
+A step is forward, loss and backward, with the vision tower trained and every layer checkpointed. On a GPU it is the
+whole step of a launcher's run without DeepSpeed: float32 weights under bfloat16 autocast, clipping and AdamW; one form
+is in memory at a time. `--bare True` leaves clipping and update out, as on a CPU, where forms take turns in one process
+and medians are compared. `seconds` are of the wall clock; `cpu_seconds` of the process, which do not count
 the time that other processes took, and which the ratios of a CPU are taken from. `bound` is the ratio of FLOPs
 (`training_flops`), `share` how much of it is reached. Forms in `training_forms`, models in `training_model`. Writes
 benchmarks/results/training*.json.
@@ -15,15 +17,17 @@ benchmarks/results/training*.json.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
 from machine import PACKAGES, describe_machine, interleaved_medians, write_results
-from training_forms import FORMS, SCRATCH, Step, form_work
+from training_forms import FORMS, SCRATCH, Step, TrainedStep, form_work
 from training_model import SIZES, Shape, Size, with_vocabulary
 
 TABLE = (Shape(7, 250, 400), Shape(4, 500, 700))  # short answers, and long chains of thought
@@ -36,7 +40,7 @@ VOCABULARIES = (32_000, 152_000)
 class Timed:
     """A step that writes down its CPU seconds, the loss it had and, on a GPU, its peak memory above what was there."""
 
-    def __init__(self, step: Step, device: torch.device) -> None:
+    def __init__(self, step: Callable[[], float], device: torch.device) -> None:
         self.step, self.device = step, device
         self.cpu_seconds: list[float] = []
         self.loss, self.peak_bytes = 0.0, 0
@@ -61,12 +65,9 @@ def measure(
     size: Size, forms: Mapping[str, tuple[str, Shape]], rounds: int, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Figures of forms that take turns, label -> (name in FORMS, shape), and ours compared with the baselines."""
-    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
-    steps = {
-        label: Timed(FORMS[form](size, replace(shape, tile_tokens=size.tile_tokens), device, dtype), device)
-        for label, (form, shape) in forms.items()
-    }
-    seconds = interleaved_medians(steps, rounds)
+    device = torch.device(args.device)
+    makers = {label: partial(make_step, form, size, shape, args) for label, (form, shape) in forms.items()}
+    steps, seconds = (run_apart if device.type == "cuda" else run_in_turns)(makers, rounds, device)
     figures = {}
     for label, (form, shape) in forms.items():
         shape = replace(shape, tile_tokens=size.tile_tokens)
@@ -86,6 +87,32 @@ def measure(
     clock = "cpu_seconds" if device.type == "cpu" else "seconds"
     pairs = {label: shape.pairs for label, (_, shape) in forms.items()}
     return {"forms": figures, "ratios": ratios(figures, pairs, clock)}
+
+
+def make_step(form: str, size: Size, shape: Shape, args: argparse.Namespace) -> Step | TrainedStep:
+    """A form at work, in the number format and with the update that the flags ask for."""
+    device, autocast = torch.device(args.device), args.dtype == "autocast"
+    dtype = torch.float32 if autocast else getattr(torch, args.dtype)
+    step = FORMS[form](size, replace(shape, tile_tokens=size.tile_tokens), device, dtype)
+    return step if args.bare else TrainedStep(step, device, autocast=autocast)
+
+
+def run_in_turns(makers: Mapping[str, Callable[[], Step]], rounds: int, device: torch.device) -> tuple[dict, dict]:
+    """The steps by label after so many rounds, one of each per round, and their median seconds."""
+    steps = {label: Timed(make(), device) for label, make in makers.items()}
+    return steps, interleaved_medians(steps, rounds)
+
+
+def run_apart(makers: Mapping[str, Callable[[], Step]], rounds: int, device: torch.device) -> tuple[dict, dict]:
+    """The same, one after the other, each with the memory to itself."""
+    steps, seconds = {}, {}
+    for label, make in makers.items():
+        steps[label] = Timed(make(), device)
+        seconds |= interleaved_medians({label: steps[label]}, rounds)
+        del steps[label].step
+        gc.collect()
+        torch.cuda.empty_cache()
+    return steps, seconds
 
 
 def gpu_figures(timed: Timed, useful_flops_per_second: float) -> dict[str, float]:
@@ -116,17 +143,17 @@ def ratios(figures: Mapping[str, Mapping[str, float]], pairs: Mapping[str, int],
     return compared
 
 
-def all_forms(shape: Shape) -> dict[str, tuple[str, Shape]]:
-    """Every form on one shape."""
-    return {form: (form, shape) for form in FORMS}
+def all_forms(shape: Shape, args: argparse.Namespace) -> dict[str, tuple[str, Shape]]:
+    """Every form that is asked for, on one shape."""
+    return {form: (form, shape) for form in args.forms}
 
 
 def table(size: Size, args: argparse.Namespace) -> dict[str, Any]:
     """The fixed shapes; at 7 tiles also 4 pairs of one prompt, whose baselines run the pairs one after the other."""
     results = []
     for shape in TABLE:
-        forms = all_forms(shape)
-        if shape == TABLE[0]:
+        forms = all_forms(shape, args)
+        if shape == TABLE[0] and "ours_cached_reference" in forms:
             forms["ours_grouped"] = ("ours_cached_reference", GROUPED)
         results.append({"shape": described(shape), **measure(size, forms, args.rounds, args)})
     return {"shapes": results}
@@ -147,19 +174,18 @@ def sweeps(size: Size, args: argparse.Namespace) -> dict[str, Any]:
     }
     vocabularies = [(v, with_vocabulary(size, v, 512)) for v in VOCABULARIES]
     return {
-        "tiles": points([(str(n), size, all_forms(Shape(n, 250, 400))) for n in (1, 4, 7, 13)]),
+        "tiles": points([(str(n), size, all_forms(Shape(n, 250, 400), args)) for n in (1, 4, 7, 13)]),
         "answer_length": points([(str(n), size, forms) for n, forms in lengths]),
         "pairs_per_prompt": points([("7 tiles", size, {"original": ("original", Shape(7, 250, 400)), **grouped})]),
-        "vocabulary": points([(str(v), wide, all_forms(Shape(1, 250, 400))) for v, wide in vocabularies]),
+        "vocabulary": points([(str(v), wide, all_forms(Shape(1, 250, 400), args)) for v, wide in vocabularies]),
     }
 
 
 def profile(size: Size, args: argparse.Namespace) -> dict[str, Any]:
     """Share of each operator in the time of a step at 7 tiles, the largest first."""
-    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
-    shares = {}
-    for form, make in FORMS.items():
-        step = make(size, replace(TABLE[0], tile_tokens=size.tile_tokens), device, dtype)
+    device, shares = torch.device(args.device), {}
+    for form in args.forms:
+        step = make_step(form, size, TABLE[0], args)
         step()
         with torch.profiler.profile() as recorded:
             step()
@@ -188,14 +214,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--part", choices=PARTS, default="table")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--size", choices=SIZES, help="cpu on a CPU, 2B on a GPU")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="float32 on a CPU, bfloat16 on a GPU")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "autocast"), help="float32; autocast on a GPU")
+    parser.add_argument("--bare", choices=("True", "False"), help="no clipping, no update; True on a CPU")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each form; sweeps take half as many")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU")
     parser.add_argument("--name", help="of the results; training, with the part and the GPU's size")
     args = parser.parse_args(argv)
     on_gpu = args.device == "cuda"
     args.size = args.size or ("2B" if on_gpu else "cpu")
-    args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
+    args.dtype = args.dtype or ("autocast" if on_gpu else "float32")
+    args.bare = args.bare == "True" if args.bare else not on_gpu
+    if args.bare and args.dtype == "autocast":
+        parser.error("--dtype autocast goes with --bare False: bare forms run in the type of their weights")
     parts = ["training", *([] if args.part == "table" else [args.part]), *([f"cuda_{args.size}"] if on_gpu else [])]
     args.name = args.name or "_".join(parts)
     return args
@@ -208,7 +239,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     SCRATCH.mkdir(exist_ok=True)
     before = describe_machine((*PACKAGES, "trl", "accelerate"))
     figures = PARTS[args.part](SIZES[args.size], args)
-    settings = {"size": args.size, "dtype": args.dtype, "rounds": args.rounds, "threads": args.threads}
+    settings = {
+        "size": args.size,
+        "dtype": args.dtype,
+        "bare": args.bare,
+        "rounds": args.rounds,
+        "threads": args.threads,
+    }
     write_results(args.name, {"started_on": before, **settings, "model": asdict(SIZES[args.size]), **rounded(figures)})
 
 

@@ -2,7 +2,7 @@
 
 `original` is how the original stack runs a pair; `trl` is TRL's DPOTrainer on the same weights in transformers' own
 InternVL class; the others are `MultimodalDPOTrainer`. A form is a function without arguments that leaves gradients
-behind and returns the loss. The optimizer's update, the same for all of them, is not part of it.
+behind and returns the loss; `TrainedStep` adds what is the same for all of them, clipping and the optimizer's update.
 """
 
 from __future__ import annotations
@@ -46,6 +46,29 @@ class Step:
         self.model.zero_grad(set_to_none=True)
         loss = self.loss()
         loss.backward()
+        if loss.is_cuda:
+            torch.cuda.synchronize()
+        return loss.item()
+
+
+class TrainedStep:
+    """A whole step of a form as a launcher's run without DeepSpeed takes it: clipped gradients, and AdamW's update.
+
+    With `autocast` products run in bfloat16 on float32 weights, as of `--bf16 True`.
+    """
+
+    def __init__(self, step: Step, device: torch.device, *, autocast: bool) -> None:
+        self.step, self.model, self.device, self.autocast = step, step.model, device, autocast
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, weight_decay=0.05, fused=True)
+
+    def __call__(self) -> float:
+        """Run the step and return its loss, which waits for the device."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            loss = self.step.loss()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         if loss.is_cuda:
             torch.cuda.synchronize()
         return loss.item()

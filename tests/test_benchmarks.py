@@ -20,6 +20,7 @@ NAMES = (
     "bench_training",
     "bench_training_memory",
     "bench_lora_memory",
+    "bench_recomputation",
     "simulate_ranks",
     "plot_training",
 )
@@ -120,6 +121,56 @@ def test_every_part_runs_and_writes_its_figures(benchmarks, steps, tmp_path, mon
         assert [point["point"] for point in figures["vocabulary"]] == ["100", "200"]
     else:
         assert 0.5 < sum(figures["share_of_time"]["trl"].values()) <= 1
+
+
+def gpu_commands():
+    """The words of each benchmark that `make gpu` runs."""
+    lines = (BENCHMARKS.parent / "Makefile").read_text().splitlines()
+    return [line.partition("bench_training.py ")[2].split() for line in lines if "bench_training.py" in line]
+
+
+@pytest.mark.parametrize("words", gpu_commands(), ids=" ".join)
+def test_what_is_measured_on_a_gpu_runs_on_a_cpu(benchmarks, tmp_path, monkeypatch, words):
+    """As users train: float32 under autocast, or bfloat16, with clipping and update, one form after the other."""
+    bench = benchmarks["bench_training"]
+    asked = bench.parse_arguments(words)
+    assert asked.device == "cuda" and not asked.bare and asked.size in ("2B", "8B")
+    monkeypatch.setattr(benchmarks["machine"], "RESULTS", tmp_path)
+    monkeypatch.setattr(bench, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(bench, "run_in_turns", bench.run_apart)
+    small = ["--device", "cpu", "--size", "toy", "--rounds", "1", "--dtype", asked.dtype, "--bare", "False"]
+    bench.main([*small, "--name", "dry", "--forms", *asked.forms])
+    figures = json.loads((tmp_path / "dry.json").read_text())
+    forms = figures["shapes"][0]["forms"]
+    assert set(asked.forms) <= set(forms)
+    losses = [figure["loss"] for name, figure in forms.items() if name != "ours_grouped"]
+    assert np.ptp(losses) < 0.05  # bfloat16, after the same steps
+
+
+def test_a_trained_step_clips_and_updates(benchmarks, steps):
+    """The first step of AdamW moves a weight by the learning rate, less its decay, whatever its gradient."""
+    step, *_ = steps("ours_cached_reference")
+    before = step.model.language_model.lm_head.weight.detach().clone()
+    benchmarks["training_forms"].TrainedStep(step, CPU, autocast=False)()
+    moved = (step.model.language_model.lm_head.weight - before * (1 - 1e-6 * 0.05)).abs()
+    assert moved.max().item() == pytest.approx(1e-6, rel=0.05)
+    assert step.model.language_model.lm_head.weight.grad is None
+
+
+def test_recomputation_is_compared_on_rows_that_fit_and_rows_that_do_not(benchmarks, tmp_path, monkeypatch):
+    bench, size = benchmarks["bench_recomputation"], benchmarks["training_model"].SIZES["toy"]
+    monkeypatch.setattr(benchmarks["training_forms"], "SCRATCH", tmp_path)
+    short, long = bench.compare(replace(size, vision_layers=2, layers=2), rounds=1)
+    assert short["recomputed_layers"] == {"True": 4, "auto": 0, "False": 0}
+    assert long["recomputed_layers"] == {"True": 4, "auto": 2, "False": 0}
+    for row in (short, long):
+        assert len({round(loss, 5) for loss in row["losses"].values()}) == 1
+
+
+def test_autocast_is_not_bare(benchmarks, capsys):
+    with pytest.raises(SystemExit):
+        benchmarks["bench_training"].parse_arguments(["--dtype", "autocast"])
+    assert "--bare False" in capsys.readouterr().err
 
 
 def test_shares_compare_time_and_work_of_a_pair(benchmarks):

@@ -324,3 +324,21 @@ def test_fine_tuning_is_the_nll_of_chosen_answers(golden, golden_batch, make_tra
     batch = {name: value for name, value in golden_batch("b3").items() if not name.startswith("rejected")}
     loss = trainer.compute_loss(trainer.model.train(), batch)
     assert loss.item() == pytest.approx(golden.loss["batches"]["b3"]["policy_nll_loss"], abs=2e-5)
+
+
+def test_full_determinism_reaches_torch_and_all_that_a_step_does_has_a_form_for_it(
+    golden_batch, make_trainer, policy, reference, monkeypatch
+):
+    """What makes a resume on a GPU exact. On a CPU: operations without a deterministic form would raise."""
+    names = ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC")
+    for name in (*names, "ASCEND_LAUNCH_BLOCKING", "HCCL_DETERMINISTIC"):
+        monkeypatch.setenv(name, "")  # so that they are as they were behind this test
+    try:
+        trainer = make_trainer(policy, reference, full_determinism=True)
+        assert (
+            torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+        )
+        trainer.compute_loss(trainer.model.train(), golden_batch("b2")).backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, False
