@@ -183,6 +183,7 @@ class Case:
         reference: a second model stands by, else a cache.
         recompute: every layer is computed again.
         autocast: float32 weights under autocast; else bfloat16 weights without an optimizer, as in an engine.
+        lora_rank: of adapters, which then are all that is trained, on a base in bfloat16; 0 for none.
         layers: of each tower; None for all.
         free: bytes that a step may take, for which so many layers are computed again as it takes; None for all of them.
     """
@@ -193,13 +194,14 @@ class Case:
     reference: bool = False
     recompute: bool = True
     autocast: bool = True
+    lora_rank: int = 0
     layers: int | None = None
     free: float | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return torch.float32 if self.autocast else torch.bfloat16
+        return torch.float32 if self.autocast and not self.lora_rank else torch.bfloat16
 
     def config(self) -> InternVLChatConfig:
         """Of the model."""
@@ -234,13 +236,13 @@ def accounted(case: Case) -> Accounted:
     with kernels_of_a_gpu(), FakeTensorMode() as mode:
         batch = faked(batch, mode)
         with live:
-            policy = fake_model(case.name, case.dtype, layers=case.layers)
+            policy = fake_model(case.name, case.dtype, layers=case.layers, lora_rank=case.lora_rank)
             if case.recompute:
                 policy.gradient_checkpointing_enable({"use_reentrant": False})
             reference = None
             if case.reference:
                 reference = fake_model(case.name, case.dtype, layers=case.layers).eval().requires_grad_(False)
-            optimizer = torch.optim.AdamW(policy.parameters(), fused=True) if case.autocast else None
+            optimizer = torch.optim.AdamW(trained(policy), fused=True) if case.autocast else None
             choice = None
             if case.free is not None:
                 choice = Recomputation(policy, half=True, free_bytes=lambda: case.free / USED)
@@ -259,6 +261,11 @@ def accounted(case: Case) -> Accounted:
     return Accounted(live.peak, stands, load, chosen)
 
 
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters with gradients."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def preference_loss(policy: torch.nn.Module, reference: torch.nn.Module | None, batch: dict[str, Any]) -> torch.Tensor:
     """The usual mixture; without a reference model its log-probs are constants, as of a cache."""
     pack, logps = batch["packed"], answer_logps(policy, batch)
@@ -272,10 +279,14 @@ def preference_loss(policy: torch.nn.Module, reference: torch.nn.Module | None, 
 def estimated_peak(case: Case, load: StepLoad) -> float:
     """What `tools.footprint` says of the same step; in bfloat16 its parts for weights and the step alone."""
     config = case.config()
-    count = count_parameters(meta_model(config))
+    model = meta_model(config)
+    count = count_parameters(model)
+    if case.lora_rank:
+        add_adapters(model, lora_config(case.lora_rank, case.lora_rank, case.name))
     if case.autocast:
-        plan = Plan(1, 0, False, True, case.recompute, case.reference, deepspeed=False)
-        return footprint(config, count, count.total, plan, load).total
+        number = sum(parameter.numel() for parameter in trained(model))
+        plan = Plan(1, 0, False, True, case.recompute, case.reference, deepspeed=False, adapters=case.lora_rank > 0)
+        return footprint(config, count, number, plan, load).total
     weights = Weights(count.vision, count.projector, count.language, count.total, case.dtype.itemsize, half=True)
     memory = StepMemory(config, weights)
     stored = count.total * case.dtype.itemsize * (1 + case.reference)
