@@ -108,6 +108,12 @@ def _overlays(whole: str, cropped: str) -> bool:
     if target is None:
         return False
     square = _working(whole)
+    cuts, correlation = _best_cuts(square, target)
+    return correlation >= SAME_CORRELATION and _worst_patch(square, cuts, target) <= MOST_PATCH
+
+
+def _best_cuts(square: Image.Image, target: np.ndarray) -> tuple[Cuts, float]:
+    """The cuts at which a picture is most like the target, found uphill from the best view, and its correlation."""
     best_cuts = max(VIEWS, key=lambda cuts: _overlay(square, cuts, target))
     best = _overlay(square, best_cuts, target)
     for step in FINE_STEPS:
@@ -118,7 +124,7 @@ def _overlays(whole: str, cropped: str) -> bool:
                 found = _overlay(square, cuts, target)
                 if found > best + 1e-4:
                     best, best_cuts, improved = found, cuts, True
-    return best >= SAME_CORRELATION and _worst_patch(square, best_cuts, target) <= MOST_PATCH
+    return best_cuts, best
 
 
 def _worst_patch(square: Image.Image, cuts: Cuts, target: np.ndarray) -> float:

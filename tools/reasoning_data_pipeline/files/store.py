@@ -170,10 +170,7 @@ class SampleStore:
         self.output, self.keys, self.num_samples = Path(output), keys, num_samples
         self.worker = worker or Process()
         self.parts = self.output.with_suffix(".parts")
-        self._index = {key: index for index, key in enumerate(keys)}
-        if len(self._index) != len(keys):
-            doubled = next(key for key, count in Counter(keys).items() if count > 1)
-            raise ValueError(f"{self.output}: the key {doubled!r} stands for more than one prompt")
+        self._index = _places(keys, self.output)
         self._done = np.zeros((len(keys), num_samples), dtype=bool)
         self._shard: BinaryIO | None = None
         self._generation = self._enter_run(orjson.loads(orjson.dumps(dict(parameters))), origin or {}, overwrite)
@@ -331,6 +328,15 @@ class SampleStore:
         write_atomically(self.parts / "rejects.jsonl", map(json_line, rejects))
         write_atomically(self.parts / "summary.json", [json_text(asdict(summary))])
         write_atomically(self.output, rows_in_order(found))
+
+
+def _places(keys: Sequence[str], output: Path) -> dict[str, int]:
+    """Where each key stands; ValueError for one that stands twice."""
+    places = {key: index for index, key in enumerate(keys)}
+    if len(places) != len(keys):
+        doubled = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"{output}: the key {doubled!r} stands for more than one prompt")
+    return places
 
 
 def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -171,11 +171,7 @@ def run_conversion(conversion: Conversion, parser: argparse.ArgumentParser, argu
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     args = parser.parse_args(arguments)
-    if not args.data_dir.is_dir():
-        parser.error(f"--data-dir {args.data_dir} is not a folder")
-    datasets = find_datasets(args.data_dir, args.save_dir)
-    if not datasets:
-        parser.error(f"no *.jsonl below --data-dir {args.data_dir}: has the run that writes them finished?")
+    datasets = _datasets_of(args, parser)
     worker = find_process()
     mine = datasets[worker.rank :: worker.world_size]
     for dataset in mine:
@@ -188,6 +184,16 @@ def run_conversion(conversion: Conversion, parser: argparse.ArgumentParser, argu
         return 0
     print(f"error: no row was made for {', '.join(conversion.metas)}: {why_nothing(args.save_dir)}", file=sys.stderr)
     return 1
+
+
+def _datasets_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[SampledDataset]:
+    """The data sets below --data-dir; a usage error where there is none."""
+    if not args.data_dir.is_dir():
+        parser.error(f"--data-dir {args.data_dir} is not a folder")
+    datasets = find_datasets(args.data_dir, args.save_dir)
+    if not datasets:
+        parser.error(f"no *.jsonl below --data-dir {args.data_dir}: has the run that writes them finished?")
+    return datasets
 
 
 def why_nothing(save_dir: Path) -> str:
