@@ -5,7 +5,7 @@
     python tools/prepare_mmpr.py --source OpenGVLab --sets MMPR-v1.2-prompts MMPR-Tiny --out data/mmpr
 
 Sets: MMPR, MMPR-v1.1, MMPR-v1.2, MMPR-v1.2-prompts, MMPR-Tiny. Zips in pieces are read as they are, without joining
-them. Writes below --out, in a folder per set:
+them; a set that is unpacked already is taken as it is by --link. Writes below --out, in a folder per set:
 
     images/, annotations/     each file once; DropoutNTP and correctness prompts: their own folders
     meta.json                 paths relative to itself: `tools/validate.py` and the launchers take it as it is
@@ -36,6 +36,7 @@ from tools.mmpr.prompts import PROMPTS, READERS, prepare_online, prepare_prompts
 from tools.mmpr.published import META, SETS, TABLE, PrepareError, PublishedSet
 from tools.mmpr.sources import Source, find_sources
 from tools.mmpr.unpack import WORK, Unpacker
+from tools.mmpr.unpacked import link_folder, unpacked_folder
 
 RECORD = "prepared.json"
 
@@ -50,6 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sets", nargs="+", choices=sorted(SETS), help="which sets; default: what the source names or holds")
     add("--archives", nargs="+", metavar="NAME", help="only these zips of a set, such as correctness_images "
         "correctness_prompts")  # fmt: skip
+    add("--link", action="store_true", help="link folders that are unpacked in --source, write nothing a second time")
     add("--revision", help="of the repository on the hub")
     add("--verify", action="store_true", help="compare all files with the hub's checksums first, where these are known")
     add("--name_encoding", default="utf-8", help="of names in zips that do not say that they are UTF-8")
@@ -67,12 +69,12 @@ def prepare(source: Source, out: Path, args: argparse.Namespace) -> dict[str, An
     begin, folder = time.monotonic(), out / source.published.name
     archives = wanted_archives(source.published, args.archives)
     source.fetch(archives, args.revision)
-    pieces = {archive: find_pieces(source.folder, archive) for archive in archives}
-    for archive in (archive for archive, paths in pieces.items() if not paths):
-        cure = source.published.download_command(source.folder, f"--include '{archive}.zip*'")
-        raise PrepareError(f"{source.folder}: no {archive}.zip and no piece of it; {cure}")
+    linked = {archive: found for archive in archives if args.link and (found := unpacked_folder(source, archive))}
+    for archive, found in linked.items():
+        link_folder(folder / archive, found)
+    pieces = {archive: require_pieces(source, archive) for archive in archives if archive not in linked}
     checked = check_sums(path for paths in pieces.values() for path in paths) if args.verify else 0
-    unpacked = {}
+    unpacked: dict[str, Any] = {archive: {"linked": str(found)} for archive, found in linked.items()}
     for archive, paths in pieces.items():
         with tqdm(desc=f"{archive}.zip", unit=" files", mininterval=0.5) as bar:
             unpacker = Unpacker(folder, args.num_threads, args.name_encoding, bar.update)
@@ -89,6 +91,18 @@ def prepare(source: Source, out: Path, args: argparse.Namespace) -> dict[str, An
     }
     write_atomically(folder / RECORD, [json_text(record)])
     return record
+
+
+def require_pieces(source: Source, archive: str) -> list[Path]:
+    """The pieces of an archive; PrepareError where there is none."""
+    if paths := find_pieces(source.folder, archive):
+        return paths
+    if found := unpacked_folder(source, archive):
+        raise PrepareError(
+            f"{source.folder}: no {archive}.zip and no piece of it, but {found} is unpacked: take --link"
+        )
+    cure = source.published.download_command(source.folder, f"--include '{archive}.zip*'")
+    raise PrepareError(f"{source.folder}: no {archive}.zip and no piece of it; {cure}")
 
 
 def wanted_archives(published: PublishedSet, asked: Sequence[str] | None) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """All five published sets, small: prepared, validated, trained; restarts; what is said about bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,34 @@ def test_pairs_of_every_version_train_as_they_come_out(source, tmp_path, name, c
     assert (counts["rows"], counts["usable"], counts["text_only"], counts["missing_images"]) == (4, 3, 1, 1)
     assert record["data_sets"][SHAPES]["several_images"] == 1
     assert f"{PREFIX}: 1 rows left out, image_missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("MMPR-v1.2", ""), ("MMPR", "MMPR")])  # as `unzip` leaves their images
+def test_a_set_that_is_unpacked_is_linked(source, tmp_path, name, prefix):
+    folder = source(name) / name
+    assert prepare(folder, tmp_path / "whole") == 0
+    shutil.copytree(tmp_path / "whole" / name / "images", folder / prefix / "images")
+    for piece in folder.glob("images.zip*"):
+        piece.unlink()
+    assert prepare(folder, tmp_path / "out", "--link") == prepare(folder, tmp_path / "out", "--link") == 0
+    found, whole = tmp_path / "out" / name, tmp_path / "whole" / name
+    assert (found / "images").is_symlink() and not (found / "annotations").is_symlink()
+    for file in ("meta.json", "left_out.jsonl"):
+        assert (found / file).read_text().replace(str(found), str(whole)) == (whole / file).read_text()
+    command = ["--meta_path", str(found / "meta.json"), "--output_dir", str(tmp_path / "report"), "--num_workers", "1"]
+    assert validate.main(command) == 0
+
+
+def test_what_is_unpacked_is_told_of_and_what_was_written_is_not_replaced(source, tmp_path, capsys):
+    folder = source("MMPR-v1.2") / "MMPR-v1.2"
+    assert prepare(folder, tmp_path / "out") == 0
+    shutil.copytree(tmp_path / "out/MMPR-v1.2/images", folder / "images")
+    assert prepare(folder, tmp_path / "out", "--link") == 2
+    assert "is a folder of its own, no link to" in capsys.readouterr().err
+    for piece in folder.glob("images.zip*"):
+        piece.unlink()
+    assert prepare(folder, tmp_path / "other") == 2
+    assert f"{folder}/images is unpacked: take --link" in capsys.readouterr().err
 
 
 def test_prompts_of_both_pipelines(source, tmp_path):

@@ -74,7 +74,8 @@ SETS = {
 def recognise(folder: Path) -> PublishedSet | None:
     """The set that a folder holds, by its name, else by its files; None where it holds none."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if not any(".zip" in name for name in names):
+    archives = {archive for published in SETS.values() for archive in published.archives}
+    if not any(".zip" in name or name in archives for name in names):
         return None
     if folder.name in SETS:
         return SETS[folder.name]
