@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_chat.checkpoint.names import local_checkpoint
+from internvl_chat.checkpoint.names import local_checkpoint, published_name
 from internvl_chat.model import load_config, load_model, load_tokenizer
 from tools.convert import main as convert
 from tools.demo import load_contender
@@ -99,3 +99,17 @@ def test_the_base_that_an_adapter_names_is_looked_for_likewise(here):
     )
     with pytest.raises(FileNotFoundError, match="^ckpt/Typo: no such checkpoint folder"):
         merge(here / "run", None, here / "out")
+
+
+def test_the_name_by_which_others_find_a_checkpoint(here):
+    (here / "owner/name").mkdir(parents=True)
+    (here / "InternVL2_5-1B").mkdir()
+    known = {"ckpt/InternVL2_5-8B": "OpenGVLab/InternVL2_5-8B", "/x/InternVL2_5-8B/": "OpenGVLab/InternVL2_5-8B"}
+    known |= {"InternVL2_5-1B": "OpenGVLab/InternVL2_5-1B", "somebody/InternVL2-mine": "somebody/InternVL2-mine"}
+    known |= dict.fromkeys(("/x/base", "work_dirs/mpo", "ckpt/mine", "owner/name", ""))
+    assert {name: published_name(name) for name in known} == known
+
+
+def test_folders_of_this_repository_are_no_owners_where_they_are_not(here):
+    (here / "work_dirs").rmdir()
+    assert published_name("work_dirs/mpo") is None

@@ -19,7 +19,7 @@ LIBRARY = {
     "losses": set(),
     "data": {"records", "model"},
     "packed": {"records", "model"},
-    "publishing": set(),
+    "publishing": {"checkpoint"},
     "adapters": {"model"},
     "checkpoint": {"records", "model"},
     "reference": {"records", "arguments", "data", "model", "packed", "adapters", "checkpoint"},

@@ -1,10 +1,13 @@
 """The name of a checkpoint: a folder, or a name on the hub, which is downloaded. Training and every tool ask here.
 
+A folder may be the copy of a published model; a card names that one.
+
 Which of the two a name is, `model.checkpoint_files.is_hub_name` decides; loading by name asks it too.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -12,6 +15,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from internvl_chat.model.checkpoint_files import is_hub_name, no_such_checkpoint
 
+PUBLISHER = "OpenGVLab"
+PUBLISHED = re.compile(r"InternVL\d[\w.\-]*")  # names of its models
+LOCAL_FOLDERS = ("ckpt/", "work_dirs/")  # of this repository: no owners, also where they are not below this folder
 PICKLED = ["*.bin", "*.pth", "*.pt"]  # never read
 
 
@@ -30,3 +36,14 @@ def local_checkpoint(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), ignore_patterns=PICKLED))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise no_such_checkpoint(name, error) from error
+
+
+def published_name(name: str) -> str | None:
+    """The hub's name of a checkpoint, for others to find it by; None where it cannot be told.
+
+    A downloaded copy of a published model is known by the name of its folder.
+    """
+    if is_hub_name(name) and not name.startswith(LOCAL_FOLDERS):
+        return name
+    folder = Path(name).name
+    return f"{PUBLISHER}/{folder}" if PUBLISHED.fullmatch(folder) else None

@@ -10,7 +10,6 @@ model-index: ...      the evaluation, with intervals in its metrics' names
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +24,6 @@ from internvl_chat.publishing.secrets import scrub, scrub_text
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 TAGS = ("internvl", "custom_code", "mpo", "preference-optimization")
-PUBLISHER = "OpenGVLab"
-LOCAL_FOLDERS = ("ckpt/", "work_dirs/")
 OWN_TERMS = {"license": "other", "license_name": "as-base-model"}
 # Flags that tell how a run was made; whatever else settings.json holds does not leave.
 _MODEL = "freeze_llm freeze_backbone freeze_mlp drop_path_rate use_backbone_lora use_llm_lora load_in_4bit"
@@ -75,18 +72,6 @@ def check_repo_id(repo_id: str) -> str:
     if repo_id.count("/") != 1:
         raise PublishError(f"--to {repo_id}: a name on the hub is owner/name")
     return repo_id
-
-
-def hub_name(name: str) -> str | None:
-    """The hub's name of a checkpoint by the value of a flag; None where it cannot be told.
-
-    A downloaded copy of a published model is known by the name of its folder.
-    """
-    last = name.rstrip("/").rpartition("/")[2]
-    is_hub_name = re.fullmatch(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+", name) and not Path(name).exists()
-    if is_hub_name and not name.startswith(LOCAL_FOLDERS):
-        return name
-    return f"{PUBLISHER}/{last}" if re.fullmatch(r"InternVL\d[\w.\-]*", last) else None
 
 
 def model_card(run: Path, content: CardContent) -> ModelCard:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
-from internvl_chat.publishing.card import CardContent, check_repo_id, hub_name, model_card
+from internvl_chat.checkpoint.names import published_name
+from internvl_chat.publishing.card import CardContent, check_repo_id, model_card
 from internvl_chat.publishing.contents import collect
 from internvl_chat.publishing.upload import upload
 
@@ -52,7 +53,7 @@ def take_push(args: TrainingArguments, model_name_or_path: str) -> PushAtEnd | N
         return None
     args.push_to_hub = False
     repo_id = check_repo_id(args.hub_model_id or Path(str(args.output_dir)).name)
-    base = hub_name(model_name_or_path)
+    base = published_name(model_name_or_path)
     if base is None:
         logger.warning("the card will not name the base on the hub: %s is not known there", model_name_or_path)
     return PushAtEnd(repo_id, bool(args.hub_private_repo), args.hub_token, base)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from internvl_chat.publishing.card import hub_name
 from internvl_chat.publishing.secrets import is_secret_name, scrub, scrub_text
 from tests.hub import local_hub
 from tests.mmpr_sets import PREFIX, SHAPES, WRITERS, pair_rows, picture
@@ -331,12 +330,6 @@ def test_fields_with_a_telling_name_lose_their_value():
         "deep": [{"password": "[withheld]"}],
     }
     assert not any(map(is_secret_name, ("tokenizer", "num_image_token", "eos_token", "bos_token", "author", "keyword")))
-
-
-def test_names_of_the_base_on_the_hub():
-    assert hub_name("ckpt/InternVL2_5-8B") == hub_name("/x/InternVL2_5-8B/") == "OpenGVLab/InternVL2_5-8B"
-    assert hub_name("somebody/InternVL2_5-8B-mine") == "somebody/InternVL2_5-8B-mine"
-    assert hub_name("/x/base") is None and hub_name("work_dirs/mpo") is None
 
 
 def test_help_needs_no_torch():

@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from internvl_chat.publishing.card import TOLD, CardContent, check_repo_id, hub_name, model_card
+from internvl_chat.checkpoint.names import published_name
+from internvl_chat.publishing.card import TOLD, CardContent, check_repo_id, model_card
 from internvl_chat.publishing.contents import RUN_FOLDER, PublishError, collect, read_json, write_json
 from internvl_chat.publishing.secrets import scrub
 from tools.curves.log import LOG_NAME, read_log
@@ -26,7 +27,7 @@ def stage(args: argparse.Namespace, folder: Path) -> None:
     run = args.checkpoint
     check_repo_id(args.to)
     settings = read_json(run / "settings.json")
-    base = args.base_model or hub_name(str(settings.get("model", {}).get("model_name_or_path", "")))
+    base = args.base_model or published_name(str(settings.get("model", {}).get("model_name_or_path", "")))
     if base is None:
         raise PublishError(
             f"{run}: which model of the hub it was trained from is not recorded: name it, --base_model owner/name"
