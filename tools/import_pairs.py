@@ -4,7 +4,8 @@
     python tools/import_pairs.py --parquet RLAIF-V-Dataset/*.parquet --out rlaif_v
 
 Columns are those of RLAIF-V (arXiv 2405.17220): `question`, `chosen`, `rejected`, and `image`, the bytes of a picture
-or {bytes, path}; further columns of texts and numbers are kept. Writes below --out:
+or {bytes, path}; further columns of texts and numbers are kept. Or those that `tools/publish.py` writes: `images`, a
+list of pictures, and `extra`, further fields as JSON, which become fields again. Writes below --out:
 
     images/<2 digits>/<hash>.<type>   each picture once, its bytes as they were
     pairs.jsonl, meta.json            ready for training
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow.parquet as pq
 import xxhash
 from tqdm import tqdm
@@ -30,7 +32,7 @@ from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, shown
 from internvl_chat.run.entry import Parser, enter
 
-COLUMNS = ("image", "question", "chosen", "rejected")
+COLUMNS = ("question", "chosen", "rejected")  # and pictures, in `images` or `image`
 ROWS_AT_ONCE = 64  # with their pictures in memory
 
 
@@ -62,7 +64,8 @@ def import_pairs(files: Sequence[Path], out: Path, max_tiles: int) -> tuple[int,
             names = pq.read_schema(file).names
         except (ValueError, OSError) as error:
             raise ValueError(f"{file}: cannot be read as parquet ({error}); fetch it again") from error
-        if lacking := [name for name in COLUMNS if name not in names]:
+        wanted = ("images" if "images" in names else "image", *COLUMNS)
+        if lacking := [name for name in wanted if name not in names]:
             raise ValueError(f"{file}: no column {', '.join(lacking)}; the file has {', '.join(names)}")
     rejects: list[dict[str, Any]] = []
     images, annotation = out / "images", out / "pairs.jsonl"
@@ -92,18 +95,47 @@ def usable_rows(files: Sequence[Path], images: Path, rejects: list[dict[str, Any
 
 
 def pair_row(row: Mapping[str, Any], images: Path, where: Source) -> dict[str, Any]:
-    """One row as MMPR has it, its picture saved.
+    """One row as MMPR has it, its pictures saved.
 
     Raises:
         RecordError: a field is missing or of a wrong type.
         ImageError: what should be a picture is none.
     """
     kept = {name: value for name, value in row.items() if isinstance(value, str | int | float)}
-    content = row["image"]["bytes"] if isinstance(row["image"], Mapping) else row["image"]
-    if not isinstance(content, bytes):
-        raise RecordError(*where, f"column 'image' must hold the bytes of a picture, not {shown(content)}")
-    pair = PreferencePair.from_row({**kept, "image": "in the table"}, where)
-    return {**pair.to_row(), "image": save_image(content, images)}
+    if "images" in row:
+        kept = {**published_fields(kept.pop("extra", None)), **kept}
+    contents = picture_contents(row, where)
+    pair = PreferencePair.from_row({**kept, "image": ["in the table"] * len(contents) or None}, where)
+    paths = [save_image(content, images) for content in contents]
+    named = {"image": paths if len(paths) > 1 else paths[0]} if paths else {}
+    return {**named, **{name: value for name, value in pair.to_row().items() if name != "image"}}
+
+
+def picture_contents(row: Mapping[str, Any], where: Source) -> list[bytes]:
+    """The bytes of a row's pictures: one in `image`, any number in `images`; RecordError where they are something else.
+
+    A picture is its bytes, or {bytes, path}.
+    """
+    column = "images" if "images" in row else "image"
+    cells = (row["images"] or []) if column == "images" else [row["image"]]
+    contents: list[bytes] = []
+    for cell in cells:
+        content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if not isinstance(content, bytes):
+            raise RecordError(*where, f"column {column!r} must hold the bytes of a picture, not {shown(content)}")
+        contents.append(content)
+    return contents
+
+
+def published_fields(text: Any) -> dict[str, Any]:
+    """The further fields of a published row, from their JSON; what is no JSON object stays the text that it is."""
+    if not isinstance(text, str):
+        return {}
+    try:
+        fields = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        fields = None
+    return fields if isinstance(fields, dict) else {"extra": text}
 
 
 def save_image(content: bytes, images: Path) -> str:

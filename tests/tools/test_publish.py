@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from internvl_chat.publishing.secrets import is_secret_name, scrub, scrub_text
 from tests.hub import local_hub
 from tests.mmpr_sets import PREFIX, SHAPES, WRITERS, pair_rows, picture
-from tools import prepare_mmpr, publish
+from tools import import_pairs, prepare_mmpr, publish
 from tools.publishing.evaluations import results
 
 ROOT = Path(__file__).parents[2]
@@ -184,11 +184,22 @@ def test_the_evaluation_comes_back_from_the_card_as_it_went_in(run, tmp_path):
     assert "majority of 4" in majority.metric_name and counting.dataset_name == "MathVista testmini, counting"
 
 
-def test_the_folder_loads_in_transformers(run, tmp_path):
+@pytest.mark.integration
+def test_the_folder_computes_the_same_in_transformers_without_this_package(tmp_path, logits_elsewhere):
+    import torch
+
+    from internvl_chat.checkpoint.export import export_checkpoint
     from internvl_chat.model import load_model
 
-    out = published(run, tmp_path)
-    assert load_model(out).num_parameters() == load_model(ROOT / "ckpt/tiny-base").num_parameters()
+    model = load_model(ROOT / "ckpt/tiny-base")
+    export_checkpoint(model, ROOT / "ckpt/tiny-base", tmp_path / "trained")
+    out = published(tmp_path / "trained", tmp_path, "--base_model", "me/base")
+    context = model.img_context_token_id
+    batch = {"tiles": torch.rand(2, 3, 56, 56), "ids": torch.tensor([[5, *[context] * 8, 6, 7]])}
+    with torch.no_grad():
+        ours = model(batch["tiles"], batch["ids"]).logits
+    [theirs] = logits_elsewhere(batch, [out])
+    assert torch.allclose(theirs, ours, rtol=0, atol=1e-5)
 
 
 def test_decontamination_stands_in_the_card(run, tmp_path):
@@ -276,6 +287,26 @@ def test_pairs_come_back_from_the_published_data_set(pairs, tmp_path):
     ]
     assert [row["data_set"] for row in rows] == [SHAPES] * 5 + [PREFIX] * 3
     assert [image["bytes"] for image in rows[4]["images"]] == [picture(0), picture(1)] and rows[6]["images"] == []
+
+
+def test_published_pairs_are_imported_as_the_rows_that_they_were(pairs, tmp_path):
+    out, back, rules = tmp_path / "published", tmp_path / "back", {"score": 0.5, "rules": ["a", {"b": None}]}
+    annotation = next((pairs.parent / "annotations").glob("shapes*.jsonl"))
+    rows = [{**json.loads(line), "kept": rules} for line in annotation.read_text().splitlines()]
+    annotation.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert publish.main([str(pairs), "--to", "me/pairs", "--dry_run", "--out", str(out)]) == 0
+    assert import_pairs.main(["--parquet", *map(str, (out / "data").glob("*")), "--out", str(back)]) == 0
+    shapes, prefix = pair_rows()
+    wanted = [{**row, "kept": rules, "data_set": SHAPES} for row in shapes]
+    wanted += [{**row, "data_set": PREFIX} for row in prefix[:3]]
+    found = [json.loads(line) for line in (back / "pairs.jsonl").read_text().splitlines()]
+    for row, was in zip(found, wanted, strict=True):
+        now, then = row.pop("image", None), was.pop("image", None)
+        assert type(now) is type(then)  # one picture is no list of one
+        paths, names = ([image] if isinstance(image, str) else image or [] for image in (now, then))
+        pictures = [picture(int(name.removesuffix(".png"))) for name in names]
+        assert [(back / "images" / path).read_bytes() for path in paths] == pictures
+    assert found == wanted
 
 
 def test_the_data_card_is_read_with_its_required_values(pairs, tmp_path):
