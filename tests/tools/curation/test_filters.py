@@ -1,5 +1,6 @@
 """Curation by hand: what is the same question, the same picture, a leak; what each filter keeps."""
 
+import itertools
 import json
 import random
 from importlib import import_module
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 from internvl_chat.data.mixture import open_dataset
 from internvl_chat.records.meta import DatasetSpec, read_meta
 from tools import curate
+from tools.curation import likeness
 from tools.curation.balance import allowed_majority
 from tools.curation.difficulty import asked_key
 from tools.curation.likeness import VIEWS, candidates, same_picture, view_hashes
@@ -140,6 +142,17 @@ def test_pictures_that_only_look_alike(tmp_path):
     Image.new("RGB", (200, 150), "white").save(tmp_path / "f.png")
     for one, other in ("ab", "cd", "ef"):
         assert not same_picture(str(tmp_path / f"{one}.png"), str(tmp_path / f"{other}.png"))
+
+
+def test_most_pictures_that_look_alike_are_not_laid_over_each_other(tmp_path, monkeypatch):
+    paths = [str(tmp_path / f"{seed}.png") for seed in range(6)]
+    for seed, path in enumerate(paths):
+        scene(seed).save(path)
+    laid = []
+    monkeypatch.setattr(likeness, "_overlay", lambda square, cuts, target: laid.append(cuts) or 0.0)
+    assert not any(same_picture(*pair) for pair in itertools.combinations(paths, 2))
+    assert not laid
+    assert not same_picture(paths[0], paths[0]) and laid  # what may be the same is looked at
 
 
 def test_near_duplicates_need_question_and_picture(curated):
