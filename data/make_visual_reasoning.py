@@ -26,6 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from internvl_chat.records.meta import DatasetSpec
+from internvl_chat.run.entry import Parser, enter
 from tools.visual_reasoning.questions import DESCRIBE, IN_A_WORD, SceneQuestion, ask_anything, describe, look
 from tools.visual_reasoning.scenes import render
 
@@ -44,7 +45,7 @@ Files = dict[str, list[Row]]
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--look", type=int, default=0, help="pictures for fine-tuning on what is seen")
@@ -130,5 +131,10 @@ def _write_meta(path: Path, files: Files, args: argparse.Namespace) -> None:
         path.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; errors as of `make_visual_reasoning`."""
+    make_visual_reasoning(parse_arguments(argv))
+
+
 if __name__ == "__main__":
-    make_visual_reasoning(parse_arguments())
+    enter(main)

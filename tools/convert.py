@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Convert, and say in which direction."""
     args = parse_arguments(argv)
     source = local_checkpoint(args.checkpoint)
+    if args.out.is_file():
+        raise FileExistsError(f"--out {args.out} is a file; name a folder")
     from_hf = is_hf_layout(source)
     (convert_to_published if from_hf else convert_to_hf)(source, args.out)
     print(f"{args.out}: {'-hf -> published' if from_hf else 'published -> -hf'}")

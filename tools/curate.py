@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from typing import Any
 from internvl_chat.data.mixture import MixedDataset, open_dataset
 from internvl_chat.records.durable import json_line, json_text, write_atomically
 from internvl_chat.records.meta import read_meta
+from internvl_chat.run.entry import Parser, at_least, enter
 from tools.curation.balance import balance_lengths, keep_difficulty, keep_languages, limit_pairs
 from tools.curation.columns import Columns, lines_of, output_name, read_columns
 from tools.curation.decontamination import drop_leaks
@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         SystemExit: a share is not in its range.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--meta_path", type=Path, required=True, help="meta.json of the pairs")
     add("--out", type=Path, required=True, help="folder to write")
@@ -61,17 +61,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--most_right", type=float, default=0.8, help="(default: %(default)s, MMPR-Tiny's)")
     add("--languages", nargs="+", metavar="CODE", help="that stay, such as en zh (ISO 639-1)")
     add("--near_duplicates", action="store_true", help="drop them")
-    add("--pairs_per_prompt", type=int, metavar="N", help="at most")
+    add("--pairs_per_prompt", type=at_least(1), metavar="N", help="at most")
     add("--most_longer", type=float, metavar="SHARE", help="at most, 0.5 to 1")
     add("--seed", type=int, default=0, help="of what is drawn")
-    add("--num_workers", type=int, default=len(os.sched_getaffinity(0)), help="processes that hash pictures")
+    add("--num_workers", type=at_least(1), default=len(os.sched_getaffinity(0)), help="processes that hash pictures")
     args = parser.parse_args(argv)
     if not 0 <= args.least_right <= args.most_right <= 1:
         parser.error(f"--least_right {args.least_right} --most_right {args.most_right}: 0 <= least <= most <= 1")
     if args.most_longer is not None and not 0.5 <= args.most_longer <= 1:
         parser.error(f"--most_longer {args.most_longer} must be from 0.5, as many on each side, to 1")
-    if args.pairs_per_prompt is not None and args.pairs_per_prompt < 1:
-        parser.error(f"--pairs_per_prompt {args.pairs_per_prompt} must be at least 1")
     return args
 
 
@@ -157,16 +155,11 @@ def tell(record: dict[str, Any], out: Path) -> None:
     print(f"{out / 'meta.json'}: {record['stays']:,} of {record['rows']:,} rows, {record['seconds']:,.0f} s")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Curate; the exit code."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Curate, and print what was counted; errors as of `curate`."""
     args = parse_arguments(argv)
-    try:
-        tell(curate(args), args.out)
-    except (ValueError, OSError) as error:
-        print(f"curate: {error}", file=sys.stderr)
-        return 2
-    return 0
+    tell(curate(args), args.out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

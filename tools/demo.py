@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.data.images import ImageError, Tiling, load_image
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
-from internvl_chat.run.entry import Parser, enter
+from internvl_chat.run.entry import Parser, at_least, enter
 from tools.pages.page import render
 from tools.reasoning_data_pipeline.engines.opening import ENGINES, open_engine
 from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions, Failure, Request, SamplingSettings
@@ -216,11 +216,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", nargs="+", required=True, help="folders or hub names, of either layout")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--port", type=at_least(0), default=7860, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=1024, help="of an answer (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=at_least(1), default=1024, help="of an answer (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
     parser.add_argument("--engine", choices=("chat", *ENGINES), default="chat", help="(default: %(default)s)")
     add_servers(parser)
@@ -229,15 +229,24 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def build_server(args: argparse.Namespace) -> DemoServer:
-    """The server, bound but not yet serving."""
+    """The server, bound but not yet serving.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint cannot be loaded, or address or device are not to be had.
+    """
     settings: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": args.temperature > 0}
     if args.temperature > 0:
         settings["temperature"] = args.temperature
+    if args.device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {args.device}: no GPU is seen here; leave the flag out, or take cpu")
     contenders: list[Answering] = [
         load_contender(path, args.device) if args.engine == "chat" else open_contender(path, args)
         for path in args.checkpoints
     ]
-    return DemoServer((args.host, args.port), contenders, settings, int(args.max_megabytes * 1e6))
+    try:
+        return DemoServer((args.host, args.port), contenders, settings, int(args.max_megabytes * 1e6))
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--host {args.host} --port {args.port}: {error}; --port 0 takes a free one") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,6 @@ With --out x.json the answers stand in x.answers.jsonl. docs/evaluation.md tells
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.records.durable import json_text, write_atomically
-from internvl_chat.run.entry import Parser, enter
+from internvl_chat.run.entry import Parser, at_least, enter
 from internvl_chat.run.process import find_process
 from tools.evaluation.accuracy import summarize
 from tools.evaluation.answering import (
@@ -40,7 +39,7 @@ from tools.evaluation.answering import (
 from tools.evaluation.comparison import compare
 from tools.evaluation.probes import judge_probes, measure_probes
 from tools.evaluation.questions import AskedQuestion, Words, as_vlmevalkit, direct, read_questions, reasoned
-from tools.evaluation.table import table
+from tools.evaluation.table import read_report, table
 from tools.reasoning_data_pipeline.engines.gpus import engine_worker
 from tools.reasoning_data_pipeline.engines.opening import ENGINES, WITHOUT_GPUS
 from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, SamplingSettings
@@ -83,14 +82,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def _add_answers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("answers")
     group.add_argument("--temperature", type=float, default=0.0, help="0 for the most likely answer")
-    group.add_argument("--samples", type=int, default=1, help="answers to each question: pass@1 and the majority's")
+    group.add_argument(
+        "--samples", type=at_least(1), default=1, help="answers to a question: pass@1 and the majority's"
+    )
     group.add_argument("--greedy", action="store_true", help="besides sampled answers also the most likely one")
     group.add_argument("--seed", type=int, default=0, help="of the sampled answers")
-    group.add_argument("--max-num", type=int, default=12, help="tile limit of a question's pictures together")
-    group.add_argument("--max-new-tokens", type=int, default=1024, help="cut answers here")
-    group.add_argument("--batch-size", type=int, default=64, help="answers made at once")
+    group.add_argument("--max-num", type=at_least(1), default=12, help="tile limit of a question's pictures together")
+    group.add_argument("--max-new-tokens", type=at_least(1), default=1024, help="cut answers here")
+    group.add_argument("--batch-size", type=at_least(1), default=64, help="answers made at once")
     group.add_argument("--engine", choices=ENGINES, default="auto", help="default %(default)s: the log says which")
-    group.add_argument("--tp", type=int, default=int(os.environ.get("TP") or 1), help="GPUs; default $TP or 1")
+    group.add_argument("--tp", type=at_least(1), default=int(os.environ.get("TP") or 1), help="GPUs; default $TP or 1")
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +135,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"nothing to measure of {args.checkpoint}: give --reasoned, --direct, --probes or --pairs")
     if args.samples < 1 or (args.samples > 1 and args.temperature == 0):
         raise ValueError(f"--samples {args.samples} needs --temperature above 0: the most likely answer is one")
+    if args.beta <= 0:
+        raise ValueError(f"--beta {args.beta} must be above 0")
     if args.against and args.before:
         raise ValueError("--before and --against are two things to compare with: give one")
 
@@ -143,7 +146,7 @@ def earlier(args: argparse.Namespace) -> tuple[dict[str, Any], AnswerRows] | Non
     if args.against:
         return measure(args, args.against)
     if args.before:
-        return json.loads(args.before.read_text(encoding="utf-8")), read_answers(answers_path(args.before))
+        return read_report(args.before), read_answers(answers_path(args.before))
     return None
 
 

@@ -25,7 +25,7 @@ from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.packed.memory import SECOND_ANSWER, StepLoad
 from internvl_chat.records.meta import read_meta
-from internvl_chat.run.entry import Parser, enter
+from internvl_chat.run.entry import Parser, at_least, enter
 from internvl_chat.train_mpo import adapt, freeze, parse_arguments
 from tools.plan.model_sizes import Parameters, count_parameters, find_config, meta_model
 from tools.plan.needs import Footprint, Plan, footprint, step_memory
@@ -227,8 +227,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--gpus", type=int, default=1, help="processes of the run")
-    add("--gpus_per_node", type=int, default=8)
+    add("--gpus", type=at_least(1), default=1, help="processes of the run")
+    add("--gpus_per_node", type=at_least(1), default=8)
     add("--gpu_memory", type=float, help="GiB of one GPU; default: of the one that is seen here, else 80")
     add("--check", action="store_true", help="say nothing unless the run cannot start; memory only of a known GPU")
     add(

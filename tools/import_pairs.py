@@ -30,7 +30,7 @@ from internvl_chat.model.file_kinds import wrong_kind
 from internvl_chat.records.durable import json_line, json_text, write_atomically
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, shown
-from internvl_chat.run.entry import Parser, enter
+from internvl_chat.run.entry import Parser, at_least, enter
 
 COLUMNS = ("question", "chosen", "rejected")  # and pictures, in `images` or `image`
 ROWS_AT_ONCE = 64  # with their pictures in memory
@@ -41,7 +41,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parquet", type=Path, nargs="+", required=True, help="files to read")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--max-num", type=int, default=12, help="tile limit of a picture, for meta.json")
+    parser.add_argument("--max-num", type=at_least(1), default=12, help="tile limit of a picture, for meta.json")
     return parser.parse_args(argv)
 
 

@@ -243,5 +243,10 @@ def draw_weights(model: nn.Module, seed: int) -> None:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; errors as of `make_tiny_checkpoint`."""
+    make_tiny_checkpoint(parse_arguments(argv))
+
+
 if __name__ == "__main__":
-    enter(lambda: make_tiny_checkpoint(parse_arguments()))
+    enter(main)

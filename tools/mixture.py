@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,23 +22,34 @@ from internvl_chat.data.images import Tiling
 from internvl_chat.data.mixture import MixedDataset, repeated_count
 from internvl_chat.records.durable import json_text, write_atomically
 from internvl_chat.records.objects import is_object
+from internvl_chat.run.entry import Parser, at_least, enter
 from tools.mixtures.measure import Part, by_kind, measure, open_all
 from tools.mixtures.recipes import Rule, parse_setting, read_recipe, repeat_times
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("meta_path", type=Path, nargs="+", help="meta.json files of one mixture")
     add("--recipe", type=Path, help="a file as in data/recipes")
     add("--set", nargs="+", default=[], metavar="PATTERN=AMOUNT", help="0.5 | rows:40000 | share:0.1 | 0")
     add("--out", type=Path, help="meta.json to write")
-    add("--batch_size", type=int, default=256, help="pairs of a step (default: %(default)s, the launchers')")
-    add("--sample", type=int, default=64, help="rows of each data set to estimate tokens from (default: %(default)s)")
-    add("--max_dynamic_patch", type=int, default=12, help="tile limit where meta.json has none (default: %(default)s)")
+    add("--batch_size", type=at_least(1), default=256, help="pairs of a step (default: %(default)s, the launchers')")
+    add(
+        "--sample",
+        type=at_least(1),
+        default=64,
+        help="rows of each set to estimate tokens from (default: %(default)s)",
+    )
+    add(
+        "--max_dynamic_patch",
+        type=at_least(1),
+        default=12,
+        help="tiles where meta.json has no limit (default: %(default)s)",
+    )
     add("--model_name_or_path", help="checkpoint, for hours: a folder, or the name of a published one")
-    add("--gpus", type=int, default=64, help="for hours (default: %(default)s)")
+    add("--gpus", type=at_least(1), default=64, help="for hours (default: %(default)s)")
     add("--tflops", type=float, default=400.0, help="that a GPU reaches; an assumption (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -123,25 +133,24 @@ def show(parts: Sequence[Part], args: argparse.Namespace) -> None:
         print(f"about {hours:,.1f} h on {reached}: estimated from FLOPs, not measured")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Show or change a mixture; the exit code."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Show or change a mixture.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is not there or not usable, a rule fits no data set, or no row is left.
+    """
     args = parse_arguments(argv)
-    try:
-        data_sets = open_all(args.meta_path)
-        rules = [*map(parse_setting, args.set), *(read_recipe(args.recipe) if args.recipe else [])]
-        parts = mix(data_sets, [*rules, *_as_they_are(data_sets, rules, args.recipe)])
-        tiling = Tiling(max_num=args.max_dynamic_patch)
-        parts = [replace(part, sampled=measure(data_sets[part.spec.name], args.sample, tiling)) for part in parts]
-        show(parts, args)
-        if left_out := [name for name in data_sets if name not in {part.spec.name for part in parts if part.drawn}]:
-            print(f"left out: {', '.join(left_out)}")
-        if args.out:
-            write_mixture(args.out, parts, data_sets)
-            print(f"written: {args.out}")
-    except (ValueError, OSError) as error:
-        print(f"mixture: {error}", file=sys.stderr)
-        return 2
-    return 0
+    data_sets = open_all(args.meta_path)
+    rules = [*map(parse_setting, args.set), *(read_recipe(args.recipe) if args.recipe else [])]
+    parts = mix(data_sets, [*rules, *_as_they_are(data_sets, rules, args.recipe)])
+    tiling = Tiling(max_num=args.max_dynamic_patch)
+    parts = [replace(part, sampled=measure(data_sets[part.spec.name], args.sample, tiling)) for part in parts]
+    show(parts, args)
+    if left_out := [name for name in data_sets if name not in {part.spec.name for part in parts if part.drawn}]:
+        print(f"left out: {', '.join(left_out)}")
+    if args.out:
+        write_mixture(args.out, parts, data_sets)
+        print(f"written: {args.out}")
 
 
 def _as_they_are(data_sets: dict[str, MixedDataset], rules: Sequence[Rule], recipe: Path | None) -> list[Rule]:
@@ -153,4 +162,4 @@ def _as_they_are(data_sets: dict[str, MixedDataset], rules: Sequence[Rule], reci
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

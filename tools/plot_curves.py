@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from internvl_chat.run.entry import Parser, enter
+from internvl_chat.run.entry import Parser, at_least, enter
 from tools.curves.log import read_log
 from tools.curves.panels import FINE_TUNING_PANELS, PANELS, draw_curves
 
@@ -23,7 +23,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="output folder of a training, or a checkpoint in it")
     parser.add_argument("--out", type=Path, required=True, help="picture to write: .png, .pdf or .svg")
     parser.add_argument("--title", default="", help="above the plots; default: the run's folder")
-    parser.add_argument("--window", type=int, default=20, help="log entries in a running mean")
+    parser.add_argument("--window", type=at_least(1), default=20, help="log entries in a running mean")
     return parser.parse_args(argv)
 
 
@@ -34,8 +34,6 @@ def plot_curves(args: argparse.Namespace) -> None:
         FileNotFoundError: the run left no log.
         ValueError: its log is empty, or the window is below 1.
     """
-    if args.window < 1:
-        raise ValueError(f"--window {args.window} must be at least 1")
     entries = read_log(args.run)
     is_preference = any("rewards/margins" in entry for entry in entries)
     panels = PANELS if is_preference else FINE_TUNING_PANELS
@@ -43,5 +41,10 @@ def plot_curves(args: argparse.Namespace) -> None:
     draw_curves(entries, panels, title=args.title or str(args.run), window=args.window).savefig(args.out, dpi=120)
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; errors as of `plot_curves`."""
+    plot_curves(parse_arguments(argv))
+
+
 if __name__ == "__main__":
-    enter(lambda: plot_curves(parse_arguments()))
+    enter(main)

@@ -20,7 +20,6 @@ Stopped anywhere, killed too, the same command goes on. The exit code is 0, or 2
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,6 +29,7 @@ from typing import Any
 from tqdm import tqdm
 
 from internvl_chat.records.durable import json_text, write_atomically
+from internvl_chat.run.entry import Parser, at_least, enter
 from tools.mmpr.pairs import USABLE, prepare_pairs
 from tools.mmpr.pieces import check_sums, find_pieces
 from tools.mmpr.prompts import PROMPTS, READERS, prepare_online, prepare_prompts
@@ -43,7 +43,7 @@ RECORD = "prepared.json"
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--source", required=True, help="a folder with the downloaded files of a set, or with a folder per set; or a "
         "name on the hub: OpenGVLab/MMPR-v1.1, or OpenGVLab with --sets")  # fmt: skip
@@ -55,7 +55,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--revision", help="of the repository on the hub")
     add("--verify", action="store_true", help="compare all files with the hub's checksums first, where these are known")
     add("--name_encoding", default="utf-8", help="of names in zips that do not say that they are UTF-8")
-    add("--num_threads", type=int, default=4, help="that write files (default: %(default)s)")
+    add("--num_threads", type=at_least(1), default=4, help="that write files (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -167,17 +167,16 @@ def next_step(folder: Path, name: str) -> str:
     return f"next: python tools/mixture.py {folder / META}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prepare all sets that are asked for; the exit code."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare all sets that are asked for.
+
+    Raises:
+        PrepareError, OSError: as of `prepare`; what was prepared before stays.
+    """
     args = parse_arguments(argv)
-    try:
-        for source in find_sources(args.source, args.sets, args.out):
-            tell(prepare(source, args.out, args), args.out / source.published.name)
-    except (ValueError, OSError) as error:
-        print(f"prepare_mmpr: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for source in find_sources(args.source, args.sets, args.out):
+        tell(prepare(source, args.out, args), args.out / source.published.name)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

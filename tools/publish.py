@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from internvl_chat.publishing.contents import PublishError
 from internvl_chat.publishing.upload import upload
+from internvl_chat.run.entry import Parser, enter
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("checkpoint", type=Path, help="output folder of a training or a checkpoint, or a meta.json of pairs")
     add("--to", required=True, metavar="OWNER/NAME", help="repository on the hub")
@@ -73,20 +73,15 @@ def check_replaceable(folder: Path) -> None:
         raise PublishError(f"--out {folder}: would be replaced whole; name a folder of its own")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Publish; the exit code."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Publish, and print where the folder is; errors as of `publish`."""
     args = parse_arguments(argv)
-    try:
-        folder = publish(args)
-    except (ValueError, OSError) as error:
-        print(f"publish: {error}", file=sys.stderr)
-        return 2
+    folder = publish(args)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(
         f"{folder}: {size / 1e9:.2f} GB{', nothing was sent' if args.dry_run else ''}; its card: {folder / 'README.md'}"
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main)

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from internvl_chat.records.json_object import read_object
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import parse_row
 from internvl_chat.run.entry import Parser, enter
 from tools.curves.log import LOG_NAME, read_log
 from tools.evaluation.answering import read_answers
 from tools.evaluation.run_figures import read_ranges, take_notes
-from tools.evaluation.table import find_evaluation, table, verdicts
+from tools.evaluation.table import find_evaluation, read_report, table, verdicts
 from tools.pages.page import Segments, data_uri, mark_differences, render
 from tools.pages.pictures import Picture, embed
 
@@ -81,7 +82,7 @@ def report(args: argparse.Namespace) -> Path:
     """
     entries = read_log(find_log(args.run))
     path = args.evaluation or find_evaluation(args.run)
-    evaluation = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    evaluation = read_report(path) if path else {}
     answers = read_answers(path.with_suffix(".answers.jsonl")) if path else {}
     settings, ledger = read_json(args.run / "settings.json"), read_json(args.run / "ledger.json")
     settings.pop("starts", None)
@@ -118,8 +119,8 @@ def find_log(run: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file, {} where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The JSON object of a file, {} where there is no such file; ValueError where it holds something else."""
+    return read_object(path, "the training writes it again") if path.is_file() else {}
 
 
 def summarize(entries: Sequence[Mapping[str, Any]]) -> str:

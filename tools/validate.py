@@ -28,17 +28,12 @@ from tools.validation.arguments import ValidationArguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check and report; the exit code."""
+    """Check and report; 1 where the data do not pass. Errors as of `parse_flags` and `validate`."""
     logging.basicConfig(level=logging.ERROR)  # what the library warns of is among the findings
-    try:
-        words = sys.argv[1:] if argv is None else argv
-        data_args, args = parse_flags((DataArguments, ValidationArguments), words)
-        from tools.validation.run import validate  # with torch, which takes seconds
+    data_args, args = parse_flags((DataArguments, ValidationArguments), sys.argv[1:] if argv is None else argv)
+    from tools.validation.run import validate  # with torch, which takes seconds
 
-        return validate(data_args, args)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"validate: {error}", file=sys.stderr)
-        return 2
+    return validate(data_args, args)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from internvl_chat.data.mixture import resolve_entry
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import DatasetSpec, read_meta
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
-from internvl_chat.run.entry import Parser, enter
+from internvl_chat.run.entry import Parser, at_least, enter
 from tools.pages.page import Segments, mark_differences, render
 from tools.pages.pictures import Picture, embed, embed_frames
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
@@ -186,9 +186,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", default="", help="folder of the images of --pairs")
     parser.add_argument("--out", type=Path, default=Path("pairs.html"), help="the page (default: %(default)s)")
     parser.add_argument("--title", default="Preference pairs", help="heading of the page (default: %(default)s)")
-    parser.add_argument("--number", type=int, default=20, help="pairs per data set (default: %(default)s)")
+    parser.add_argument("--number", type=at_least(1), default=20, help="pairs per data set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed shows other pairs (default: %(default)s)")
-    parser.add_argument("--max-side", type=int, default=512, help="pixels of an embedded image (default: %(default)s)")
+    parser.add_argument(
+        "--max-side", type=at_least(1), default=512, help="pixels of a shown image (default: %(default)s)"
+    )
     add_symlink_flag(parser)
     return parser
 

@@ -61,6 +61,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(MISTAKE, f"{self.prog}: {message}; --help explains the flags\n")
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Type of a flag that takes whole numbers from `least` on."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} must be at least {least}")
+        return value
+
+    return whole_number
+
+
 def unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
     """Words on flags that nobody has, with the nearest that somebody has."""
     flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]

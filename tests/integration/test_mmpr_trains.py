@@ -19,12 +19,10 @@ def test_from_the_zips_to_a_folder_for_the_hub(golden, tmp_path, monkeypatch, na
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "download").mkdir()
     WRITERS[name](tmp_path / "download")
-    assert prepare_mmpr.main(["--source", str(tmp_path / "download"), "--out", str(tmp_path)]) == 0
+    prepare_mmpr.main(["--source", str(tmp_path / "download"), "--out", str(tmp_path)])
     meta, mixed, curated = tmp_path / name / "meta.json", tmp_path / "mixture.json", tmp_path / "curated"
-    assert mixture.main([str(meta), "--set", "*=1", "--out", str(mixed)]) == 0
-    assert (
-        curate.main(["--meta_path", str(mixed), "--out", str(curated), "--near_duplicates", "--num_workers", "1"]) == 0
-    )
+    mixture.main([str(meta), "--set", "*=1", "--out", str(mixed)])
+    curate.main(["--meta_path", str(mixed), "--out", str(curated), "--near_duplicates", "--num_workers", "1"])
     flags = {"meta_path": curated / "meta.json", "force_image_size": 56, "max_seq_length": 512}
     assert validate.main(as_flags({**flags, "output_dir": tmp_path / "report", "num_workers": 1})) == 0
     run = {
@@ -38,12 +36,7 @@ def test_from_the_zips_to_a_folder_for_the_hub(golden, tmp_path, monkeypatch, na
     ledger = json.loads((tmp_path / "run/ledger.json").read_text())
     assert (ledger["used"], ledger["skipped"]) == (4, 0)
     out = tmp_path / "published"
-    assert (
-        publish.main(
-            [str(tmp_path / "run"), "--to", "me/mine", "--base_model", "me/base", "--dry_run", "--out", str(out)]
-        )
-        == 0
-    )
+    publish.main([str(tmp_path / "run"), "--to", "me/mine", "--base_model", "me/base", "--dry_run", "--out", str(out)])
     load_model(out)
     assert (
         "Of 4 rows that the mixture promised 4 were trained on and 0 skipped." in ModelCard.load(out / "README.md").text

@@ -169,7 +169,7 @@ def test_bad_rows_are_rejected(run, write_rows):
 
 
 def test_impossible_ratios_are_refused():
-    with pytest.raises(ValueError, match="start ratio"):
+    with pytest.raises(ValueError, match="--start-ratio must be"):
         main(["--prompt-path", "p.jsonl", "--start-ratio", "1.5"])
 
 

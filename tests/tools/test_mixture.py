@@ -9,6 +9,7 @@ import pytest
 
 from internvl_chat.data.mixture import Mixture
 from internvl_chat.records.meta import read_meta
+from tests.door import end_of
 from tests.mmpr_sets import PREFIX, SHAPES, WRITERS
 from tools import mixture, prepare_mmpr
 
@@ -21,7 +22,7 @@ def meta(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mmpr")
     (folder / "source").mkdir()
     WRITERS["MMPR-v1.2"](folder / "source")
-    assert prepare_mmpr.main(["--source", str(folder / "source"), "--out", str(folder)]) == 0
+    prepare_mmpr.main(["--source", str(folder / "source"), "--out", str(folder)])
     return folder / "MMPR-v1.2/meta.json"
 
 
@@ -37,7 +38,7 @@ def own(tmp_path):
 
 
 def test_shows_rows_shares_tokens_and_steps(meta, own, capsys):
-    assert mixture.main([str(meta), str(own), "--batch_size", "4"]) == 0
+    mixture.main([str(meta), str(own), "--batch_size", "4"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["own_math", "other", "10", "1", "10", "55.6%", "22", "1.1%"]  # 88 characters / 4
     assert any(line.startswith("all of correctness") and " 5 " in line for line in lines)
@@ -50,7 +51,7 @@ def test_a_recipe_with_own_rows_on_top_is_written_and_opens(meta, own, tmp_path,
         {"match": "own_*", "repeat_time": 1, "source": "ours"}, {"match": "*", "rows": 4, "source": "ours"},
     ]}))  # fmt: skip
     out = tmp_path / "deeper/mixture.json"
-    assert mixture.main([str(meta), str(own), "--recipe", str(recipe), "--out", str(out)]) == 0
+    mixture.main([str(meta), str(own), "--recipe", str(recipe), "--out", str(out)])
     assert {data.spec.name: len(data.order) for data in Mixture.from_meta(out).datasets} == {
         SHAPES: 3, PREFIX: 1, "own_math": 10,
     }  # fmt: skip
@@ -59,11 +60,11 @@ def test_a_recipe_with_own_rows_on_top_is_written_and_opens(meta, own, tmp_path,
 
 def test_ratios_change_by_pattern_and_others_stay(meta, tmp_path, capsys):
     out = tmp_path / "mixture.json"
-    assert mixture.main([str(meta), "--set", "*_correctness_rules=2", "openbmb/*=0", "--out", str(out)]) == 0
+    mixture.main([str(meta), "--set", "*_correctness_rules=2", "openbmb/*=0", "--out", str(out)])
     [spec] = read_meta(out)
     assert (spec.name, spec.repeat_time) == (SHAPES, 2)
     assert f"left out: {PREFIX}" in capsys.readouterr().out
-    assert mixture.main([str(meta), "--set", "*_correctness_rules=2", "--out", str(out)]) == 0
+    mixture.main([str(meta), "--set", "*_correctness_rules=2", "--out", str(out)])
     assert {spec.name: spec.repeat_time for spec in read_meta(out)} == {SHAPES: 2, PREFIX: 1}
 
 
@@ -74,17 +75,17 @@ def test_ratios_change_by_pattern_and_others_stay(meta, tmp_path, capsys):
 ])  # fmt: skip
 def test_refusals(meta, tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
-    assert mixture.main([str(meta), *flags]) == 2
+    assert end_of(mixture.main, meta, *flags) == 2
     assert words in capsys.readouterr().err
 
 
 def test_a_name_in_two_files_is_refused(meta, capsys):
-    assert mixture.main([str(meta), str(meta)]) == 2
+    assert end_of(mixture.main, meta, meta) == 2
     assert "is in another meta.json too" in capsys.readouterr().err
 
 
 def test_hours_of_a_checkpoint(meta, capsys):
-    assert mixture.main([str(meta), "--model_name_or_path", str(ROOT / "ckpt/tiny-base"), "--gpus", "2"]) == 0
+    mixture.main([str(meta), "--model_name_or_path", str(ROOT / "ckpt/tiny-base"), "--gpus", "2"])
     assert "h on 2 GPUs at 400 TFLOP/s each: estimated from FLOPs, not measured" in capsys.readouterr().out
 
 

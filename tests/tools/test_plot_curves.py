@@ -56,5 +56,5 @@ def test_a_log_without_training_steps_is_refused(tmp_path):
 
 def test_a_window_below_one_is_refused(tmp_path):
     run = write_log(tmp_path / "run", PREFERENCE)
-    with pytest.raises(ValueError, match="--window 0"):
+    with pytest.raises(SystemExit, match="2"):
         plot_curves(parse_arguments(["--run", str(run), "--out", str(tmp_path / "a.png"), "--window", "0"]))

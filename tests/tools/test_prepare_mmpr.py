@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.records.meta import read_meta
+from tests.door import end_of
 from tests.mmpr_sets import PREFIX, SHAPES, WRITERS, jsonl, pair, picture, write_zip
 from tools import prepare_mmpr, validate
 from tools.mmpr.annotations import find_end
@@ -33,7 +34,7 @@ def source(tmp_path):
 
 
 def prepare(source, out, *flags):
-    return prepare_mmpr.main(["--source", str(source), "--out", str(out), *flags])
+    return end_of(prepare_mmpr.main, "--source", source, "--out", out, *flags)
 
 
 def rows(path):
@@ -173,7 +174,7 @@ def test_sources_that_are_none(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for given in (tmp_path / "empty", "nobody/knows/this", "OpenGVLab", "OpenGVLab/MMPR-v9"):
         assert prepare(given, tmp_path / "out") == 2
-        assert "prepare_mmpr: --source" in capsys.readouterr().err
+        assert ": --source" in capsys.readouterr().err
 
 
 def test_the_hub_is_asked_for_what_is_wanted_and_offline_what_is_there_does(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from internvl_chat.publishing.secrets import is_secret_name, scrub, scrub_text
+from tests.door import end_of
 from tests.hub import local_hub
 from tests.mmpr_sets import PREFIX, SHAPES, WRITERS, pair_rows, picture
 from tools import import_pairs, prepare_mmpr, publish
@@ -104,7 +105,7 @@ def run(tmp_path):
 
 def published(run, tmp_path, *flags, code=0):
     out = tmp_path / "published"
-    assert publish.main([str(run), "--to", "me/mine", "--dry_run", "--out", str(out), *flags]) == code
+    assert end_of(publish.main, run, "--to", "me/mine", "--dry_run", "--out", out, *flags) == code
     return out
 
 
@@ -213,7 +214,7 @@ def test_decontamination_stands_in_the_card(run, tmp_path):
 
 def test_a_folder_sent_to_a_local_hub_arrives_whole(run, tmp_path, monkeypatch, capsys):
     with local_hub(monkeypatch) as hub:
-        assert publish.main([str(run), "--to", "me/mine", "--private", "--out", str(tmp_path / "published")]) == 0
+        publish.main([str(run), "--to", "me/mine", "--private", "--out", str(tmp_path / "published")])
     assert hub.repositories == [("model", "mine", True)]
     sent = {
         path.relative_to(tmp_path / "published").as_posix(): path.read_bytes()
@@ -228,7 +229,7 @@ def test_a_folder_sent_to_a_local_hub_arrives_whole(run, tmp_path, monkeypatch, 
 def test_a_hub_that_refuses_leaves_the_folder_and_says_what_to_do(run, tmp_path, monkeypatch, capsys):
     with local_hub(monkeypatch) as hub:
         hub.refuses = "no"
-        assert publish.main([str(run), "--to", "me/mine", "--out", str(tmp_path / "published")]) == 2
+        assert end_of(publish.main, run, "--to", "me/mine", "--out", tmp_path / "published") == 2
     assert "not sent" in (said := capsys.readouterr().err) and "hf auth login" in said
     assert (tmp_path / "published/README.md").is_file()
 
@@ -246,20 +247,8 @@ def test_a_hub_that_refuses_leaves_the_folder_and_says_what_to_do(run, tmp_path,
 )
 def test_refusals_by_name(run, tmp_path, capsys, spoil, flags, words):
     spoil(run)
-    assert (
-        publish.main(
-            [
-                str(run),
-                "--to",
-                "me/mine",
-                "--dry_run",
-                "--out",
-                str(tmp_path / "out"),
-                *(f.format(run=run) for f in flags),
-            ]
-        )
-        == 2
-    )
+    flags = [flag.format(run=run) for flag in flags]
+    assert end_of(publish.main, run, "--to", "me/mine", "--dry_run", "--out", tmp_path / "out", *flags) == 2
     assert words in capsys.readouterr().err
 
 
@@ -268,7 +257,7 @@ def pairs(tmp_path):
     """meta.json of the prepared MMPR-v1.2."""
     (tmp_path / "source").mkdir()
     WRITERS["MMPR-v1.2"](tmp_path / "source")
-    assert prepare_mmpr.main(["--source", str(tmp_path / "source"), "--out", str(tmp_path)]) == 0
+    prepare_mmpr.main(["--source", str(tmp_path / "source"), "--out", str(tmp_path)])
     return tmp_path / "MMPR-v1.2/meta.json"
 
 
@@ -277,7 +266,7 @@ def test_pairs_come_back_from_the_published_data_set(pairs, tmp_path):
 
     out = tmp_path / "published"
     flags = ["--to", "me/pairs", "--dry_run", "--license", "cc-by-4.0", "--judged", "By the rules of a test."]
-    assert publish.main([str(pairs), *flags, "--out", str(out)]) == 0
+    publish.main([str(pairs), *flags, "--out", str(out)])
     rows = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
     rows = rows.cast_column("images", List(Image(decode=False)))
     shapes, prefix = pair_rows()
@@ -311,7 +300,7 @@ def test_published_pairs_are_imported_as_the_rows_that_they_were(pairs, tmp_path
 
 def test_the_data_card_is_read_with_its_required_values(pairs, tmp_path):
     out = tmp_path / "published"
-    assert publish.main([str(pairs), "--to", "me/pairs", "--dry_run", "--license", "cc-by-4.0", "--out", str(out)]) == 0
+    publish.main([str(pairs), "--to", "me/pairs", "--dry_run", "--license", "cc-by-4.0", "--out", str(out)])
     card = DatasetCard.load(out / "README.md")
     found = card.data.to_dict()
     assert found["license"] == "cc-by-4.0" and found["size_categories"] == ["n<1K"]
@@ -327,7 +316,7 @@ def test_a_pair_with_a_token_does_not_leave(pairs, tmp_path, capsys):
     path = next((pairs.parent / "annotations").glob("*.jsonl"))
     row = {"question": "What is it?", "chosen": f"It is {TOKEN}.", "rejected": "No."}
     path.write_text(json.dumps(row) + "\n")
-    assert publish.main([str(pairs), "--to", "me/pairs", "--dry_run", "--out", str(tmp_path / "published")]) == 2
+    assert end_of(publish.main, pairs, "--to", "me/pairs", "--dry_run", "--out", tmp_path / "published") == 2
     assert f"{path}:1: the row holds a token or key" in capsys.readouterr().err
 
 

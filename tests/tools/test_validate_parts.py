@@ -152,7 +152,7 @@ def test_a_worker_that_dies_names_its_rows(three_chunks, tmp_path):
             return super().__call__(chunk)
 
     deadly = Deadly(three_chunks.checker, three_chunks.datasets)
-    with pytest.raises(RuntimeError, match=r"a worker process died .* a rows 501-1000.*What was checked is kept"):
+    with pytest.raises(ChildProcessError, match=r"a worker process died .* a rows 501-1000.*What was checked is kept"):
         check_all(deadly, tmp_path / "a.parts", 2, lambda rows: None)
 
 

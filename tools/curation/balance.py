@@ -17,8 +17,16 @@ SURE = 0.9  # probability from which a language counts
 
 
 def keep_languages(columns: Columns, ledger: Ledger, languages: Sequence[str]) -> None:
-    """Drop rows whose question and chosen answer are surely in another language (ISO 639-1 codes, by py3langid)."""
+    """Drop rows whose question and chosen answer are surely in another language (ISO 639-1 codes, by py3langid).
+
+    Raises:
+        ValueError: a code is none that it knows.
+    """
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    if unknown := set(languages) - set(identifier.nb_classes):
+        raise ValueError(
+            f"--languages {' '.join(sorted(unknown))}: no language of ISO 639-1 that is told, such as en zh"
+        )
     for row in ledger.staying():
         pair = columns.read(int(row))
         text = f"{pair.question} {pair.chosen}"[:LANGUAGE_CHARACTERS]

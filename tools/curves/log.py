@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from internvl_chat.records.json_object import read_object
 
 LOG_NAME = "trainer_state.json"
 
@@ -20,7 +21,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     path = run / LOG_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such log; --run names the output folder of a training that has saved")
-    entries = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+    entries = read_object(path, "every save of the training writes it").get("log_history", [])
     if not any("loss" in entry for entry in entries):
         raise ValueError(
             f"{path}: none of its {len(entries)} entries is of a training step; train with --logging_steps 1"

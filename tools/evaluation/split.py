@@ -139,5 +139,10 @@ def is_held_out(key: str, share: float) -> bool:
     return xxhash.xxh3_64_intdigest(key.encode()) % BUCKETS < share * BUCKETS
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; errors as of `split`."""
+    split(parse_arguments(argv))
+
+
 if __name__ == "__main__":
-    enter(lambda: split(parse_arguments()))
+    enter(main)

@@ -5,16 +5,26 @@ python -m tools.evaluation.table work_dirs/improve/round_1/after.json     what a
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Mapping
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from internvl_chat.records.json_object import read_object
+from internvl_chat.run.entry import Parser, enter
 from tools.evaluation.comparison import verdict
 
 WAYS = ("reasoned", "direct", "vlmeval")
+WRITTEN_BY = "tools/evaluate.py --out writes such files"
 PAIR_FIGURES = ("likelier", "reward_accuracy", "reward_margin")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What an evaluation wrote; FileNotFoundError, ValueError where it is not there or something else."""
+    report = read_object(path, WRITTEN_BY)
+    if "checkpoint" not in report:
+        raise ValueError(f"{path}: no report of an evaluation, it names no checkpoint; {WRITTEN_BY}")
+    return report
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -37,7 +47,7 @@ def find_evaluation(run: Path) -> Path | None:
     if (run / "evaluation.json").is_file():
         return run / "evaluation.json"
     beside = run.parent / "after.json"
-    checkpoint = json.loads(beside.read_text(encoding="utf-8")).get("checkpoint") if beside.is_file() else None
+    checkpoint = read_object(beside, WRITTEN_BY).get("checkpoint") if beside.is_file() else None
     return beside if checkpoint and Path(checkpoint).resolve() == run.resolve() else None
 
 
@@ -87,6 +97,13 @@ def _line(title: str, found: Mapping[str, Any], before: Mapping[str, Any], name:
     return f"  {title:<24} {shown}{unit}" + (f"  [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print what evaluations wrote; errors as of `read_report`."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("reports", type=Path, nargs="+", help="--out of tools/evaluate.py")
+    for path in parser.parse_args(argv).reports:
+        print(table(read_report(path)))
+
+
 if __name__ == "__main__":
-    for path in sys.argv[1:]:
-        print(table(json.loads(Path(path).read_text(encoding="utf-8"))))
+    enter(main)

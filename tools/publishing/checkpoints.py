@@ -32,6 +32,9 @@ def stage(args: argparse.Namespace, folder: Path) -> None:
         raise PublishError(
             f"{run}: which model of the hub it was trained from is not recorded: name it, --base_model owner/name"
         )
+    for named in filter(None, (args.evaluation, args.decontamination)):
+        if not named.is_file():
+            raise PublishError(f"{named}: no such file; leave the flag out, or name what its help says")
     path = args.evaluation or find_evaluation(run)
     evaluation = read_json(path) if path else {}
     decontamination = read_json(args.decontamination) if args.decontamination else {}

@@ -26,12 +26,20 @@ from tools.reasoning_data_pipeline.pairs.conversion import add_conversion_flags,
 from tools.reasoning_data_pipeline.pairs.rewards import REWARDS
 
 
+def margin(text: str) -> float:
+    """Type of --min-margin: a difference, which has no sign."""
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    return value
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_conversion_flags(parser)
     add = parser.add_argument
-    add("--min-margin", type=float, default=0.0, help="least difference of rewards (default: any)")
+    add("--min-margin", type=margin, default=0.0, help="least difference of rewards (default: any)")
     return parser
 
 

@@ -118,7 +118,7 @@ def check_all(check: ChunkChecker, part_file: Path, num_workers: int, progress: 
 
     Raises:
         BlockingIOError: another run writes the same part file.
-        RuntimeError: a worker process died; names the rows it may have died of.
+        ChildProcessError: a worker process died; names the rows it may have died of.
     """
     with open_for_append(part_file) as file:
         done = {facts.chunk for facts in read_parts(part_file) if not _has_image_faults(facts)}
@@ -191,7 +191,7 @@ def _result(future: Future[ChunkFacts], running: dict[Future[ChunkFacts], Chunk]
         return future.result()
     except BrokenProcessPool as error:
         places = [f"{check.datasets[c.number].spec.name} rows {c.start + 1}-{c.stop}" for c in running.values()]
-        raise RuntimeError(
+        raise ChildProcessError(
             f"a worker process died (out of memory, or an image library crashed) on one of: {'; '.join(places)}. "
             "What was checked is kept: start again, with fewer --num_workers if memory was short"
         ) from error

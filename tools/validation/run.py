@@ -37,7 +37,7 @@ def validate(data_args: DataArguments, args: ValidationArguments) -> int:
         FileNotFoundError: meta.json or the checkpoint is not there.
         ValueError: the template is unknown or does not fit the tokenizer.
         BlockingIOError: another run writes the same report.
-        RuntimeError: a worker process died.
+        ChildProcessError: a worker process died.
     """
     start = time.monotonic()
     checker = build_checker(data_args, args)

@@ -30,7 +30,7 @@ def answer_prefix(answer: str, ratio: float) -> str:
     Counted in words where the text has spaces and in characters where its script has none, rounded down.
     """
     if not 0 <= ratio <= 1:
-        raise ValueError(f"the start ratio must be in 0..1, not {ratio}")
+        raise ValueError(f"--start-ratio must be in 0..1, not {ratio}")
     if ratio == 1:
         return answer
     ends = [unit.end() for unit in _UNIT.finditer(answer)]

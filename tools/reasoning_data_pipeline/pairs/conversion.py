@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from internvl_chat.records.durable import join_files, json_line, whole_lines
 from internvl_chat.records.rows import Source
+from internvl_chat.run.entry import at_least
 from internvl_chat.run.process import find_process
 from tools.reasoning_data_pipeline.pairs.grouping import (
     BUFFER,
@@ -146,12 +147,12 @@ def add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", type=Path, required=True, help="folder of *.jsonl to read, such as the --out-dir of a sampling "
         "run; files of one name are one data set")  # fmt: skip
     add("--save-dir", type=Path, required=True, help="where pairs, meta files and all else go")
-    add("--num-pairs-per-key", type=int, default=15, metavar="N", help="at most N pairs of each kind per question, "
-        "drawn evenly; 0 for all (default: %(default)s)")  # fmt: skip
+    add("--num-pairs-per-key", type=at_least(0), default=15, metavar="N", help="at most N pairs of each kind per "
+        "question, drawn evenly; 0 for all (default: %(default)s)")  # fmt: skip
     add("--overwrite", action="store_true", help="do finished data sets again")
     add("--image-root", type=Path, help="folder that image paths are relative to, if not the working directory, that "
         "of the sampling run, or the prompt file's")  # fmt: skip
-    add("--num-workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+    add("--num-workers", type=at_least(1), default=len(os.sched_getaffinity(0)), metavar="N",
         help="processes that share a data set (default: the CPUs this process may use, %(default)s)")  # fmt: skip
 
 
