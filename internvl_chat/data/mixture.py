@@ -25,6 +25,7 @@ import numpy as np
 
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import DatasetSpec, read_meta
+from internvl_chat.records.near_names import did_you_mean
 from internvl_chat.records.objects import fetch, is_object
 from internvl_chat.records.rows import shown, shown_path
 
@@ -169,7 +170,9 @@ def find_path(spec: DatasetSpec, key: str, meta_path: Path, *, beside_first: boo
     kind = "folder" if key == "root" else "file"
     looked = " nor ".join(shown_path(str(place.absolute())) for place in dict.fromkeys(places))
     path = shown(getattr(spec, key), 200)
-    raise FileNotFoundError(f"{meta_path}: data set {shown(spec.name)}: {key} {path} is no {kind} at {looked}")
+    bases = [str(place) for place in _places(".", meta_path)]
+    near = did_you_mean(getattr(spec, key), bases, lambda there: _is_there(key, Path(there)))
+    raise FileNotFoundError(f"{meta_path}: data set {shown(spec.name)}: {key} {path} is no {kind} at {looked}{near}")
 
 
 def doubtful_paths(spec: DatasetSpec, meta_path: Path) -> Iterator[str]:

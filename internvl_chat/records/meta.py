@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from internvl_chat.model.file_kinds import wrong_kind
+from internvl_chat.records.near_names import did_you_mean
 from internvl_chat.records.rows import shown
 
 MAX_TILES = 256  # of a row: more is a slip of the pen, and planning them takes long
@@ -132,7 +133,8 @@ def read_entries(path: str | Path) -> dict[str, object]:
     """The entries of a meta.json by name, not checked yet; errors as `read_meta`."""
     if not Path(path).is_file():
         kind = "not a regular file" if Path(path).exists() else "no such file"
-        raise FileNotFoundError(f"{path}: {kind}; name the meta.json of a mixture, see data/README.md")
+        near = did_you_mean(str(path)) or "; name the meta.json of a mixture, see data/README.md"
+        raise FileNotFoundError(f"{path}: {kind}{near}")
     if wrong := wrong_kind(path, "JSON"):
         raise ValueError(f"{path}: not a usable meta.json: {wrong}")
     try:
