@@ -1,6 +1,10 @@
 """Merge an adapter that training saved alone into its base, in the layout of the base.
 
-python tools/merge_lora.py --adapter work_dirs/run --base ckpt/InternVL2_5-8B --out merged
+    python tools/merge_lora.py --adapter work_dirs/run --base ckpt/InternVL2_5-8B --out merged
+
+A checkpoint that the original trained with LoRA and did not merge holds its base itself:
+
+    python tools/merge_lora.py --adapter work_dirs/internvl_chat_v2_5_lora --out merged
 """
 
 from __future__ import annotations
@@ -10,13 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from peft import LoraConfig
+from safetensors.torch import load_file
 
 from internvl_chat.adapters.lora import ADAPTER_FOLDER, add_adapters, load_adapter, merged_weights
-from internvl_chat.checkpoint.export import export_checkpoint
+from internvl_chat.adapters.unmerged import is_unmerged, merge_adapters
+from internvl_chat.checkpoint.export import CONFIG_NAME, copy_companions, export_checkpoint, stored_dtypes, write_json
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.model import load_model
+from internvl_chat.records.json_object import read_object
 from internvl_chat.run.entry import Parser, enter
+
+ADAPTER_CONFIG = "adapter_config.json"  # as peft calls it
+SHARD_SIZE = "5GB"  # as the published files are cut
 
 
 def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
@@ -32,8 +43,12 @@ def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
         ValueError: they do not fit each other.
     """
     folder = checkpoint / ADAPTER_FOLDER
+    if not folder.is_dir() and is_unmerged(stored_dtypes(checkpoint)):
+        merge_whole(checkpoint, out)
+        return
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no adapter; --adapter names a checkpoint that was trained with LoRA")
+    read_object(folder / ADAPTER_CONFIG, "save the adapter again, or take an older checkpoint")
     config = LoraConfig.from_pretrained(str(folder))
     source = local_checkpoint(base or str(config.base_model_name_or_path))
     model = load_model(source, dtype=torch.float32)
@@ -42,10 +57,30 @@ def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
     export_checkpoint(model, source, out, state_dict=merged_weights(model, model.state_dict()))
 
 
+def merge_whole(checkpoint: Path, out: Path) -> None:
+    """Write a checkpoint of the original, whose weights have their adapters beside them, without adapters.
+
+    Raises:
+        FileNotFoundError: there is no config.json.
+        FileExistsError: `out` holds a checkpoint already.
+        ValueError: the adapters do not fit the weights.
+    """
+    config = read_object(checkpoint / CONFIG_NAME, "take it from the base of this training")
+    if (out / CONFIG_NAME).exists():
+        raise FileExistsError(f"{out} holds a checkpoint already; name another folder or delete it")
+    weights = {name: weight for path in checkpoint.glob("*.safetensors") for name, weight in load_file(path).items()}
+    out.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(merge_adapters(weights), out, max_shard_size=SHARD_SIZE)
+    copy_companions(checkpoint, out)
+    write_json(out / CONFIG_NAME, {**config, "use_llm_lora": 0, "use_backbone_lora": 0})
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--adapter", type=Path, required=True, help="checkpoint with an `adapter` folder")
+    parser.add_argument(
+        "--adapter", type=Path, required=True, help="checkpoint with an `adapter` folder, or adapters in it"
+    )
     parser.add_argument("--base", type=Path, help="folder or hub name of what it adapts; default: as it says")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     return parser

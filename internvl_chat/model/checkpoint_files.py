@@ -110,8 +110,8 @@ def check_weight_files(path: str | os.PathLike, config: InternVLChatConfig) -> N
     sizes = _stored_sizes(Path(path))
     if unmerged := next(filter(_ADAPTER_KEY.search, sizes), None):
         raise ValueError(
-            f"{path}: weights of LoRA adapters that were not merged ({unmerged}); merge them first with the code that "
-            "trained them: 'python tools/merge_lora.py IN OUT' of the original internvl_chat for its checkpoints"
+            f"{path}: weights of LoRA adapters that were not merged ({unmerged}); merge them first: "
+            f"python tools/merge_lora.py --adapter {path} --out {Path(path)}_merged"
         )
     for name, towers in _TOWERS.items():
         tower = {key: shape for key, shape in sizes.items() if any(word in key for word in towers)}
