@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from internvl_chat.model import InternVLChatConfig, InternVLChatModel
+from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config
 from tools.plan.model_sizes import count_parameters, find_config, meta_model, published_config, published_names
 
 # Billions of parameters: as the hub states them for the weight files (two bytes each: 1.88 GB for 1B, 4.41 GB for 2B,
@@ -147,6 +147,22 @@ def test_keys_and_shapes_are_those_of_the_published_files(name, keys):
 def test_a_folder_counts_before_the_table(golden, tmp_path):
     assert find_config(golden.ckpt)[1]
     assert not find_config(str(tmp_path / "InternVL2_5-8B-MPO"))[1]
+
+
+def test_a_name_that_the_hub_knows_is_as_good_as_a_folder(golden, tmp_path, monkeypatch):
+    config = load_config(golden.ckpt)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tools.plan.model_sizes.load_config", {"me/mine": config}.__getitem__)
+    assert find_config("me/mine") == (config, True)
+
+
+def test_without_the_hub_a_published_name_still_has_its_shapes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    config, is_there = find_config("OpenGVLab/InternVL2_5-8B")
+    assert config.llm_config.num_hidden_layers == 32 and not is_there
+    with pytest.raises(ValueError, match="the shapes of mine are not known"):
+        find_config("me/mine")
 
 
 @pytest.fixture(scope="module")

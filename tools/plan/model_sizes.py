@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from internvl_chat.checkpoint.names import is_hub_name
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config
-from internvl_chat.model.checkpoint_files import is_hub_name
 
 TABLE = Path(__file__).with_suffix(".json")
 TWINS = ("-MPO", "-Instruct", "-Pretrained")  # same shapes as the checkpoint without
@@ -36,11 +37,6 @@ class Parameters:
 def published_names() -> list[str]:
     """The checkpoints whose shapes are known without their files."""
     return list(json.loads(TABLE.read_text())["models"])
-
-
-def is_published(name: str) -> bool:
-    """Whether the shapes of a checkpoint of this name, or of its twin, are known."""
-    return without_twin(name) in published_names()
 
 
 def without_twin(name: str) -> str:
@@ -76,20 +72,19 @@ def published_config(name: str) -> InternVLChatConfig:
 
 
 def find_config(checkpoint: str) -> tuple[InternVLChatConfig, bool]:
-    """Configuration of a checkpoint, and whether a training finds it: a folder that is here, or a name on the hub.
+    """Configuration of a checkpoint, and whether it can be had: a folder that is there, or a name that the hub knows.
 
-    The name of a published one needs no file, on the hub or here; of others config.json is read or downloaded.
+    Of a name only config.json is asked for. Where the hub cannot be reached, a published one still has its shapes.
 
     Raises:
-        FileNotFoundError: a name that the hub does not know.
-        ValueError: neither a folder nor a published name.
+        ValueError: neither of them, nor a published name.
     """
     if (Path(checkpoint) / "config.json").is_file():
         return load_config(checkpoint), True
-    on_hub, name = is_hub_name(checkpoint), Path(checkpoint).name
-    if on_hub and not is_published(name):
-        return load_config(checkpoint), True
-    return published_config(name), on_hub
+    if is_hub_name(checkpoint):
+        with suppress(FileNotFoundError):
+            return load_config(checkpoint), True
+    return published_config(Path(checkpoint).name), False
 
 
 def meta_model(config: InternVLChatConfig) -> InternVLChatModel:
