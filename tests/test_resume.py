@@ -14,6 +14,7 @@ from internvl_chat.checkpoint.resume import last_whole_checkpoint, load_weights
 from internvl_chat.model import load_model
 from internvl_chat.train_mpo import main
 from tests.flags import as_flags
+from tools.convert import convert_to_hf
 
 SPEED = ("pairs_per_second", "tokens_per_second", "peak_memory_gib", "eval_runtime")
 
@@ -162,6 +163,21 @@ def test_from_any_checkpoint_a_run_is_the_run_that_was_never_stopped(flags, tmp_
         assert same_weights(folder / "model.safetensors", tmp_path / "whole" / "model.safetensors")
         exact = "checkpoint-14/resume/weights.safetensors"
         assert same_weights(folder / exact, tmp_path / "whole" / exact)
+
+
+def test_a_run_from_the_hf_layout_goes_on_as_exactly(flags, tmp_path):
+    """The stock Trainer loads none of its renamed weights again, and says so in a warning only."""
+    convert_to_hf(tmp_path / "model", tmp_path / "hf")
+    settings = {"model_name_or_path": tmp_path / "hf", "max_steps": 4, "save_steps": 2}
+    main(flags("whole", **settings))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "again" / "checkpoint-2")
+    main(flags("again", **settings))
+    assert record(tmp_path / "again") == record(tmp_path / "whole")
+    for name in ("model.safetensors", "checkpoint-4/resume/weights.safetensors"):
+        assert same_weights(tmp_path / "again" / name, tmp_path / "whole" / name)
+    trained = load_file(tmp_path / "again" / "model.safetensors")
+    assert trained.keys() == load_file(tmp_path / "hf" / "model.safetensors").keys()
+    assert not same_weights(tmp_path / "again" / "model.safetensors", tmp_path / "hf" / "model.safetensors")
 
 
 def test_a_run_killed_after_its_last_checkpoint_only_exports(flags, tmp_path):
