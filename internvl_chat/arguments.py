@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ __all__ = ["DataArguments", "MPOConfig", "ModelArguments", "described"]
 
 logger = logging.getLogger(__name__)
 
+# Values of --report_to that are no names of packages: of none, and of trackers that transformers looks for itself.
+PACKAGED_OTHERWISE = frozenset({"all", "none", "", "azure_ml", "flyte", "kubeflow"})
 DEEPSPEED_FOLDER = Path(__file__).resolve().parents[1] / "shell" / "deepspeed"
 
 YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")  # as transformers reads a bool
@@ -104,6 +108,7 @@ class MPOConfig(TrainingArguments):
         300.0, "Write all stacks to a file when a step takes longer than this and 10 times the usual; 0 for never."
     )
 
+    do_train: bool = described(True, "Train; False is refused with the command that evaluates instead.")
     evaluation_strategy: str | None = described(None, "Older name of --eval_strategy.")
     warmup_ratio: float | None = described(None, "Share of all steps with a rising learning rate.")
     group_by_length: bool = described(False, "Batches of rows of like length.")
@@ -140,9 +145,12 @@ class MPOConfig(TrainingArguments):
         named: Any = self.report_to  # type: ignore[has-type]
         if isinstance(named, str):
             self.report_to = [name.strip() for name in named.split(",")]
+        check_trackers(self.report_to or [])
         if isinstance(self.deepspeed, str) and not self.deepspeed.startswith("{"):  # of JSON, transformers takes it
             self.deepspeed = resolve_deepspeed_config(self.deepspeed) if self.deepspeed else None
         self._check_counts()
+        if self.output_dir == "":
+            raise ValueError("--output_dir is empty: name the folder that the run writes to")
         if self.beta <= 0:
             raise ValueError(f"--beta {self.beta} must be above 0")
         if not 0 <= self.label_smoothing < 0.5:
@@ -187,6 +195,10 @@ class MPOConfig(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)} must be at least 1")
+        if not self.num_train_epochs >= 0:
+            raise ValueError(f"--num_train_epochs {self.num_train_epochs} must be at least 0")
+        if not self.learning_rate >= 0:
+            raise ValueError(f"--learning_rate {self.learning_rate} must be at least 0")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed} must be at least 0 and below 2**32")
 
@@ -240,6 +252,36 @@ class MPOConfig(TrainingArguments):
         weights = {"sigmoid": self.sigmoid_loss_weight, "bco_pair": self.bco_pair_loss_weight}
         given = {name: weight for name, weight in weights.items() if weight is not None and name in names}
         return parse_loss_type(self.loss_type, given, self.rpo_alpha)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse a name of --report_to whose package is not here, before a model is loaded.
+
+    Raises:
+        ModuleNotFoundError: nothing of this name is installed.
+    """
+    for name in set(names) - PACKAGED_OTHERWISE:
+        if find_spec(name) is None:
+            cure = f"pip install {name}, or take tensorboard or none"
+            raise ModuleNotFoundError(f"--report_to {name}: no package of this name is installed: {cure}")
+
+
+def check_evaluation(model: ModelArguments, data: DataArguments, mpo: MPOConfig) -> None:
+    """Refuse an evaluation that has no rows or no training around it.
+
+    Raises:
+        ValueError: says which flag is missing, or which command evaluates alone.
+    """
+    if not mpo.do_train:
+        rows = data.eval_meta_path or "META.json"
+        command = f"--checkpoint {mpo.output_dir} --reference {model.model_name_or_path} --pairs {rows}"
+        raise ValueError(
+            f"--do_train False: this command trains; to evaluate what it left: tools/evaluate.py {command}"
+        )
+    if mpo.eval_strategy != "no" and not data.eval_meta_path:
+        raise ValueError(f"--eval_strategy {mpo.eval_strategy} needs rows: name their meta.json by --eval_meta_path")
+    if mpo.load_best_model_at_end and mpo.eval_strategy == "no":
+        raise ValueError("--load_best_model_at_end True needs evaluations: set --eval_strategy and --eval_meta_path")
 
 
 def settle_reference(model: ModelArguments, mpo: MPOConfig) -> None:

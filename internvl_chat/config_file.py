@@ -78,12 +78,12 @@ class _FlagParser(HfArgumentParser):
 
 def _filled(types: Sequence[type], words: list[str]) -> tuple[Any, ...]:
     parser = _FlagParser(types)
-    *groups, left = parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
+    _, left = parser.parse_known_args(words)
     if any(Path(word).suffix in CONFIG_SUFFIXES for word in left[:1]):
         raise ValueError(f"{left[0]}: a file of flags stands first, flags after it override it")
     if left:
         raise ValueError(unknown_flags(left, parser._option_string_actions))
-    return tuple(groups)
+    return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
 
 
 def read_config(path: Path) -> list[tuple[str, Value]]:

@@ -25,7 +25,15 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from internvl_chat.adapters.lora import add_adapters, lora_config
 from internvl_chat.adapters.quantization import check_four_bits, load_four_bits
-from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, check_sharding, settle_reference
+from internvl_chat.arguments import (
+    DataArguments,
+    ModelArguments,
+    MPOConfig,
+    check_evaluation,
+    check_sharding,
+    resolve_deepspeed_config,
+    settle_reference,
+)
 from internvl_chat.checkpoint.files import CHECKSUMS, damage, finish_publishing
 from internvl_chat.checkpoint.lock import locked
 from internvl_chat.checkpoint.names import local_checkpoint
@@ -41,6 +49,7 @@ from internvl_chat.model import (
     load_model,
     load_tokenizer,
 )
+from internvl_chat.packed.sequence_parallel import check_ranks
 from internvl_chat.publishing.trained import take_push
 from internvl_chat.reference.adapter import AdapterReference
 from internvl_chat.reference.frozen import CachedReference, Reference
@@ -77,6 +86,7 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
     groups = parse_arguments(argv)
     mpo_args = groups[2]
     set_up_logging(mpo_args)
+    check_ranks(mpo_args.sequence_parallel_size, mpo_args.world_size)
     check_writable(mpo_args.output_dir)
     with locked(Path(mpo_args.output_dir), mpo_args.process_index):
         run_locked(*groups, stop)
@@ -170,14 +180,22 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     )
     settle_reference(groups[0], groups[2])
     check_sharding(groups[0], groups[2])
+    check_evaluation(*groups)
     return groups
 
 
 def wants_deepspeed(argv: Sequence[str]) -> bool:
-    """Whether the flags or the configuration file name a DeepSpeed configuration; asked before they are parsed."""
+    """Whether the flags or the configuration file name a DeepSpeed configuration; asked before they are parsed.
+
+    Raises:
+        FileNotFoundError: they name one that is not there; better said before the ranks meet.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--deepspeed")
-    return bool(parser.parse_known_args(with_config(argv))[0].deepspeed)
+    named = parser.parse_known_args(with_config(argv))[0].deepspeed
+    if named and not named.startswith("{"):
+        resolve_deepspeed_config(named)
+    return bool(named)
 
 
 def set_up_logging(args: MPOConfig) -> None:

@@ -73,7 +73,18 @@ class DataArguments:
         return THINKING_SYSTEM_MESSAGE if self.system_prompt == "thinking" else self.system_prompt
 
     def configure(self, config: InternVLChatConfig) -> None:
-        """Write what these flags say about pictures and template into a checkpoint's configuration."""
+        """Write what these flags say about pictures and template into a checkpoint's configuration.
+
+        Raises:
+            ValueError: a tile is no whole number of the patches that make a token.
+        """
+        vision: Any = config.vision_config
+        side = round(vision.patch_size / self.down_sample_ratio)
+        if self.force_image_size < 1 or self.force_image_size % side:
+            raise ValueError(
+                f"--force_image_size {self.force_image_size} must be a multiple of {side} pixels: patches of "
+                f"{vision.patch_size} that --down_sample_ratio {self.down_sample_ratio} joins"
+            )
         config.template = self.conv_style
         config.downsample_ratio = self.down_sample_ratio
         config.force_image_size = self.force_image_size

@@ -50,7 +50,10 @@ class LossMixture:
             raise ValueError(f"{len(self.names)} losses {self.names} but {len(self.weights)} weights {self.weights}")
         every = (*self.weights, self.nll_weight)
         if not all(0 <= weight < float("inf") for weight in every) or not any(every):
-            raise ValueError(f"weights {self.weights} and NLL weight {self.nll_weight} must be >= 0, and not all 0")
+            raise ValueError(
+                f"weights {self.weights} of {self.names} and {self.nll_weight} of the NLL (--rpo_alpha) must be >= 0, "
+                "and not all 0"
+            )
 
     @property
     def needs_reference(self) -> bool:

@@ -256,7 +256,9 @@ class TextEncoder:
         """Id of a special token; ValueError unless the tokenizer knows it."""
         index = self.tokenizer.convert_tokens_to_ids(token)
         if not isinstance(index, int) or index == self.tokenizer.unk_token_id:
-            raise ValueError(f"the tokenizer does not know {token!r}: do tokenizer and template belong together?")
+            raise ValueError(
+                f"the tokenizer does not know {token!r}: do tokenizer and template (--conv_style) belong together?"
+            )
         return index
 
     def beginning(self) -> list[int]:

@@ -149,7 +149,10 @@ def load_tokenizer(path: str | os.PathLike, *, model_max_length: int | None = No
         raise ValueError(f"{path}: the tokenizer's files do not hold together: {error}; download them again") from error
     # In transformers 5 a tokenizer whose files were not found comes empty instead of failing.
     if not tokenizer.encode("a", add_special_tokens=False):
-        raise ValueError(f"{path}: {type(tokenizer).__name__} gives no ids for 'a': its vocabulary file was not read")
+        raise ValueError(
+            f"{path}: {type(tokenizer).__name__} gives no ids for 'a': the vocabulary of the tokenizer "
+            "was not read; download its files again"
+        )
     if tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN) in (None, tokenizer.unk_token_id):
         raise ValueError(f"{path}: the tokenizer does not know {IMG_CONTEXT_TOKEN}: it is not that of an InternVL")
     return tokenizer

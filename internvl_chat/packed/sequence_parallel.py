@@ -23,6 +23,12 @@ from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.model.upstream import all_to_all_single
 
 
+def check_ranks(size: int, world: int) -> None:
+    """Raise ValueError where `size` ranks to a group leave some of the `world` over."""
+    if world % size:
+        raise ValueError(f"--sequence_parallel_size {size} does not divide the {world} ranks of this run")
+
+
 class SequenceGroup:
     """The ranks that share packs, and how many positions and tiles the pack in the model has."""
 
@@ -41,8 +47,7 @@ class SequenceGroup:
             ValueError: the number of ranks is no multiple of `size`.
         """
         world = dist.get_world_size() if dist.is_initialized() else 1
-        if world % size:
-            raise ValueError(f"--sequence_parallel_size {size} does not divide the {world} ranks of this run")
+        check_ranks(size, world)
         groups = [dist.new_group(range(start, start + size)) for start in range(0, world, size)]
         return cls(groups[dist.get_rank() // size])
 
