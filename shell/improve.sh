@@ -24,13 +24,17 @@ die() {
     exit 2
 }
 
+needs() { # what, flag, value, ...
+    [[ -n ${3:-} ]] || die "$2 needs $1"
+}
+
 rounds=1 out=work_dirs/improve words=() held_out=() image_root=()
 while (($#)); do
     case $1 in
-    --rounds) rounds=${2:?improve.sh: --rounds needs a number} && shift ;;
-    --out) out=${2:?improve.sh: --out needs a folder} && shift ;;
-    --held-out) held_out+=("${2:?improve.sh: --held-out needs a file}") && shift ;;
-    --image-root) image_root=(--image-root "${2:?improve.sh: --image-root needs a folder}") && shift ;;
+    --rounds) needs "a number" "$@" && rounds=$2 && shift ;;
+    --out) needs "a folder" "$@" && out=$2 && shift ;;
+    --held-out) needs "a file" "$@" && held_out+=("$2") && shift ;;
+    --image-root) needs "a folder" "$@" && image_root=(--image-root "$2") && shift ;;
     -*) die "$1 is unknown; the head of this file tells what there is" ;;
     *) words+=("$1") ;;
     esac

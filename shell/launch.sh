@@ -18,6 +18,7 @@
 # Relative paths are meant from the root of the repository. The console goes to a log file in the output folder too.
 # A batch job that Slurm warns with SIGUSR1 (sbatch --signal=USR1@300 --requeue) saves, stops, and queues itself again,
 # at whatever moment the warning comes. The exit code is that of the task that failed first.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
