@@ -1,14 +1,11 @@
 """Launchers under a real Slurm of two nodes on this machine: they train, are killed, cancelled, and out of time."""
 
-import fcntl
+import importlib
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,37 +17,22 @@ from internvl_chat.run.process import free_port
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample
 
 ROOT = Path(__file__).parents[2]
-LAB = ROOT / "tests" / "slurm"
+BENCHMARKS = ROOT / "benchmarks"
 SHELL = ROOT / "shell"
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """Environment in which `srun` works; installs Debian's packages where it may."""
-    if os.geteuid():
-        pytest.skip("starting a Slurm needs root")
-    if not shutil.which("slurmctld") and not shutil.which("apt-get"):
-        pytest.skip("no Slurm here, and no apt-get to install it with")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "RANK", "MASTER"))},
-        "SLURM_LAB": str(tmp_path_factory.mktemp("lab")),
-        "PYTHON": sys.executable,
-        "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-        "GPUS": "2",
-        "GPUS_PER_NODE": "1",
-        "CPUS_PER_TASK": "1",
-        "PARTITION": "lab",
-    }
-    with open(Path(tempfile.gettempdir()) / "slurm-lab.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs on one machine take turns: they would share ports and hosts
-        up = subprocess.run(["bash", LAB / "slurm_up.sh"], env=environment, capture_output=True, text=True, timeout=180)
-        if up.returncode == 0:
-            yield {**environment, "SLURM_CONF": f"{environment['SLURM_LAB']}/slurm.conf"}
-        subprocess.run(["bash", LAB / "slurm_down.sh", "--purge"], env=environment, timeout=120)
-    if up.returncode:
-        pytest.skip(f"Slurm does not start here: {up.stderr[-300:]}")
+    """Environment in which `srun` works."""
+    sys.path.insert(0, str(BENCHMARKS))
+    lab = importlib.import_module("slurm_lab")
+    sys.path.remove(str(BENCHMARKS))
+    try:
+        with lab.lab(tmp_path_factory.mktemp("lab")) as environment:
+            yield environment
+    except lab.NoSlurm as reason:
+        pytest.skip(str(reason))
 
 
 def call(words, environment, **changes):
@@ -118,6 +100,14 @@ def timed_out_run(slurm, slow_training, tmp_path_factory):
     command = " ".join(map(str, slow_training(folder / "run", deepspeed="zero_stage3_config.json")))
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(run_out_of_time, slurm, command, folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warned_early(slurm):
+    """The end to come of the benchmark of jobs that are warned before their first step, while the other tests run."""
+    command = [sys.executable, "benchmarks/requeue.py", "--tries", "2", "--within", "0"]
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(call, command, slurm)
 
 
 @pytest.fixture
@@ -252,3 +242,10 @@ def test_a_run_that_is_out_of_time_queues_itself_and_finishes(timed_out_run, sam
     text = log.read_text()
     assert "goes back into the queue" in text and "SIGUSR1: saving step" in text and "going on from" in text
     same_result(log.parent / "run")
+
+
+def test_a_job_that_is_warned_before_its_first_step_is_queued_again(warned_early):
+    """The benchmark of such jobs, in its short form."""
+    done = warned_early.result(600)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert '"tries": 2' in done.stdout
