@@ -29,7 +29,7 @@ clients: install
 	CLIENTS="$(CLIENTS)" $(BIN)/python -m pytest tests/clients
 
 gpu: install
-	$(BIN)/python -m pytest -m gpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs
 	$(BIN)/python benchmarks/bench_training.py --device cuda --size 2B
 	$(BIN)/python benchmarks/bench_training.py --device cuda --size 8B --dtype bfloat16 --forms ours_cached_reference
 
