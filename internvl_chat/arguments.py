@@ -135,13 +135,7 @@ class MPOConfig(TrainingArguments):
             ValueError: an unknown loss, weights that do not match, or a value out of its range.
         """
         self._apply_older_names()
-        if self.disable_tqdm is None:  # type: ignore[has-type]
-            self.disable_tqdm = not sys.stderr.isatty()  # bars in a file or under srun only tear its lines
-        if not torch.cuda.is_available():
-            self.use_cpu = True
-            self.dataloader_pin_memory = False
-            if "RANK" in os.environ and self.ddp_backend is None:  # of torchrun, or of process.initialize
-                self.ddp_backend = "gloo"
+        self._follow_the_machine()
         named: Any = self.report_to  # type: ignore[has-type]
         if isinstance(named, str):
             self.report_to = [name.strip() for name in named.split(",")]
@@ -149,22 +143,7 @@ class MPOConfig(TrainingArguments):
         if isinstance(self.deepspeed, str) and not self.deepspeed.startswith("{"):  # of JSON, transformers takes it
             self.deepspeed = resolve_deepspeed_config(self.deepspeed) if self.deepspeed else None
         self._check_counts()
-        if self.output_dir == "":
-            raise ValueError("--output_dir is empty: name the folder that the run writes to")
-        if self.beta <= 0:
-            raise ValueError(f"--beta {self.beta} must be above 0")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"--label_smoothing {self.label_smoothing} is not in [0, 0.5)")
-        if self.reference not in (None, "model", "cache", "adapter"):
-            raise ValueError(f"--reference {self.reference} is unknown: take model, cache or adapter")
-        if self.reference == "cache" and self.sync_ref_model:
-            raise ValueError("--sync_ref_model True moves the reference, so --reference cache would be stale at once")
-        if self.sequence_parallel_size < 1:
-            raise ValueError(f"--sequence_parallel_size {self.sequence_parallel_size} must be at least 1")
-        if not 0 <= self.max_skipped_share <= 1:
-            raise ValueError(f"--max_skipped_share {self.max_skipped_share} is not in [0, 1]")
-        if self.on_non_finite not in ("stop", "skip"):
-            raise ValueError(f"--on_non_finite {self.on_non_finite} is unknown: take stop or skip")
+        self._check_choices()
         if self.dataloader_drop_last:
             logger.warning("--dataloader_drop_last has no effect: every row of the mixture is trained on")
         if self.reference_cache_dir is None:
@@ -192,7 +171,8 @@ class MPOConfig(TrainingArguments):
 
     def _check_counts(self) -> None:
         """Raise ValueError for numbers that end in an error of a library, or in none, far from here."""
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        sizes = ("per_device_train_batch_size", "per_device_eval_batch_size", "sequence_parallel_size")
+        for name in (*sizes, "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)} must be at least 1")
         if not self.num_train_epochs >= 0:
@@ -201,6 +181,33 @@ class MPOConfig(TrainingArguments):
             raise ValueError(f"--learning_rate {self.learning_rate} must be at least 0")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed} must be at least 0 and below 2**32")
+        if self.beta <= 0:
+            raise ValueError(f"--beta {self.beta} must be above 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"--label_smoothing {self.label_smoothing} is not in [0, 0.5)")
+        if not 0 <= self.max_skipped_share <= 1:
+            raise ValueError(f"--max_skipped_share {self.max_skipped_share} is not in [0, 1]")
+
+    def _check_choices(self) -> None:
+        """Raise ValueError for words that are unknown or missing, or exclude each other."""
+        if self.output_dir == "":
+            raise ValueError("--output_dir is empty: name the folder that the run writes to")
+        if self.reference not in (None, "model", "cache", "adapter"):
+            raise ValueError(f"--reference {self.reference} is unknown: take model, cache or adapter")
+        if self.reference == "cache" and self.sync_ref_model:
+            raise ValueError("--sync_ref_model True moves the reference, so --reference cache would be stale at once")
+        if self.on_non_finite not in ("stop", "skip"):
+            raise ValueError(f"--on_non_finite {self.on_non_finite} is unknown: take stop or skip")
+
+    def _follow_the_machine(self) -> None:
+        """Bars where a person looks on; a CPU where there is no GPU."""
+        if self.disable_tqdm is None:  # type: ignore[has-type]
+            self.disable_tqdm = not sys.stderr.isatty()  # bars in a file or under srun only tear its lines
+        if not torch.cuda.is_available():
+            self.use_cpu = True
+            self.dataloader_pin_memory = False
+            if "RANK" in os.environ and self.ddp_backend is None:  # of torchrun, or of process.initialize
+                self.ddp_backend = "gloo"
 
     @property
     def recomputes_by_need(self) -> bool:

@@ -38,7 +38,7 @@ from tools.curation.columns import Columns, lines_of, output_name, read_columns
 from tools.curation.decontamination import drop_leaks
 from tools.curation.duplicates import drop_near_duplicates, drop_repeated_pairs
 from tools.curation.evaluation_files import read_evaluation
-from tools.curation.ledger import Ledger
+from tools.curation.ledger import DropLedger
 from tools.curation.pictures import PictureHashes
 
 
@@ -85,7 +85,7 @@ def curate(args: argparse.Namespace) -> dict[str, Any]:
     args.out.mkdir(parents=True, exist_ok=True)
     hashes = PictureHashes(args.out / "pictures.jsonl", args.num_workers)
     columns = read_columns(datasets)
-    ledger = Ledger(columns)
+    ledger = DropLedger(columns)
     leaks = drop_leaks(columns, ledger, known, hashes) if known else None
     run_filters(columns, ledger, hashes, args)
     counts = ledger.counts()
@@ -110,7 +110,7 @@ def curate(args: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
-def run_filters(columns: Columns, ledger: Ledger, hashes: PictureHashes, args: argparse.Namespace) -> None:
+def run_filters(columns: Columns, ledger: DropLedger, hashes: PictureHashes, args: argparse.Namespace) -> None:
     """The filters behind decontamination, in order."""
     if args.sampled:
         from tools.curation.difficulty import right_shares  # the answer checks: nothing else here needs them
@@ -127,7 +127,9 @@ def run_filters(columns: Columns, ledger: Ledger, hashes: PictureHashes, args: a
         balance_lengths(columns, ledger, args.most_longer, args.seed)
 
 
-def write_rows(out: Path, meta_path: Path, datasets: Sequence[MixedDataset], columns: Columns, ledger: Ledger) -> None:
+def write_rows(
+    out: Path, meta_path: Path, datasets: Sequence[MixedDataset], columns: Columns, ledger: DropLedger
+) -> None:
     """Write the rows that stay, meta.json, and the ledger."""
     entries = {}
     for number, data in enumerate(datasets):

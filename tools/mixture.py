@@ -23,7 +23,7 @@ from internvl_chat.data.mixture import MixedDataset, repeated_count
 from internvl_chat.records.durable import json_text, write_atomically
 from internvl_chat.records.objects import is_object
 from internvl_chat.run.entry import Parser, at_least, enter
-from tools.mixtures.measure import Part, by_kind, measure, open_all
+from tools.mixtures.measure import MixturePart, by_kind, measure, open_all
 from tools.mixtures.recipes import Rule, parse_setting, read_recipe, repeat_times
 
 
@@ -54,7 +54,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def mix(data_sets: dict[str, MixedDataset], rules: Sequence[Rule]) -> list[Part]:
+def mix(data_sets: dict[str, MixedDataset], rules: Sequence[Rule]) -> list[MixturePart]:
     """The parts of a mixture: as their files say, or by rules.
 
     Raises:
@@ -65,11 +65,11 @@ def mix(data_sets: dict[str, MixedDataset], rules: Sequence[Rule]) -> list[Part]
     parts = []
     for name, repeat in times.items():
         spec = replace(data_sets[name].spec, repeat_time=repeat)
-        parts.append(Part(spec, rows[name], repeated_count(rows[name], repeat)))
+        parts.append(MixturePart(spec, rows[name], repeated_count(rows[name], repeat)))
     return parts
 
 
-def write_mixture(path: Path, parts: Sequence[Part], data_sets: dict[str, MixedDataset]) -> None:
+def write_mixture(path: Path, parts: Sequence[MixturePart], data_sets: dict[str, MixedDataset]) -> None:
     """Write a meta.json whose paths are relative to itself; parts that draw nothing are left out."""
     entries = {}
     for part in parts:
@@ -88,7 +88,7 @@ def _relative(target: str, meta_path: Path) -> str:
     return os.path.relpath(os.path.realpath(target), os.path.realpath(meta_path.parent))
 
 
-def table(parts: Sequence[Part], batch_size: int) -> list[str]:
+def table(parts: Sequence[MixturePart], batch_size: int) -> list[str]:
     """The mixture as lines: data sets, kinds, sums."""
     pairs, tokens = sum(part.drawn for part in parts), sum(part.tokens for part in parts)
     width = min(60, max(len(part.spec.name) for part in parts))
@@ -119,7 +119,7 @@ def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole if whole else 0:>5.1f}%"
 
 
-def show(parts: Sequence[Part], args: argparse.Namespace) -> None:
+def show(parts: Sequence[MixturePart], args: argparse.Namespace) -> None:
     """Print the mixture, and hours where a checkpoint is named."""
     print("\n".join(table(parts, args.batch_size)))
     pairs = sum(part.drawn for part in parts)

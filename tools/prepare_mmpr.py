@@ -34,7 +34,7 @@ from tools.mmpr.pairs import USABLE, prepare_pairs
 from tools.mmpr.pieces import check_sums, find_pieces
 from tools.mmpr.prompts import PROMPTS, READERS, prepare_online, prepare_prompts
 from tools.mmpr.published import META, SETS, TABLE, PrepareError, PublishedSet
-from tools.mmpr.sources import Source, find_sources
+from tools.mmpr.sources import DownloadedSet, find_sources
 from tools.mmpr.unpack import WORK, Unpacker
 from tools.mmpr.unpacked import link_folder, unpacked_folder
 
@@ -59,7 +59,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def prepare(source: Source, out: Path, args: argparse.Namespace) -> dict[str, Any]:
+def prepare(source: DownloadedSet, out: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Prepare one set below `out`; returns what prepared.json says.
 
     Raises:
@@ -112,7 +112,7 @@ def wanted_archives(published: PublishedSet, asked: Sequence[str] | None) -> tup
     return tuple(archive for archive in published.archives if asked is None or archive in asked)
 
 
-def finish(source: Source, folder: Path, archives: Sequence[str]) -> dict[str, Any]:
+def finish(source: DownloadedSet, folder: Path, archives: Sequence[str]) -> dict[str, Any]:
     """What follows once the zips of a set are unpacked; the counts by data set."""
     if source.published.kind == "prompts":
         kinds = [kind for kind in READERS if {f"{kind}_images", f"{kind}_prompts"} <= set(archives)]
@@ -129,7 +129,7 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-def published_meta(source: Source, folder: Path) -> Path:
+def published_meta(source: DownloadedSet, folder: Path) -> Path:
     """meta.json as published; a copy where ours takes its place."""
     published = source.companion(META)
     if source.folder.resolve() != folder.resolve():

@@ -9,14 +9,14 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from tools.curation.columns import Columns, draw_order
 from tools.curation.difficulty import asked_key
-from tools.curation.ledger import Ledger
+from tools.curation.ledger import DropLedger
 
 LANGUAGE_CHARACTERS = 400  # of a row that are looked at
 LEAST_LETTERS = 20  # below, a text has no language that could be told
 SURE = 0.9  # probability from which a language counts
 
 
-def keep_languages(columns: Columns, ledger: Ledger, languages: Sequence[str]) -> None:
+def keep_languages(columns: Columns, ledger: DropLedger, languages: Sequence[str]) -> None:
     """Drop rows whose question and chosen answer are surely in another language (ISO 639-1 codes, by py3langid).
 
     Raises:
@@ -37,7 +37,9 @@ def keep_languages(columns: Columns, ledger: Ledger, languages: Sequence[str]) -
             ledger.drop(int(row), "language", detail=language)
 
 
-def keep_difficulty(columns: Columns, ledger: Ledger, shares: Mapping[int, float], least: float, most: float) -> None:
+def keep_difficulty(
+    columns: Columns, ledger: DropLedger, shares: Mapping[int, float], least: float, most: float
+) -> None:
     """Drop rows of prompts whose share of right answers is outside least..most; unknown ones stay."""
     for row in ledger.staying():
         pair = columns.read(int(row))
@@ -46,7 +48,7 @@ def keep_difficulty(columns: Columns, ledger: Ledger, shares: Mapping[int, float
             ledger.drop(int(row), "difficulty", detail=f"{share:.3f} of its answers are right")
 
 
-def limit_pairs(columns: Columns, ledger: Ledger, most: int, seed: int) -> None:
+def limit_pairs(columns: Columns, ledger: DropLedger, most: int, seed: int) -> None:
     """Keep at most so many pairs of a prompt, drawn by the seed."""
     rows = ledger.staying()
     order = np.lexsort((draw_order(columns.pair[rows], seed), columns.prompt[rows]))
@@ -56,7 +58,7 @@ def limit_pairs(columns: Columns, ledger: Ledger, most: int, seed: int) -> None:
     ledger.drop_all(rows[order[rank >= most]], "pairs_per_prompt")
 
 
-def balance_lengths(columns: Columns, ledger: Ledger, most_longer: float, seed: int) -> None:
+def balance_lengths(columns: Columns, ledger: DropLedger, most_longer: float, seed: int) -> None:
     """Drop pairs of each data set until at most this share has the longer answer on one side, drawn by the seed.
 
     Chosen answers that are nearly always longer, or shorter, teach length. Pairs of equal lengths stay.

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from internvl_chat.data.images import ImageError
 from tools.curation.columns import Columns
 from tools.curation.evaluation_files import EvaluationFiles
-from tools.curation.ledger import Ledger
+from tools.curation.ledger import DropLedger
 from tools.curation.likeness import candidates, same_picture
 from tools.curation.pictures import PictureHashes
 from tools.curation.questions import WORD_GRAM, band_keys, fixed_words, same_question, text_key, word_grams
@@ -116,7 +116,7 @@ def matching_questions(question: list[str], keys: Iterable[int], known: Evaluati
             yield number
 
 
-def drop_leaks(columns: Columns, ledger: Ledger, known: EvaluationFiles, hashes: PictureHashes) -> dict[str, Any]:
+def drop_leaks(columns: Columns, ledger: DropLedger, known: EvaluationFiles, hashes: PictureHashes) -> dict[str, Any]:
     """Drop leaking rows; returns the report, as JSON values."""
     rows = ledger.staying()
     leaks = find_leaks(columns, rows, known, hashes)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError
 from tools.curation.columns import Columns
-from tools.curation.ledger import Ledger
+from tools.curation.ledger import DropLedger
 from tools.curation.likeness import candidates, same_picture
 from tools.curation.pictures import PictureHashes, group_same, root_of
 from tools.curation.questions import KEYS, band_keys, same_question
@@ -25,7 +25,7 @@ CHUNK = 20_000  # questions whose keys are in memory at once
 MOST_TRIED = 8  # earlier questions that a question is compared with, per band
 
 
-def drop_repeated_pairs(columns: Columns, ledger: Ledger) -> None:
+def drop_repeated_pairs(columns: Columns, ledger: DropLedger) -> None:
     """Drop pairs whose question, pictures and answers stand in the mixture before."""
     rows = ledger.staying()
     _, first, inverse = np.unique(columns.pair[rows], return_index=True, return_inverse=True)
@@ -34,7 +34,7 @@ def drop_repeated_pairs(columns: Columns, ledger: Ledger) -> None:
             ledger.drop(int(row), "duplicate_pair", other=int(earlier))
 
 
-def drop_near_duplicates(columns: Columns, ledger: Ledger, hashes: PictureHashes) -> None:
+def drop_near_duplicates(columns: Columns, ledger: DropLedger, hashes: PictureHashes) -> None:
     """Drop the rows of prompts that are near duplicates of an earlier one."""
     rows = ledger.staying()
     labels = question_labels(columns, rows)

@@ -13,7 +13,7 @@ from tools.curation.columns import Columns
 STAYS = 0
 
 
-class Ledger:
+class DropLedger:
     """The reasons by which rows leave; a row leaves once."""
 
     def __init__(self, columns: Columns) -> None:

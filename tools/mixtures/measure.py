@@ -37,7 +37,7 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """A data set in a mixture."""
 
     spec: DatasetSpec
@@ -102,7 +102,7 @@ def count_row_tiles(pair: PreferencePair, data: MixedDataset, tiling: Tiling) ->
     return sum(count_tiles(grid, tiling.use_thumbnail) for grid in grids)
 
 
-def by_kind(parts: Iterable[Part]) -> Mapping[str, tuple[int, float]]:
+def by_kind(parts: Iterable[MixturePart]) -> Mapping[str, tuple[int, float]]:
     """Kind -> pairs and tokens of an epoch."""
     found: dict[str, tuple[int, float]] = {}
     for part in parts:

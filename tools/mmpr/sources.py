@@ -15,7 +15,7 @@ UNREACHABLE = (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, Co
 
 
 @dataclass(frozen=True)
-class Source:
+class DownloadedSet:
     """One set and the folder of its downloaded files; `from_hub` names the repository that fills it."""
 
     published: PublishedSet
@@ -60,7 +60,7 @@ class Source:
         return path
 
 
-def find_sources(source: str, sets: Sequence[str] | None, out: Path) -> Iterator[Source]:
+def find_sources(source: str, sets: Sequence[str] | None, out: Path) -> Iterator[DownloadedSet]:
     """The sets that `source` names or holds.
 
     Args:
@@ -84,16 +84,16 @@ def find_sources(source: str, sets: Sequence[str] | None, out: Path) -> Iterator
     for one in names:
         if one not in SETS or sets and one not in sets:
             raise PrepareError(f"--source {source}: not one of the sets {', '.join(sets or SETS)}")
-        yield Source(SETS[one], out / one / DOWNLOADS, f"{owner}/{one}")
+        yield DownloadedSet(SETS[one], out / one / DOWNLOADS, f"{owner}/{one}")
 
 
-def _in_folder(folder: Path, sets: Sequence[str] | None) -> Iterator[Source]:
+def _in_folder(folder: Path, sets: Sequence[str] | None) -> Iterator[DownloadedSet]:
     own = recognise(folder)
     if own is not None:
         asked = SETS[sets[0]] if sets and len(sets) == 1 else own
         if sets and asked.name not in sets:
             raise PrepareError(f"--source {folder}: holds {own.name}, not {', '.join(sets)}")
-        yield Source(asked, folder)
+        yield DownloadedSet(asked, folder)
         return
     found = {name: folder / name for name in SETS if recognise(folder / name)}
     lacking = [name for name in sets or [] if name not in found]
@@ -102,4 +102,4 @@ def _in_folder(folder: Path, sets: Sequence[str] | None) -> Iterator[Source]:
         cure = SETS[names[0]].download_command(folder / names[0])
         raise PrepareError(f"--source {folder}: holds no files of {', '.join(names)}; {cure}")
     for name in sets or found:
-        yield Source(SETS[name], found[name])
+        yield DownloadedSet(SETS[name], found[name])
