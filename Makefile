@@ -30,6 +30,7 @@ clients: install
 
 gpu: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -rs
+	$(BIN)/python benchmarks/bench_gpu.py
 	$(BIN)/python benchmarks/bench_training.py --device cuda --size 2B
 	$(BIN)/python benchmarks/bench_training.py --device cuda --size 8B --dtype bfloat16 --forms ours_cached_reference
 

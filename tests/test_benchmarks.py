@@ -21,6 +21,7 @@ NAMES = (
     "bench_training_memory",
     "bench_lora_memory",
     "bench_recomputation",
+    "bench_gpu",
     "simulate_ranks",
     "plot_training",
 )
@@ -171,6 +172,24 @@ def test_autocast_is_not_bare(benchmarks, capsys):
     with pytest.raises(SystemExit):
         benchmarks["bench_training"].parse_arguments(["--dtype", "autocast"])
     assert "--bare False" in capsys.readouterr().err
+
+
+def test_attention_and_whole_steps_are_measured_on_a_cpu(benchmarks, tmp_path, monkeypatch):
+    def once(function, device, repeats=1):
+        function()
+        return 1.0
+
+    monkeypatch.setattr(benchmarks["machine"], "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmarks["training_forms"], "SCRATCH", tmp_path)
+    monkeypatch.setattr(benchmarks["bench_gpu"], "seconds_of", once)
+    benchmarks["bench_gpu"].main(["--device", "cpu"])
+    figures = json.loads((tmp_path / "gpu_cpu.json").read_text())
+    assert list(figures["steps"]) == ["toy, float32", "toy, bfloat16"]
+    # 40 causal positions, then 5 and 9 that see 40 more: 4 * 4 heads * 64 FLOPs each
+    seen = 40 * 41 / 2 + 5 * 40 + 5 * 6 / 2 + 9 * 40 + 9 * 10 / 2
+    assert figures["attention"]["toy, toy"]["groups"]["forward_tflops"] == pytest.approx(
+        4 * seen * 4 * 64 / 1e12, rel=1e-3
+    )
 
 
 def test_shares_compare_time_and_work_of_a_pair(benchmarks):
