@@ -140,8 +140,8 @@ class MPOConfig(TrainingArguments):
         if isinstance(named, str):
             self.report_to = [name.strip() for name in named.split(",")]
         check_trackers(self.report_to or [])
-        if isinstance(self.deepspeed, str) and not self.deepspeed.startswith("{"):  # of JSON, transformers takes it
-            self.deepspeed = resolve_deepspeed_config(self.deepspeed) if self.deepspeed else None
+        if isinstance(self.deepspeed, str):
+            self.deepspeed = resolve_deepspeed_config(self.deepspeed) or None
         self._check_counts()
         self._check_choices()
         if self.dataloader_drop_last:
@@ -323,10 +323,12 @@ def check_sharding(model: ModelArguments, mpo: MPOConfig) -> None:
 def resolve_deepspeed_config(name: str) -> str:
     """Path of a DeepSpeed configuration: as given, or ours of that name in `shell/deepspeed/`.
 
+    JSON itself, which transformers takes, and "" stay as they are.
+
     Raises:
         FileNotFoundError: it is in neither place.
     """
-    if Path(name).is_file():
+    if not name or name.startswith("{") or Path(name).is_file():
         return name
     ours = DEEPSPEED_FOLDER / Path(name).name
     if not ours.is_file():

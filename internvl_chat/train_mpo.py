@@ -191,11 +191,8 @@ def wants_deepspeed(argv: Sequence[str]) -> bool:
         FileNotFoundError: they name one that is not there; better said before the ranks meet.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--deepspeed")
-    named = parser.parse_known_args(with_config(argv))[0].deepspeed
-    if named and not named.startswith("{"):
-        resolve_deepspeed_config(named)
-    return bool(named)
+    parser.add_argument("--deepspeed", type=resolve_deepspeed_config)
+    return bool(parser.parse_known_args(with_config(argv))[0].deepspeed)
 
 
 def set_up_logging(args: MPOConfig) -> None:
