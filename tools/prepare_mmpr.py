@@ -93,7 +93,7 @@ def prepare(source: DownloadedSet, out: Path, args: argparse.Namespace) -> dict[
     return record
 
 
-def require_pieces(source: Source, archive: str) -> list[Path]:
+def require_pieces(source: DownloadedSet, archive: str) -> list[Path]:
     """The pieces of an archive; PrepareError where there is none."""
     if paths := find_pieces(source.folder, archive):
         return paths

@@ -46,7 +46,11 @@ def test_the_engine_of_the_pipelines_asks_lmdeploy_as_it_should(client):
     command = [str(client("lmdeploy") / "bin" / "python"), "-m", "pytest", "-m", "not gpu", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, "tests/tools/test_lmdeploy_engine.py"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [*command, "tests/tools/reasoning_data_pipeline/engines/test_lmdeploy_engine.py"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools.mmpr.published import PrepareError
-from tools.mmpr.sources import Source
+from tools.mmpr.sources import DownloadedSet
 
 
-def unpacked_folder(source: Source, archive: str) -> Path | None:
+def unpacked_folder(source: DownloadedSet, archive: str) -> Path | None:
     """What an archive was unpacked to, beside the downloaded files; None where it was not."""
     places = (source.folder / archive, source.folder / source.published.name / archive)
     return next((place.resolve() for place in places if place.is_dir()), None)

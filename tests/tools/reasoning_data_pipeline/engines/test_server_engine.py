@@ -30,7 +30,7 @@ from tools.reasoning_data_pipeline.engines.scripted import ScriptedEngine
 from tools.reasoning_data_pipeline.engines.server_client import Server
 from tools.reasoning_data_pipeline.engines.server_requests import DIALECTS, image_url
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 ASKS = 'Answer and end with "Final answer: .."'
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from internvl_chat.records.meta import DatasetSpec, read_meta
 
-GOLDEN = Path(__file__).parent / "golden/data/meta.json"
+GOLDEN = Path(__file__).parents[1] / "golden/data/meta.json"
 
 
 def write(tmp_path, entry, name="d"):

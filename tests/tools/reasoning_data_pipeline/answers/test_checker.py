@@ -22,7 +22,7 @@ from tools.reasoning_data_pipeline.answers.checker import (
     parse_answer,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 CASES = ROOT / "tests" / "answers"
 DEADLINE_S = 2.0
 MISLABELLED: dict[str, str] = {}

@@ -15,7 +15,7 @@ from internvl_chat.records.durable import open_for_append, whole_lines, write_at
 from internvl_chat.run.process import Process, find_process
 from tools.reasoning_data_pipeline.files.store import SampleStore, StoreMismatchError, read_origin, sample_seed
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 KEYS = [f"prompt {i}" for i in range(20)]
 PARAMETERS = {"temperature": 1.0, "checkpoint": "tiny"}
 

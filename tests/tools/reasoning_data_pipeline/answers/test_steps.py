@@ -15,7 +15,7 @@ from tools.reasoning_data_pipeline.pairs.steps import (
     step_pairs,
 )
 
-CASES = Path(__file__).parents[1] / "answers" / "pairs"
+CASES = Path(__file__).parents[3] / "answers" / "pairs"
 WHERE = Source("rows.jsonl", 1)
 
 

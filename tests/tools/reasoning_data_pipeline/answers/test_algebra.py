@@ -20,7 +20,7 @@ from tools.reasoning_data_pipeline.answers import checker as checker_module
 from tools.reasoning_data_pipeline.answers.algebra import AlgebraPool, to_latex
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 DEADLINE_S = 0.5
 OVER_DEADLINE_S = 0.1
 ENDLESS = r"\int e^{x^2} sin(x^3) dx"

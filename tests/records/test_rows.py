@@ -18,7 +18,7 @@ from internvl_chat.records.rows import (
     shown,
 )
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 AT = Source("pairs.jsonl", 7)
 PAIR = {"question": "q", "chosen": "c", "rejected": "r"}
 

@@ -13,7 +13,7 @@ from tools.reasoning_data_pipeline import (
     visualprm_data_pipeline,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 ENGINES = ["transformers", "vllm", "server", "lmdeploy"]
 PIPELINES = {
     "correctness": (mmpr_data_pipeline_correctness, ["--num-return-sequences", "3", "--dynamic", "--max-num", "3"]),

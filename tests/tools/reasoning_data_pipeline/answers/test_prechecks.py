@@ -7,7 +7,7 @@ import pytest
 
 from tools.reasoning_data_pipeline.answers import formulas, items, quantities, spans, text
 
-CASES = Path(__file__).parents[1] / "answers"
+CASES = Path(__file__).parents[3] / "answers"
 NAMES = ("golden_check_answer.jsonl", "kinds.jsonl", "own_kinds.jsonl")
 
 

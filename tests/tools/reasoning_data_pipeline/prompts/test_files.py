@@ -22,7 +22,7 @@ from tools.reasoning_data_pipeline.prompts.wording import (
 )
 
 WHERE = Source("prompts.jsonl", 3)
-SAMPLED = Path(__file__).parents[1] / "answers" / "pairs" / "sampled"
+SAMPLED = Path(__file__).parents[3] / "answers" / "pairs" / "sampled"
 
 
 def test_the_placeholder_is_that_of_the_model():

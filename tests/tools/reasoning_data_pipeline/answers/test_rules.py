@@ -9,7 +9,7 @@ from tools.reasoning_data_pipeline.answers.item_rules import same_chain
 from tools.reasoning_data_pipeline.answers.reading import read
 from tools.reasoning_data_pipeline.answers.rules import Finding, Scope, compare
 
-FOLDER = Path(__file__).parent / "answer_cases"
+FOLDER = Path(__file__).parents[2] / "answer_cases"
 
 
 def pairs(name):
