@@ -312,6 +312,8 @@ def test_a_batch_of_skipped_rows_needs_nothing_of_a_cache(make_trainer, policy, 
     skip = SkippedRow(row_id="set:3", file="pairs.jsonl", line=3, reason="an answer is empty", fault="empty_answer")
     for model in (trainer.model.train(), trainer.model.eval()):
         assert trainer.compute_loss(model, {"skipped": [skip]}).item() == 0
+    loss, outputs = trainer.compute_loss(trainer.model, {"skipped": [skip]}, return_outputs=True)
+    assert loss.item() == 0 and outputs is None
 
 
 def test_a_preference_loss_without_reference_is_refused(make_trainer, policy):

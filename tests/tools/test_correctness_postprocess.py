@@ -18,6 +18,7 @@ from tools.reasoning_data_pipeline.answers.checker import parse_answer
 from tools.reasoning_data_pipeline.answers.judging import VerdictCache
 from tools.reasoning_data_pipeline.files.store import SampleStore
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main
+from tools.reasoning_data_pipeline.pairs.correctness import describe_lengths
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "answers" / "pairs"
@@ -466,3 +467,10 @@ def test_the_speed_benchmark_in_its_short_form():
     small, large = json.loads(done.stdout)
     assert (small["rows"], large["rows"]) == (3200, 6400)
     assert large["rows_per_cpu_second"] > 5000 and large["peak_mb"] < 500
+
+
+def test_percentiles_of_lengths_do_not_depend_on_which_came_first():
+    """Four answers of 200, 200, 0 and 80 characters, counted in buckets of 20."""
+    found = describe_lengths({10: 2, 0: 1, 4: 1})
+    assert found["median"] == pytest.approx(90, abs=1) and found["p90"] == pytest.approx(210, abs=1)
+    assert found["mean"] == pytest.approx((2 * 210 + 10 + 90) / 4, abs=1)
