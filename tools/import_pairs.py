@@ -58,15 +58,7 @@ def import_pairs(files: Sequence[Path], out: Path, max_tiles: int) -> tuple[int,
         FileNotFoundError: a file is not there.
     """
     for file in files:
-        if wrong := wrong_kind(file, "parquet"):
-            raise ValueError(f"{file}: {wrong}")
-        try:
-            names = pq.read_schema(file).names
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{file}: cannot be read as parquet ({error}); fetch it again") from error
-        wanted = ("images" if "images" in names else "image", *COLUMNS)
-        if lacking := [name for name in wanted if name not in names]:
-            raise ValueError(f"{file}: no column {', '.join(lacking)}; the file has {', '.join(names)}")
+        check_columns(file)
     rejects: list[dict[str, Any]] = []
     images, annotation = out / "images", out / "pairs.jsonl"
     write_atomically(annotation, (json_line(row) for row in usable_rows(files, images, rejects)))
@@ -77,6 +69,19 @@ def import_pairs(files: Sequence[Path], out: Path, max_tiles: int) -> tuple[int,
     write_atomically(out / "meta.json", [json_text({spec.name: spec.to_entry()})])
     write_atomically(out / "rejects.jsonl", map(json_line, rejects))
     return length, rejects
+
+
+def check_columns(file: Path) -> None:
+    """Raise ValueError where a file is no parquet file, or lacks one of the columns."""
+    if wrong := wrong_kind(file, "parquet"):
+        raise ValueError(f"{file}: {wrong}")
+    try:
+        names = pq.read_schema(file).names
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file}: cannot be read as parquet ({error}); fetch it again") from error
+    wanted = ("images" if "images" in names else "image", *COLUMNS)
+    if lacking := [name for name in wanted if name not in names]:
+        raise ValueError(f"{file}: no column {', '.join(lacking)}; the file has {', '.join(names)}")
 
 
 def usable_rows(files: Sequence[Path], images: Path, rejects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

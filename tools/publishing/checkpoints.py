@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from internvl_chat.checkpoint.names import published_name
 from internvl_chat.publishing.card import TOLD, CardContent, check_repo_id, model_card
@@ -27,14 +29,8 @@ def stage(args: argparse.Namespace, folder: Path) -> None:
     run = args.checkpoint
     check_repo_id(args.to)
     settings = read_json(run / "settings.json")
-    base = args.base_model or published_name(str(settings.get("model", {}).get("model_name_or_path", "")))
-    if base is None:
-        raise PublishError(
-            f"{run}: which model of the hub it was trained from is not recorded: name it, --base_model owner/name"
-        )
-    for named in filter(None, (args.evaluation, args.decontamination)):
-        if not named.is_file():
-            raise PublishError(f"{named}: no such file; leave the flag out, or name what its help says")
+    base = base_of(args, settings)
+    check_given(args.evaluation, args.decontamination)
     path = args.evaluation or find_evaluation(run)
     evaluation = read_json(path) if path else {}
     decontamination = read_json(args.decontamination) if args.decontamination else {}
@@ -52,6 +48,24 @@ def stage(args: argparse.Namespace, folder: Path) -> None:
     content.curves = draw(run, folder)
     write_run_files(run, folder, evaluation, decontamination)
     model_card(run, content).save(folder / "README.md")
+
+
+def check_given(*paths: Path | None) -> None:
+    """PublishError for a file that was named and is not there."""
+    for path in filter(None, paths):
+        if not path.is_file():
+            raise PublishError(f"{path}: no such file; leave the flag out, or name what its help says")
+
+
+def base_of(args: argparse.Namespace, settings: Mapping[str, Any]) -> str:
+    """The hub's name of the model that was trained; PublishError where nobody tells it."""
+    base = args.base_model or published_name(str(settings.get("model", {}).get("model_name_or_path", "")))
+    if base is None:
+        raise PublishError(
+            f"{args.checkpoint}: which model of the hub it was trained from is not recorded: name it, "
+            "--base_model owner/name"
+        )
+    return base
 
 
 def named_data(meta_path: str) -> list[str]:

@@ -100,17 +100,21 @@ class PictureReader:
         if min(image.size) < SMALLEST_SIDE:
             yield "image_tiny", "{} x {} pixels".format(*image.size)
         try:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            animated = image.format in _ANIMATED_FORMATS and getattr(image, "is_animated", False)
+            yield from _shown_otherwise(image)
         except DECODE_ERRORS as error:
             yield "image_rotated", f"its EXIF data or frames cannot be read ({error})"
             return
-        if orientation not in (0, 1):
-            yield "image_rotated", f"EXIF orientation {orientation}"
-        if animated:
-            yield "image_animated", f"{image.format} of several frames"
         if self.decode and _has_holes(image):
             yield "image_transparent", f"{image.mode} with pixels of alpha 0"
+
+
+def _shown_otherwise(image: Image.Image) -> Iterator[tuple[str, str]]:
+    """What viewers show of a file and training does not: its rotation, its frames."""
+    animated = image.format in _ANIMATED_FORMATS and getattr(image, "is_animated", False)
+    if (orientation := image.getexif().get(_EXIF_ORIENTATION, 1)) not in (0, 1):
+        yield "image_rotated", f"EXIF orientation {orientation}"
+    if animated:
+        yield "image_animated", f"{image.format} of several frames"
 
 
 def _has_holes(image: Image.Image) -> bool:
