@@ -104,9 +104,9 @@ def summary(mutants: Sequence[Mutant], done: dict[str, Any]) -> dict[str, Any]:
 
 def run_all(known: MutantList, mutants: Sequence[Mutant], limit: float, *, anew: bool) -> int:
     """Judge mutants and write the results after each; 0 where as many are killed as should be."""
-    done = json.loads(RESULT.read_text())["results"] if RESULT.is_file() and not anew else {}
-    names = {mutant.name for mutant in known.mutants}
-    done = {name: line for name, line in done.items() if name in names}
+    done = json.loads(RESULT.read_text())["results"] if RESULT.is_file() else {}
+    kept = {mutant.name for mutant in known.mutants} - {mutant.name for mutant in mutants if anew}
+    done = {name: line for name, line in done.items() if name in kept}
     for number, name in enumerate(run(known, mutants, done, limit), 1):
         print(f"{number:4d} {done[name]['outcome']:10s} {done[name]['seconds']:6.1f} s  {name}", flush=True)
         _write(known, done)

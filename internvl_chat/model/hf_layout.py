@@ -9,7 +9,7 @@ that kind (`register_weight_names`): it reads these files, trains as ever, and s
 import json
 from typing import Any
 
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, InternVLConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, InternVLConfig
 
 from .configuration_internvl_chat import InternVLChatConfig
 from .conversation import TEMPLATES
@@ -175,7 +175,8 @@ def _check_hf(config: InternVLConfig) -> None:
 def check_has_hf_form(config: InternVLChatConfig) -> None:
     """Raise ValueError where transformers' class would compute something else than a model of this configuration."""
     vision, language = config.vision_config, config.llm_config.model_type
-    if language not in CONFIG_MAPPING:
+    # not CONFIG_MAPPING, where an engine may have registered ours
+    if not type(config.llm_config).__module__.startswith("transformers."):
         raise ValueError(
             f"the language model is {language!r}, for which transformers has no class, hence there is no -hf layout; "
             "keep the published layout, which transformers loads with trust_remote_code=True"

@@ -265,7 +265,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/packed"]
 from test_logps import tiny_model
 from internvl_chat.packed.logps import install_logps_head, sequence_logps
 

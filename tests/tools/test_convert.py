@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
+from internvl_chat.model.configuration_internlm2 import InternLM2Config
 from internvl_chat.model.conversation import get_template
 from internvl_chat.records.rows import Source
 from tools import convert
@@ -256,7 +257,9 @@ def test_bfloat16_in_several_files_keeps_every_bit(tokenizer_folder, tmp_path, m
     assert json.loads((tmp_path / "c" / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
-def test_internlm2_has_no_hf_layout(golden_folder, tmp_path):
+def test_internlm2_has_no_hf_layout(golden_folder, tmp_path, monkeypatch):
+    """Also where an engine made it known to transformers' Auto classes."""
+    monkeypatch.setitem(CONFIG_MAPPING._extra_content, "internlm2", InternLM2Config)
     with pytest.raises(ValueError, match="'internlm2', for which transformers has no class.*keep the published layout"):
         convert.convert_to_hf(golden_folder / "ckpt" / "tiny-internlm2", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -251,11 +251,9 @@ def test_a_dry_run_says_what_has_to_be_computed_again(capsys):
 
 
 def test_a_name_on_the_hub_is_not_missing(tmp_path, capsys, monkeypatch):
-    """Training downloads it; its shapes are known by its name, those of a stranger's by its config.json."""
+    """Training downloads it; its shapes are those of its config.json."""
     (tmp_path / "meta.json").write_text('{"one": {"root": ".", "annotation": "a.jsonl"}}')
     flags = ["--meta_path", str(tmp_path / "meta.json"), "--output_dir", "run"]
-    main(["--gpu_memory", "1000", "--", "--model_name_or_path", "OpenGVLab/InternVL2_5-1B", *flags])
-    assert "parameters: 0.94 B" in capsys.readouterr().out
     monkeypatch.setattr("tools.plan.model_sizes.load_config", lambda name: published_config("InternVL2_5-2B"))
     main(["--gpu_memory", "1000", "--", "--model_name_or_path", "somebody/a-model-of-theirs", *flags])
     assert "parameters: 2.21 B" in capsys.readouterr().out
