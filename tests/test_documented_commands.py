@@ -154,3 +154,19 @@ def test_flags_that_sentences_name_exist():
             for flag in re.findall(r"--[a-z][\w-]*", code)
         }
         assert named - known == set(), page
+
+
+@pytest.mark.parametrize("name", ["validation", "sampled", "scored", "pairs", "published", "work_dirs", "MMPR-v1.1"])
+def test_documented_folders_do_not_fill_up_git_status(name):
+    """Folders that commands of the documentation make or download to in the root of the clone."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no clone")
+    assert subprocess.run(["git", "check-ignore", "-q", f"{name}/x.jsonl"], cwd=ROOT).returncode == 0
+
+
+def test_the_migration_page_says_from_which_folder_commands_start():
+    """The original's documentation goes into internvl_chat first, where no path of ours begins."""
+    page = (ROOT / "docs" / "migration.md").read_text()
+    assert "goes into the folder internvl_chat first" in page and "go up one folder" in page
+    for path in ("shell/internvl2.5_mpo/preference_optimization", "tools/reasoning_data_pipeline"):
+        assert (ROOT / path).is_dir() and not (ROOT / "internvl_chat" / path).exists()

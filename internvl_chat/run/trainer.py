@@ -10,6 +10,7 @@ import copy
 import gc
 import json
 import logging
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
             raise ValueError(f"loss_type {args.loss_type!r} compares with a reference: pass ref_model")
         kwargs.setdefault("data_collator", partial(collate_packed, image_token_id=model.img_context_token_id))
         use_shared_prefix(model)
-        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
-        for refusal in kernel_refusals(model.language_model, args.device, dtype):
-            logger.info("packed rows are attended to in groups, not by the varlen kernel, %s", refusal)
+        _say_refusals(model, args)
         super().__init__(model, args, processing_class=processing_class, callbacks=callbacks, **kwargs)
         self.model_accepts_loss_kwargs = True
         show_steps(self, Path(args.output_dir))
@@ -106,9 +105,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
         if ref_model is not None:
             use_shared_prefix(ref_model)
         if args.sequence_parallel_size > 1:
-            group = SequenceGroup.of_neighbours(args.sequence_parallel_size)
-            for split in filter(None, (model, ref_model)):
-                split_rows(split, group)
+            _split_rows((model, ref_model), args.sequence_parallel_size)
         self.recomputation = self._recomputation(model) if args.recomputes_by_need else None
         self.reference = reference
         if ref_model is not None:
@@ -369,3 +366,17 @@ class MultimodalDPOTrainer(ResumableTrainer):
         """Take back what `run_state` gave."""
         self.running_mean.load_state_dict(state["running_mean"])
         self.skipped_steps = state["skipped_steps"]
+
+
+def _say_refusals(model: InternVLChatModel, args: MPOConfig) -> None:
+    """Log why packed rows go without the kernel, where they do."""
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
+    for refusal in kernel_refusals(model.language_model, args.device, dtype):
+        logger.info("packed rows are attended to in groups, not by the varlen kernel, %s", refusal)
+
+
+def _split_rows(models: Iterable[InternVLChatModel | None], size: int) -> None:
+    """Let neighbouring ranks share the rows of the models that are there."""
+    group = SequenceGroup.of_neighbours(size)
+    for model in filter(None, models):
+        split_rows(model, group)
