@@ -120,7 +120,6 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
         result = trainer.train(resume_from_checkpoint=resume_point)
         stop.leave()
         export(trainer, result.metrics)
-    process.finalize()  # an upload may take longer than other ranks would wait
     if publication and mpo_args.process_index == 0:
         logger.info("published: %s", publication.push(Path(mpo_args.output_dir)))
 

@@ -3,7 +3,7 @@
 Training and the pipelines ask here, so that a batch script without `srun`, which has Slurm's variables of the whole
 allocation, is one process for all of them. transformers, accelerate and DeepSpeed read torchrun's variables (`RANK`,
 `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`); `initialize()`, first thing in an entry point of training,
-derives them from Slurm's, and `finalize()` is its last. Importing this file does nothing.
+derives them from Slurm's. Importing this file does nothing.
 """
 
 from __future__ import annotations
@@ -176,15 +176,6 @@ def _initialize_deepspeed(on_gpu: bool) -> None:
     # The optional operator would be compiled for minutes at the first start; gloo alone does the same.
     __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("gloo")
-
-
-def finalize() -> None:
-    """Leave the process group, all ranks together; one that ended earlier could abort those that still hold it."""
-    import torch.distributed as dist
-
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()
-        dist.destroy_process_group()
 
 
 def gather_objects(item: Any) -> list:

@@ -1,11 +1,9 @@
 """Rank and world size from the environment alone."""
 
 import subprocess
-from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from internvl_chat.run import process
 from internvl_chat.run.process import device_index, find_process, rendezvous, slurm_port
@@ -102,14 +100,3 @@ def test_export_writes_what_torchrun_would(monkeypatch):
         monkeypatch.setenv(name, "of an earlier test")  # so that it is taken back
     process.export_process(find_process(TORCHRUN), *rendezvous(TORCHRUN))
     assert {name: process.os.environ[name] for name in TORCHRUN} == TORCHRUN
-
-
-@pytest.mark.parametrize(("world_size", "calls"), [(1, []), (2, ["barrier", "destroy_process_group"])])
-def test_ranks_leave_the_process_group_together(monkeypatch, world_size, calls):
-    made = []
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: world_size)
-    for name in ("barrier", "destroy_process_group"):
-        monkeypatch.setattr(dist, name, partial(made.append, name))
-    process.finalize()
-    assert made == calls
