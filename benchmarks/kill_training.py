@@ -32,14 +32,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from golden_run import GOLDEN, golden_flags
 from machine import describe_machine, write_results
 
 from internvl_chat import train_mpo
 from internvl_chat.checkpoint.files import SAVING
 from internvl_chat.run.process import free_port
 
-ROOT = Path(__file__).parents[1]
-GOLDEN = ROOT / "tests" / "golden"
 FORK = multiprocessing.get_context("fork")
 PAIRS_PER_STEP = 2
 CHANGING = ("pairs_per_second", "tokens_per_second", "peak_memory_gib")  # from run to run
@@ -85,26 +84,9 @@ class Kills:
 
     def start(self, out: Path, world: int) -> list[BaseProcess]:
         """Start all processes of a run, or of what is left of it."""
-        settings = {
-            "model_name_or_path": GOLDEN / "ckpt" / "tiny-qwen2",
-            "meta_path": self.meta,
-            "output_dir": out,
-            "force_image_size": 56,
-            "max_seq_length": 512,
-            "drop_path_rate": 0.2,
-            "per_device_train_batch_size": PAIRS_PER_STEP // world,
-            "learning_rate": 1e-4,
-            "num_train_epochs": 2,
-            "save_steps": 3,
-            "save_total_limit": 3,
-            "logging_steps": 2,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "max_skipped_share": 0.5,
-            "watchdog_seconds": 0,
-            "dataloader_num_workers": 0,
-        }
-        flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        batch = {"per_device_train_batch_size": PAIRS_PER_STEP // world, "drop_path_rate": 0.2, "num_train_epochs": 2}
+        saves = {"save_steps": 3, "save_total_limit": 3, "logging_steps": 2}
+        flags = golden_flags(out, meta_path=self.meta, max_skipped_share=0.5, watchdog_seconds=0, **batch, **saves)
         self.counts["starts"] += 1
         port = str(free_port())
         ranks = []

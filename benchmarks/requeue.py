@@ -27,11 +27,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from golden_run import golden_flags
 from machine import describe_machine, write_results
 from slurm_lab import lab
 
 ROOT = Path(__file__).parents[1]
-GOLDEN = ROOT / "tests" / "golden"
 PATIENCE_S = 600
 BATCH = "--parsable --requeue --nodes=2 --ntasks=2 --ntasks-per-node=1 --gres=gpu:1 --open-mode=append"
 STEP = ": loss "  # in the line of a logged step
@@ -40,21 +40,7 @@ QUEUED = "goes back into the queue"
 
 def training(out: Path) -> str:
     """The command of every job."""
-    settings = {
-        "model_name_or_path": GOLDEN / "ckpt" / "tiny-qwen2",
-        "meta_path": GOLDEN / "data" / "meta.json",
-        "output_dir": out,
-        "force_image_size": 56,
-        "max_seq_length": 512,
-        "per_device_train_batch_size": 1,
-        "learning_rate": 1e-4,
-        "max_steps": 3,
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_num_workers": 0,
-    }
-    flags = " ".join(f"--{name} {value}" for name, value in settings.items())
+    flags = " ".join(golden_flags(out, per_device_train_batch_size=1, max_steps=3))
     return f"bash {ROOT}/shell/launch.sh tests.slurm.slow_training {flags}"
 
 

@@ -28,36 +28,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from golden_run import golden_flags
 from machine import describe_machine, write_results
 
 from internvl_chat import train_mpo
 from internvl_chat.checkpoint.lock import FolderInUse
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 FORK = multiprocessing.get_context("fork")
 REFUSED = 2  # exit code of the door for a user's mistake
 
 
 def flags(out: Path) -> list[str]:
     """The command line of every run."""
-    settings = {
-        "model_name_or_path": GOLDEN / "ckpt" / "tiny-qwen2",
-        "meta_path": GOLDEN / "data" / "meta.json",
-        "output_dir": out,
-        "force_image_size": 56,
-        "max_seq_length": 512,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-4,
-        "max_steps": 6,
-        "save_steps": 1,
-        "save_total_limit": 2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "watchdog_seconds": 0,
-        "dataloader_num_workers": 0,
-    }
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    saves = {"max_steps": 6, "save_steps": 1, "save_total_limit": 2}
+    return golden_flags(out, per_device_train_batch_size=2, watchdog_seconds=0, **saves)
 
 
 def train(words: Sequence[str], log: Path) -> None:

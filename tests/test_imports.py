@@ -20,7 +20,7 @@ LIBRARY = {
     "losses": set(),
     "data": {"records", "model"},
     "packed": {"records", "model"},
-    "publishing": {"checkpoint"},
+    "publishing": {"model", "checkpoint"},
     "adapters": {"model"},
     "checkpoint": {"records", "model"},
     "reference": {"records", "arguments", "data", "model", "packed", "adapters", "checkpoint"},

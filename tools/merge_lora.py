@@ -23,7 +23,7 @@ from internvl_chat.adapters.unmerged import is_unmerged, merge_adapters
 from internvl_chat.checkpoint.export import CONFIG_NAME, copy_companions, export_checkpoint, stored_dtypes, write_json
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.model import load_model
-from internvl_chat.records.json_object import read_object
+from internvl_chat.model.json_object import read_object
 from internvl_chat.run.entry import Parser, enter
 
 ADAPTER_CONFIG = "adapter_config.json"  # as peft calls it

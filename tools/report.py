@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from internvl_chat.records.json_object import read_object
+from internvl_chat.model.json_object import read_object
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import parse_row
 from internvl_chat.run.entry import Parser, enter

@@ -39,7 +39,7 @@ RUN_STATE = (
     "all_results.json",
     "train_results.json",
 )
-NO_REMOTE_CODE = ("__init__.py", "checkpoint_files.py", "file_kinds.py", "hf_layout.py", "loading.py")
+NO_REMOTE_CODE = ("__init__.py", "checkpoint_files.py", "file_kinds.py", "hf_layout.py", "json_object.py", "loading.py")
 # Fields of config.json that a run may set; all others stay as the source had them.
 RUN_FIELDS = (
     "template",

@@ -4,7 +4,6 @@ Only headers and JSON are read here. Nothing outside the folder is opened, and s
 refused before memory is taken for them.
 """
 
-import json
 import os
 import re
 from itertools import product
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from .configuration_internvl_chat import InternVLChatConfig
 from .file_kinds import wrong_kind
+from .json_object import read_object
 
 _NAMES_SHOWN = 5  # of a list of wrong keys
 _SHARD = re.compile(r"[^/\\\0]+\.safetensors")
@@ -166,16 +166,7 @@ def _shards(weight_map: object, index: Path) -> list[str]:
 def read_json(path: str | os.PathLike, name: str) -> dict:
     """The JSON object in a file of a local checkpoint, {} where it is not there; ValueError where it is none."""
     file = Path(path) / name
-    if not file.is_file():
-        return {}
-    _check_kind(file, "JSON")
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({str(error)[:200]}); download it again") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file}: must be a JSON object, not {str(fields)[:80]!r}; download it again")
-    return fields
+    return read_object(file, "download it again") if file.is_file() else {}
 
 
 def _stored_sizes(folder: Path) -> dict[str, list[int]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from internvl_chat.model.json_object import read_object
 from internvl_chat.publishing.secrets import holds_secret, scrub
 
 WEIGHTS = ("model*.safetensors", "adapter_model*.safetensors", "*.safetensors.index.json")
@@ -71,7 +72,7 @@ def may_leave(name: str) -> bool:
 def place(source: Path, target: Path) -> None:
     """Bring one file to its place: fields scrubbed, weights linked, texts looked through."""
     if any(fnmatch(source.name, pattern) for pattern in REWRITTEN):
-        write_json(target, scrub(_fields(source)))
+        write_json(target, scrub(read_object(source, "mend it, or take it from the base checkpoint")))
     elif source.name.endswith(".safetensors"):
         try:
             os.link(source.resolve(), target)
@@ -81,14 +82,6 @@ def place(source: Path, target: Path) -> None:
         raise PublishError(f"{source}: holds a token or key; take it out, and withdraw that token")
     else:
         shutil.copyfile(source, target)
-
-
-def _fields(path: Path) -> Any:
-    """The content of a JSON file; PublishError where it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PublishError(f"{path}: not JSON ({error}); mend it, or take it from the base checkpoint") from error
 
 
 def check_weights(path: Path) -> None:
@@ -111,11 +104,5 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no such file; PublishError where it is none."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PublishError(f"{path}: not JSON ({error}); move it away, or make it again") from error
-    return value if isinstance(value, dict) else {}
+    """A JSON object, {} where there is no such file; ValueError where it is none."""
+    return read_object(path, "move it away, or make it again") if path.is_file() else {}

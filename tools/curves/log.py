@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from internvl_chat.records.json_object import read_object
+from internvl_chat.model.json_object import read_object
 
 LOG_NAME = "trainer_state.json"
 

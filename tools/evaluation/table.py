@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from internvl_chat.records.json_object import read_object
+from internvl_chat.model.json_object import read_object
 from internvl_chat.run.entry import Parser, enter
 from tools.evaluation.comparison import verdict
 

@@ -1,4 +1,4 @@
-"""A file with one JSON object in it, as our commands leave for one another: read, or refused with its cure."""
+"""A file with one JSON object in it, of a checkpoint or left by a command: read, or refused with its cure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from internvl_chat.model.file_kinds import wrong_kind
+from .file_kinds import wrong_kind
 
 
 def read_object(path: Path, cure: str) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def read_object(path: Path, cure: str) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error}); {cure}") from error
+        raise ValueError(f"{path}: not JSON ({str(error)[:200]}); {cure}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: must be a JSON object, not {str(fields)[:80]!r}; {cure}")
     return fields
