@@ -22,16 +22,13 @@ import calendar
 import os
 import random
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from machine import write_results
+from machine import output_in, tree_of, write_results
 
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Question, modes_for_dataset
 
@@ -216,13 +213,8 @@ def measure_streams(count: int) -> dict[str, Any]:
 
 def measure_against(commit: str, count: int) -> dict[str, Any]:
     """This tree and a commit by turns, each run in a process of its own: medians of CPU seconds, and their ratio."""
-    with tempfile.TemporaryDirectory() as name:
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--quiet", "--detach", name, commit], check=True)
-        try:
-            runs = [[_run_in(tree, count) for tree in (Path(name), ROOT)] for _ in range(ROUNDS)]
-        finally:
-            subprocess.run([*git, "remove", "--force", name], check=True)
+    with tree_of(commit) as before:
+        runs = [[_run_in(tree, count) for tree in (before, ROOT)] for _ in range(ROUNDS)]
     figures: dict[str, Any] = {"against": commit, "rounds": ROUNDS, "questions": count}
     for stream in runs[0][0]:
         theirs, ours = ([run[side][stream]["cpu_seconds"] for run in runs] for side in (0, 1))
@@ -236,10 +228,8 @@ def measure_against(commit: str, count: int) -> dict[str, Any]:
 
 def _run_in(tree: Path, count: int) -> dict[str, dict[str, Any]]:
     """The streams' figures, by the short form of this benchmark as the tree has it."""
-    command = [sys.executable, "benchmarks/bench_answers.py", "--questions", str(count)]
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
-    done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    figures = {name: ast.literal_eval(text) for name, text in (line.split(" ", 1) for line in done.stdout.splitlines())}
+    lines = output_in(tree, "benchmarks/bench_answers.py", "--questions", str(count)).splitlines()
+    figures = {name: ast.literal_eval(text) for name, text in (line.split(" ", 1) for line in lines)}
     return {name: figure for name, figure in figures.items() if "cpu_seconds" in figure}
 
 

@@ -1,6 +1,7 @@
 """Answers per second of the embedded engine beside one `generate` call per answer, and: is it the same distribution?
 
     python benchmarks/bench_sampling.py [--rounds 3] [--prompts 2] [--samples 16] [--draws 4000]
+    python benchmarks/bench_sampling.py --against 824527c    # the engines of a commit and of this tree, by turns
 
 `per_answer` is the published loop: for every answer the model sees image and prompt again and decodes alone.
 `num_return_sequences` asks `generate` for all answers of a prompt at once, which computes the image once but the prompt
@@ -13,7 +14,7 @@ together, and of the length. With Bonferroni's correction, the smallest p must n
 
 `number_formats` are tokens per second of the engine with a wider model in float32 and in bfloat16, as a checkpoint of
 either format is sampled from.
-Writes benchmarks/results/sampling.json.
+Writes benchmarks/results/sampling.json, with --against sampling_against.json.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from machine import interleaved_medians, write_results
+from machine import interleaved_medians, output_in, tree_of, write_results
 from PIL import Image
 
 from internvl_chat.model import load_model, load_tokenizer
@@ -38,7 +40,8 @@ from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder
 from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Request, SamplingSettings
 from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
 MODEL = (
     "--hidden_size 512 --intermediate_size 1408 --num_hidden_layers 8 --num_attention_heads 8 --image_size 224 "
     "--vit_hidden_size 256 --vit_intermediate_size 1024 --vit_num_hidden_layers 6 --vit_num_attention_heads 8"
@@ -49,6 +52,21 @@ WIDE = (  # products large enough that the weights, and not the calls, take the 
 )
 POSITIONS = 4  # tokens whose distribution is compared
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ENGINE_ALONE = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, "benchmarks")
+import bench_sampling as bench
+bench.torch.set_num_threads(1)
+folder, prompts, samples = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+sampler = bench.Sampler(folder / "model", max_new_tokens=64, max_rows=2 * samples)
+seeds, image = dict(enumerate(range(samples))), (str(folder / "image.png"),)
+requests = [bench.Request(f"{n}", f"<image>\\nQuestion {n}?", seeds, image, max_tiles=4) for n in range(prompts)]
+sampler.by_engine(requests)
+start = time.process_time()
+tokens = sum(map(len, sampler.by_engine(requests)))
+print(tokens / (time.process_time() - start))
+"""  # on what the benchmark of any commit has
 EXPECTED_COUNT = 8  # rarer outcomes are put together
 
 
@@ -135,11 +153,33 @@ def measure_distributions(draws: int) -> dict[str, Any]:
     }
 
 
-def measure_speed(folder: Path, prompts: int, samples: int, rounds: int) -> dict[str, Any]:
-    """Answers per second of the three ways, taken in turns."""
+def make_inputs(folder: Path) -> None:
+    """A model and an image to ask about."""
     make_tiny_checkpoint(parse_arguments([*MODEL.split(), "--out", str(folder / "model")]))
     pixels = np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "image.png")
+
+
+def measure_against(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Tokens per second of processor time of the engine of a commit and of this tree, each run in its own process."""
+    make_inputs(folder)
+    words = ("-c", ENGINE_ALONE, str(folder), str(args.prompts), str(args.samples))
+    with tree_of(args.against) as before:
+        turns = [[float(output_in(tree, *words)) for tree in (before, ROOT)] for _ in range(args.rounds)]
+    then, now = zip(*turns, strict=True)
+    return {
+        "against": args.against,
+        "rounds": args.rounds,
+        "samples_per_prompt": args.samples,
+        "tokens_per_cpu_second_before": round(median(then), 1),
+        "tokens_per_cpu_second": round(median(now), 1),
+        "speed": round(median(new / old for old, new in turns), 3),
+    }
+
+
+def measure_speed(folder: Path, prompts: int, samples: int, rounds: int) -> dict[str, Any]:
+    """Answers per second of the three ways, taken in turns."""
+    make_inputs(folder)
     sampler = Sampler(folder / "model", max_new_tokens=64, max_rows=2 * samples)
     seeds = {sample: sample for sample in range(samples)}
     image = (str(folder / "image.png"),)
@@ -190,8 +230,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--draws", type=int, default=4000)
+    parser.add_argument("--against", metavar="COMMIT", help="compare the engine alone with that of a commit")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.against:
+        with tempfile.TemporaryDirectory() as folder:
+            write_results("sampling_against", measure_against(Path(folder), args))
+        return
     distributions = measure_distributions(args.draws)
     with tempfile.TemporaryDirectory() as folder:
         speed = measure_speed(Path(folder), args.prompts, args.samples, args.rounds)

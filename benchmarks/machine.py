@@ -7,10 +7,13 @@ import multiprocessing
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +57,25 @@ def call_apart(function: Callable[..., Result], *args: object) -> Result:
     """What a function returns in a new process, whose peak memory and time of CPU are its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
+
+
+@contextmanager
+def tree_of(commit: str) -> Iterator[Path]:
+    """A checkout of a commit of this repository, for the time of the block; CalledProcessError where it is unknown."""
+    with tempfile.TemporaryDirectory() as name:
+        git = ["git", "-C", str(RESULTS.parent), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", name, commit], check=True)
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run([*git, "remove", "--force", name], check=True)
+
+
+def output_in(tree: Path, *words: str) -> str:
+    """What a Python command prints when it runs on the packages of a checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def write_results(name: str, figures: Mapping[str, Any]) -> Path:
