@@ -225,7 +225,7 @@ def test_a_server_on_each_node_is_written_down_and_ends_with_the_script(slurm, s
     finally:
         serving.terminate()
     assert serving.wait(400) == 143
-    assert not call(["squeue", "--noheader", "--name=serving"], slurm).stdout
+    wait_for(lambda: not call(["squeue", "--noheader", "--name=serving"], slurm).stdout.strip(), "end of the servers")
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(port))) != 0
 
