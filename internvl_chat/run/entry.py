@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
-from internvl_chat.run.process import find_process
+from internvl_chat.run.process import find_process, leave_ranks
 
 MISTAKE, FAILURE = 2, 1  # exit codes
 MOST_LINES = 3
@@ -85,24 +85,35 @@ def unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
 
 def enter(main: Callable[[], object]) -> None:
     """Run a command's `main` as the program: SystemExit with the code that it returns, or that of what it raises."""
-    program = _program()
     if sys.argv[1:] == ["--version"]:
         sys.stdout.writelines(f"{line}\n" for line in versions())
         return
     wants_traceback = _take_traceback_flag(sys.argv)
     try:
+        code = _code_of(main, _program(), wants_traceback=wants_traceback)
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            leave_ranks(ended.code)
+        raise
+    leave_ranks(code)
+    if code:
+        raise SystemExit(code)
+
+
+def _code_of(main: Callable[[], object], program: str, *, wants_traceback: bool) -> int:
+    """The exit code of a `main`, after its error is said."""
+    try:
         code = main()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        return 0
     except KeyboardInterrupt:
-        raise SystemExit(_say(f"{program}: stopped", 130)) from None
+        return _say(f"{program}: stopped", 130)
     except (Finding, FloatingPointError) as error:
-        raise SystemExit(_ended(program, error, FAILURE, wants_traceback)) from None
+        return _ended(program, error, FAILURE, wants_traceback)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise SystemExit(_ended(program, error, MISTAKE, wants_traceback)) from None
-    else:
-        if isinstance(code, int) and code:
-            raise SystemExit(code)
+        return _ended(program, error, MISTAKE, wants_traceback)
+    return code if isinstance(code, int) else 0
 
 
 def versions() -> Iterator[str]:

@@ -8,9 +8,12 @@ derives them from Slurm's. Importing this file does nothing.
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import subprocess
+import sys
+import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -187,3 +190,21 @@ def gather_objects(item: Any) -> list:
     gathered: list = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, item)
     return gathered
+
+
+def leave_ranks(code: int) -> None:
+    """End a process that shares a process group with others, at once and with this exit code; else do nothing.
+
+    A thread of gloo may still hold the tensors of the last collective. If it lets go of them while the interpreter is
+    being taken down, the process aborts, and a run that has ended well has exit code 134 (pytorch PR 179291). So what
+    `multiprocessing` does in its processes is done here: threads are waited for, exit functions run, nothing is taken
+    down.
+    """
+    dist = getattr(sys.modules.get("torch"), "distributed", None)
+    if dist is None or not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,6 +1,7 @@
 """Rank and world size from the environment alone."""
 
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -100,3 +101,30 @@ def test_export_writes_what_torchrun_would(monkeypatch):
         monkeypatch.setenv(name, "of an earlier test")  # so that it is taken back
     process.export_process(find_process(TORCHRUN), *rendezvous(TORCHRUN))
     assert {name: process.os.environ[name] for name in TORCHRUN} == TORCHRUN
+
+
+ONE_OF_RANKS = """
+import atexit, sys, threading, types
+from internvl_chat.run.entry import enter
+
+class Held:
+    def __del__(self):
+        print("taken down")
+
+held = Held()
+how, world_size = sys.argv[1:]
+group = types.SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: int(world_size))
+sys.modules["torch"] = types.SimpleNamespace(distributed=group)
+atexit.register(print, "exit function")
+threading.Timer(0.1, print, ["thread"]).start()
+enter({"return": lambda: 7, "raise": lambda: sys.exit(7)}[how])
+"""
+
+
+@pytest.mark.parametrize("how", ["return", "raise"])
+@pytest.mark.parametrize(("world_size", "last"), [(2, []), (1, ["taken down"])])
+def test_a_rank_ends_without_being_taken_down(how, world_size, last):
+    """Else a thread of gloo that still holds a tensor may abort it: exit code 134 of a run that ended well."""
+    command = [sys.executable, "-c", ONE_OF_RANKS, how, str(world_size)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.splitlines()) == (7, ["thread", "exit function", *last])

@@ -5,6 +5,7 @@ import signal
 import time
 
 from internvl_chat import train_mpo
+from internvl_chat.run.entry import enter
 from internvl_chat.run.signals import StopOnSignal
 
 
@@ -21,4 +22,4 @@ class SlowSteps(StopOnSignal):
 
 if __name__ == "__main__":
     train_mpo.StopOnSignal = SlowSteps
-    train_mpo.main()
+    enter(train_mpo.main)
