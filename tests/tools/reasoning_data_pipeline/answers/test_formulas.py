@@ -108,9 +108,9 @@ def test_what_is_no_formula_says_so(text):
     "text", ["9^9^9", "10^{10^{10}}", "((5!)!)!", "1000000000!", r"\binom{1000000}{500000}", "1/0", "0/0", "0^{-1}"]
 )
 def test_bombs_and_undefined_values_have_no_value_and_cost_nothing(text):
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert value_at(formula(text).root, {}) is None
-    assert time.perf_counter() - begin < 0.1
+    assert time.process_time() - begin < 0.1
     assert formulas_agree(formula(text), formula("5")) is False
 
 
