@@ -57,7 +57,7 @@ def described(path):
         return attribute_of_instances(path)
     if isinstance(found, torch._ops.OpOverloadPacket):
         return str(found.default._schema)
-    if callable(found):
+    if callable(found) and not inspect.isbuiltin(found):
         return without_types(inspect.signature(found))
     return repr(found) if isinstance(found, str | bool | None) else type(found).__name__
 
