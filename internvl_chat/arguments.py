@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,17 @@ class MPOConfig(TrainingArguments):
     )
     save_adapter_only: bool = described(False, "With LoRA: save the adapter alone; tools/merge_lora.py merges it.")
     reference_cache_dir: str | None = described(None, "Root of the caches; reference_cache beside --output_dir.")
-    group_prompts: bool = described(False, "Put pairs of one prompt into one micro-batch, which then runs it once.")
+    group_by: str = described(
+        "none",
+        "Put pairs that share a `prompt` or an `image` into one micro-batch, which then runs it once: as far as no "
+        "rank waits for that, and not at all where the log says that it gains nothing.",
+    )
+    group_prompts: bool = described(False, "Older name of --group_by prompt.")
+    tokens_per_device: int = described(
+        0,
+        "Most packed tokens of a micro-batch, images and text: decides how many a step has, in place of "
+        "--gradient_accumulation_steps, which still counts for the pairs of a step; 0 for no limit.",
+    )
     sequence_parallel_size: int = described(
         1, "Ranks that share the rows of a batch, so that longer ones fit; divides ranks and attention heads."
     )
@@ -127,6 +137,7 @@ class MPOConfig(TrainingArguments):
     remove_unused_columns: bool = described(False, "Rows carry what the collator needs: keep it False.")
     logging_nan_inf_filter: bool = described(False, "A loss that is not finite stops the run instead of showing as 0.")
     dataloader_pin_memory: bool = described(True, "Pinned host memory, where there is a GPU.")
+    given_accumulation: int | None = field(default=None, init=False)  # once another number was planned
 
     def __post_init__(self) -> None:
         """Give older names their meaning, check the losses, and take the CPU where there is no GPU.
@@ -169,6 +180,19 @@ class MPOConfig(TrainingArguments):
         """
         return min(super().n_gpu, 1)
 
+    def take_micro_batches(self, planned: int) -> None:
+        """Take so many micro-batches in a step, before a Trainer is built; the pairs of a step stay as they were.
+
+        DeepSpeed counts them too.
+        """
+        given: int = self.gradient_accumulation_steps  # type: ignore[has-type]
+        self.given_accumulation = self.given_accumulation or given
+        self.gradient_accumulation_steps = planned
+        if self.deepspeed:
+            config = self.hf_deepspeed_config.config
+            config["gradient_accumulation_steps"] = planned
+            config["train_batch_size"] = config["train_micro_batch_size_per_gpu"] * planned * self.world_size
+
     def _check_counts(self) -> None:
         """Raise ValueError for numbers that end in an error of a library, or in none, far from here."""
         sizes = ("per_device_train_batch_size", "per_device_eval_batch_size", "sequence_parallel_size")
@@ -185,6 +209,8 @@ class MPOConfig(TrainingArguments):
             raise ValueError(f"--beta {self.beta} must be above 0")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"--label_smoothing {self.label_smoothing} is not in [0, 0.5)")
+        if self.tokens_per_device < 0:
+            raise ValueError(f"--tokens_per_device {self.tokens_per_device} must be at least 0, which is no limit")
         if not 0 <= self.max_skipped_share <= 1:
             raise ValueError(f"--max_skipped_share {self.max_skipped_share} is not in [0, 1]")
 
@@ -196,6 +222,8 @@ class MPOConfig(TrainingArguments):
             raise ValueError(f"--reference {self.reference} is unknown: take model, cache or adapter")
         if self.reference == "cache" and self.sync_ref_model:
             raise ValueError("--sync_ref_model True moves the reference, so --reference cache would be stale at once")
+        if self.group_by not in ("none", "prompt", "image"):
+            raise ValueError(f"--group_by {self.group_by} is unknown: take none, prompt or image")
         if self.on_non_finite not in ("stop", "skip"):
             raise ValueError(f"--on_non_finite {self.on_non_finite} is unknown: take stop or skip")
 
@@ -236,6 +264,10 @@ class MPOConfig(TrainingArguments):
             self.grad_checkpoint = "auto" if str(self.grad_checkpoint).lower() == "auto" else None
         if self.fsdp in ("True", "False"):
             self.fsdp = self.fsdp == "True"  # type: ignore[assignment]  # words of a command line, for a bool
+        if self.group_prompts and self.group_by == "image":
+            raise ValueError("--group_prompts True is --group_by prompt, --group_by image is given too: leave one out")
+        if self.group_prompts:
+            self.group_by = "prompt"
         if self.group_by_length:
             self.train_sampling_strategy = "group_by_length"
         if self.use_liger:

@@ -41,6 +41,7 @@ from internvl_chat.checkpoint.output import check_writable, writing
 from internvl_chat.checkpoint.resume import last_whole_checkpoint
 from internvl_chat.config_file import parse_flags, with_config
 from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.data.order import EpochSampler, StepSampler, train_sampler
 from internvl_chat.data.preflight import preflight
 from internvl_chat.model import (
     InternVLChatConfig,
@@ -115,6 +116,8 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
     else:
         record_settings(groups, train_dataset, start)
         data = {"processing_class": tokenizer, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        if train_dataset is not None:
+            data["sampler"] = plan_steps(train_dataset, mpo_args, start.groups)
         trainer = build_trainer(groups, source, config, callbacks=[stop], **data)
         trainer.made_of = start.made_of
         result = trainer.train(resume_from_checkpoint=resume_point)
@@ -122,6 +125,16 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
         export(trainer, result.metrics)
     if publication and mpo_args.process_index == 0:
         logger.info("published: %s", publication.push(Path(mpo_args.output_dir)))
+
+
+def plan_steps(dataset: MixtureDataset, args: MPOConfig, in_force: str | None) -> EpochSampler | StepSampler:
+    """The micro-batches of this rank, as many in a step as the plan says; `in_force` as of `train_sampler`."""
+    sharing = args.sequence_parallel_size
+    ranks = (args.process_index // sharing, args.world_size // sharing)
+    sampler = train_sampler(dataset, args, *ranks, in_force=in_force)
+    if isinstance(sampler, StepSampler) and args.tokens_per_device:
+        args.take_micro_batches(sampler.micro_batches)
+    return sampler
 
 
 def build_trainer(

@@ -129,7 +129,10 @@ def estimate(
     rounded = four_bit_weights(model) if model_args.load_in_4bit else 0
     count = count_parameters(model)
     pairs, sharing = args.per_device_train_batch_size, args.sequence_parallel_size
-    tokens, tiles = pairs * (data_args.max_seq_length + SECOND_ANSWER), pairs * (data_args.max_dynamic_patch + 1)
+    longest = data_args.max_seq_length + SECOND_ANSWER
+    if args.tokens_per_device:
+        pairs = max(1, -(-args.tokens_per_device // longest))
+    tokens, tiles = pairs * longest, pairs * (data_args.max_dynamic_patch + 1)
     return Estimate(
         config,
         count,

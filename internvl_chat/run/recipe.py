@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.checkpoint.files import checksum
-from internvl_chat.data.order import pairs_per_step
+from internvl_chat.data.planning import pairs_per_step
 
 # Another run: no checkpoint of this one is a part of it. Optimizer states of other weights do not fit either.
 REFUSED = frozenset(
@@ -42,6 +42,7 @@ IN_FORCE = frozenset(
         *("num_train_epochs", "max_steps", "warmup_steps", "drop_path_rate", "neftune_noise_alpha"),
         *("max_skipped_share", "on_non_finite", "reference", "sequence_parallel_size", "attn_implementation", "tf32"),
         *("per_device_train_batch_size", "gradient_accumulation_steps", "average_tokens_across_devices"),
+        *("tokens_per_device",),
         *("torch_compile", "use_liger_kernel", "use_cpu", "full_determinism", "follow_symlinks"),
         *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "save_adapter_only"),
     }
@@ -53,7 +54,8 @@ BY_CONTENT = frozenset(
     {
         *("model_name_or_path", "meta_path", "deepspeed", "fsdp", "fsdp_config"),
         *("loss_type", "sigmoid_loss_weight", "bco_pair_loss_weight", "loss_weights", "rpo_alpha"),
-        *("seed", "data_seed", "train_sampling_strategy", "group_by_length", "group_prompts", "balance_ranks"),
+        *("seed", "data_seed", "train_sampling_strategy", "group_by_length", "group_by", "balance_ranks"),
+        *("group_prompts", "given_accumulation"),
     }
 )
 # Nothing in the weights depends on them: speed, memory, what is logged, saved, evaluated; or they have no effect here.

@@ -24,7 +24,15 @@ from internvl_chat.checkpoint.export import EXACT_WEIGHTS, RESUME_FOLDER, export
 from internvl_chat.checkpoint.files import SAVING, checksums, publish
 from internvl_chat.checkpoint.output import OutputError, writing
 from internvl_chat.checkpoint.resume import PREFERENCE_STATE, last_whole_checkpoint, load_weights
-from internvl_chat.data.order import EpochSampler, order_facts, pairs_per_step, train_sampler
+from internvl_chat.data.order import (
+    EpochSampler,
+    StepSampler,
+    facts_of,
+    order_facts,
+    pairs_per_step,
+    plan_facts,
+    train_sampler,
+)
 from internvl_chat.model import load_model
 from internvl_chat.model.upstream import (
     PREFIX_CHECKPOINT_DIR,
@@ -57,9 +65,10 @@ class ResumableTrainer(Trainer):
 
     source: Path
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers."""
+    def __init__(self, *args: Any, sampler: EpochSampler | StepSampler | None = None, **kwargs: Any) -> None:
+        """As in transformers; `sampler` gives the micro-batches where they were planned before, see `train_sampler`."""
         super().__init__(*args, **kwargs)
+        self.sampler = sampler
         self.sums = {"train": MetricSums(), "eval": MetricSums()}
         self.last_saved: Path | None = None
         self.made_of: dict[str, Any] = {}
@@ -99,8 +108,13 @@ class ResumableTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The micro-batches of this rank, each position of an epoch once."""
-        sampler = train_sampler(self.train_dataset, self.args, self.data_rank, self.data_world_size)
-        return self._prepared(self.train_dataset, sampler)
+        if self.sampler is None:
+            self.sampler = train_sampler(self.train_dataset, self.args, self.data_rank, self.data_world_size)
+        return self._prepared(self.train_dataset, self.sampler)
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Pairs of a step, however they are dealt to micro-batches."""
+        return pairs_per_step(args, self.data_world_size)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """The rows to evaluate on, each once over all ranks."""
@@ -283,7 +297,7 @@ class ResumableTrainer(Trainer):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no BCO delta to resume with; is this a checkpoint of an MPO run?")
         state = json.loads(path.read_text())
-        refuse(folder, changes(state["data"], self._data_facts()))
+        refuse(folder, changes(facts_of(state["data"]), self._data_facts()))
         self.load_run_state(state)
         self.ledger.load(folder / RESUME_FOLDER, is_writer=self.args.should_save)
         self._unlogged = state["unlogged"]
@@ -320,7 +334,8 @@ class ResumableTrainer(Trainer):
 
     def _data_facts(self) -> dict[str, Any]:
         datasets = {name: counts.data for name, counts in self.ledger.counts.items()}
-        return order_facts(datasets, self.args, self.data_world_size)
+        planned = plan_facts(self.sampler, self.args) if self.sampler is not None else {}
+        return order_facts(datasets, self.args, self.data_world_size) | planned
 
     def _unlogged_state(self) -> dict[str, Any]:
         """What this rank has summed since the last entry of the log."""

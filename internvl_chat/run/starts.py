@@ -16,7 +16,7 @@ from typing import Any
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.checkpoint.resume import PREFERENCE_STATE
 from internvl_chat.data.dataset import MixtureDataset
-from internvl_chat.data.order import order_facts
+from internvl_chat.data.order import facts_of, groups_in_force, order_facts
 from internvl_chat.model.upstream import TRAINER_STATE_NAME
 from internvl_chat.records.durable import write_atomically
 from internvl_chat.run.process import gather_objects
@@ -39,12 +39,14 @@ class Start:
         step: that it begins behind; 0 of a fresh run.
         changed: settings that take effect from there on: what they were, what they are.
         is_finished: whether the run had come to this end before, with its model exported.
+        groups: what its pairs are grouped by from its first step on, None of a fresh run.
     """
 
     made_of: dict[str, Any]
     step: int = 0
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     is_finished: bool = False
+    groups: str | None = None
 
 
 def begin(
@@ -99,14 +101,14 @@ def _begin(
     data_world_size = args.world_size // args.sequence_parallel_size
     if "recipe" not in state:
         logger.warning("%s is of an older version and does not say what its run is made of: not compared", folder)
-    found = changes(state["data"], order_facts(datasets, args, data_world_size))
+    found = changes(facts_of(state["data"]), order_facts(datasets, args, data_world_size))
     found |= changes(state.get("recipe", {}), made_of)
     refuse(folder, refused(found, args))
     end = planned_steps(args, len(dataset or []), data_world_size)
     if step < end:
         check_complete(folder)
     is_done = step >= end and is_exported(Path(args.output_dir), end, with_evaluation=bool(groups[1].eval_meta_path))
-    return Start(made_of, step, found, is_done)
+    return Start(made_of, step, found, is_done, groups_in_force(state["data"]))
 
 
 def _read(path: Path, missing: str) -> dict[str, Any]:

@@ -165,7 +165,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
         args, longest = self.args, None
         if self.is_zero3 or args.fsdp or args.sequence_parallel_size > 1:
             tokens = self.processing_class.model_max_length + SECOND_ANSWER
-            tokens = args.per_device_train_batch_size * tokens // args.sequence_parallel_size
+            tokens = max(tokens, args.tokens_per_device or args.per_device_train_batch_size * tokens)
+            tokens //= args.sequence_parallel_size
             longest = StepLoad(tokens, tokens // model.num_image_token)
         return Recomputation(model, half=bool(args.bf16 or args.fp16), alike_for=longest)
 

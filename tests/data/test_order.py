@@ -22,7 +22,9 @@ class Places:
 
 def sampler(rank=0, world=1, **changes):
     settings = {
-        "group_prompts": False,
+        "group_by": "none",
+        "tokens_per_device": 0,
+        "given_accumulation": None,
         "balance_ranks": False,
         "train_sampling_strategy": "random",
         "per_device_train_batch_size": 2,

@@ -140,7 +140,8 @@ def test_nobody_adds_a_flag_of_the_training_without_asking_whether_the_reference
     ours = {field.name for field in dataclasses.fields(MPOConfig)} - theirs
     losses = "loss_type sigmoid_loss_weight bco_pair_loss_weight loss_weights rpo_alpha nll_mode beta label_smoothing"
     reference = "reference save_adapter_only reference_cache_dir sync_ref_model ref_model_mixup_alpha"
-    batches = "ref_model_sync_steps group_prompts sequence_parallel_size balance_ranks group_by_length"
+    batches = "ref_model_sync_steps group_by group_prompts sequence_parallel_size balance_ranks group_by_length"
+    batches += " tokens_per_device given_accumulation"
     run = "max_skipped_share on_non_finite watchdog_seconds offload_activations overwrite_output_dir use_liger"
     older = "evaluation_strategy warmup_ratio grad_checkpoint"
     assert ours == set(f"{losses} {reference} {batches} {run} {older}".split())

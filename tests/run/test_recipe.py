@@ -90,7 +90,8 @@ REFUSED = {
     "sync_ref_model": (True, "--sync_ref_model was False, is True"),
     "seed": (7, "--seed was 42, is 7"),
     "train_sampling_strategy": ("sequential", "--train_sampling_strategy was random, is sequential"),
-    "group_prompts": (True, "--group_prompts was False, is True"),
+    "group_prompts": (True, "--group_by was none, is prompt"),
+    "tokens_per_device": (4096, r"limit of tokens \(--tokens_per_device\) was False, is True"),
     "gradient_accumulation_steps": (2, "pairs of a step was 1, is 2"),
 }
 
