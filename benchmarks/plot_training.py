@@ -120,8 +120,8 @@ def draw_ranks(axes: Axes, results: Mapping[str, Any]) -> None:
     """Simulated efficiency by ranks, 1024 pairs per step."""
     rows = [row for row in results["simulate_ranks"]["rows"] if row["pairs_per_step"] == 1024]
     ranks = np.array([row["ranks"] for row in rows])
-    colours = ("#8c8c8c", "#7fb3d5", "#c9a227", "#1f618d")
-    for form, colour in zip(rows[0]["forms"], colours, strict=True):
+    colours = {"original": "#8c8c8c", "packed": "#7fb3d5", "balanced_by_text": "#c9a227", "balanced": "#1f618d"}
+    for form, colour in colours.items():
         axes.plot(ranks, [row["forms"][form]["efficiency"] for row in rows], "o-", color=colour, label=form)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(rank) for rank in ranks])

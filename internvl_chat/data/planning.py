@@ -173,7 +173,7 @@ def outlook(sampler: StepSampler) -> Outlook:
     slots = sampler.micro_batches * sampler.world_size
     for number in np.unique(np.linspace(0, len(steps) - 1, STEPS_LOOKED_AT).round().astype(int)):
         step = sampler.sizes.take(steps[number])
-        slot_of_pair = _slots_of(sampler.plan(steps[number]), steps[number])
+        slot_of_pair = slots_of(sampler.plan(steps[number]), steps[number])
         alone += float((step.shared + step.own).sum())
         time += step_time(slot_costs(step, slot_of_pair, slots), sampler.world_size)
         tokens += slot_tokens(step, slot_of_pair, slots).tolist()
@@ -181,7 +181,7 @@ def outlook(sampler: StepSampler) -> Outlook:
     return Outlook(alone / time, 1 - len(filled) / len(tokens), float(np.mean(filled)), max(filled))
 
 
-def _slots_of(batches: Sequence[np.ndarray], places: np.ndarray) -> np.ndarray:
+def slots_of(batches: Sequence[np.ndarray], places: np.ndarray) -> np.ndarray:
     """Number of the micro-batch of each of `places`."""
     number = {place: slot for slot, batch in enumerate(batches) for place in batch.tolist()}
     return np.array([number[place] for place in places.tolist()])

@@ -145,7 +145,15 @@ def same_weights(one, other):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("settings", [{}, {"group_prompts": True, "eval_steps": 3, "eval_strategy": "steps"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"group_prompts": True, "eval_steps": 3, "eval_strategy": "steps"},
+        {"group_by": "image", "tokens_per_device": 600},
+    ],
+    ids=str,
+)
 def test_from_any_checkpoint_a_run_is_the_run_that_was_never_stopped(flags, tmp_path, settings):
     """Two epochs of seven steps; checkpoints between two entries of the log, in the middle and at the end of one."""
     if "eval_steps" in settings:

@@ -323,3 +323,19 @@ def test_a_run_killed_with_its_workers_goes_on(planted):
     second = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert second.returncode == 1, second.stderr
     assert found(folder) == Counter({("empty_answer", "bars", 1): 1})
+
+
+def test_it_is_said_how_many_pairs_could_meet_in_groups(tmp_path, capsys):
+    for number in range(3):
+        Image.fromarray(np.full((28, 28, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+    text = {name: value for name, value in good(7).items() if name != "image"}
+    rows = [good(0), {**good(0), "chosen": good(1)["chosen"]}, good(3), good(4), good(1), good(2), text, text]
+    rows[-1] = {**text, "chosen": "Four.\nFinal answer: 4"}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "meta.json").write_text(json.dumps({"made": {"root": ".", "annotation": "rows.jsonl"}}))
+    validate.main(["--meta_path", str(tmp_path / "meta.json"), "--output_dir", str(tmp_path), "--num_workers", "1"])
+    said = "of 8 pairs 4 share their prompt with another and 5 an image (--group_by)"
+    assert said in capsys.readouterr().out
+    assert "Of 8 pairs 4 share" in (tmp_path / "validation.html").read_text()
+    [figures] = json.loads((tmp_path / "validation.json").read_text())["data_sets"]
+    assert (figures["sharing_prompt"], figures["sharing_image"]) == (4, 5)  # 0.png has three, 1.png two, 2.png one

@@ -32,7 +32,7 @@ from tools.validation.rows import RowChecker
 CHUNK_ROWS = 500
 TOKENIZED_ROWS = 500  # per data set, about: for the histogram of lengths
 COLUMNS = {"line": np.uint32, "prompt": np.uint64, "pair": np.uint64, "mirror": np.uint64}
-COLUMNS |= {"chosen": np.uint32, "rejected": np.uint32}
+COLUMNS |= {"image": np.uint64, "chosen": np.uint32, "rejected": np.uint32}
 
 
 class Chunk(NamedTuple):

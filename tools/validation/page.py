@@ -21,7 +21,7 @@ BINS = 60
 
 def validation_page(report: Mapping[str, Any], summary: Summary, max_seq_length: int) -> str:
     """The page of a report (the content of validation.json)."""
-    return render(TEMPLATE, report=report, plots=draw(summary, max_seq_length))
+    return render(TEMPLATE, report=report, sharing=summary.sharing_said(), plots=draw(summary, max_seq_length))
 
 
 def draw(summary: Summary, max_seq_length: int) -> str:

@@ -14,12 +14,13 @@ from functools import partial
 import xxhash
 
 from internvl_chat.data.dataset import plan_frames, plan_tiles
+from internvl_chat.data.groups import picture_of
 from internvl_chat.data.images import Grid, ImageError, Tiling, count_tiles
 from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.data.tokenization import RowTokenizer, check_answers, place_frames, place_images
 from internvl_chat.data.video import FrameLimits
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
-from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
+from internvl_chat.records.rows import PreferencePair, RecordError, Source, own_keys, parse_row
 from tools.validation.pictures import CheckedPicture, PictureReader
 from tools.validation.texts import squeezed, suspicious_texts
 
@@ -33,6 +34,7 @@ class RowFacts:
         faults: (name, detail) of what is wrong with it.
         usable: whether training can use it; the figures below are 0 or None where it cannot.
         prompt, pair, mirror: 64-bit hashes of images and question; with both answers; with the answers exchanged.
+        image: 64-bit hash of what pairs grouped by image share, see `data.groups`; 0 of a row without pictures.
         chosen, rejected: characters of the answers.
         tiles: of its images as trained, thumbnails counted.
         tokens: of its prompt and longest answer; None where they were not counted.
@@ -44,6 +46,7 @@ class RowFacts:
     prompt: int = 0
     pair: int = 0
     mirror: int = 0
+    image: int = 0
     chosen: int = 0
     rejected: int = 0
     tiles: int = 0
@@ -94,7 +97,10 @@ class RowChecker:
         return facts
 
     def _check(self, facts: RowFacts, line: bytes, where: Source, data: MixedDataset, count_tokens: bool) -> None:
-        pair = PreferencePair.from_row(parse_row(line, *where), where, allow_no_rejected=self.allow_no_rejected)
+        row = parse_row(line, *where)
+        pair = PreferencePair.from_row(row, where, allow_no_rejected=self.allow_no_rejected)
+        if pair.image or pair.video:
+            facts.image = xxhash.xxh3_64_intdigest(picture_of(own_keys(row, where)))
         answers = [pair.chosen] if pair.rejected is None else [pair.chosen, pair.rejected]
         check_answers(answers, answers, where)
         if self.rows is not None:

@@ -20,7 +20,7 @@ from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import load_config, load_tokenizer
 from internvl_chat.records.durable import json_text, stamp, write_atomically
 from tools.validation.arguments import ValidationArguments
-from tools.validation.chunks import ChunkChecker, check_all, read_in_order
+from tools.validation.chunks import COLUMNS, ChunkChecker, check_all, read_in_order
 from tools.validation.faults import FAULTS, FoundFault
 from tools.validation.mixtures import open_mixture
 from tools.validation.page import validation_page
@@ -88,7 +88,7 @@ def build_checker(data_args: DataArguments, args: ValidationArguments) -> RowChe
 def run_key(data_args: DataArguments, args: ValidationArguments, datasets: Sequence[MixedDataset]) -> str:
     """Name of what is checked and how; files count by path, size and time of change."""
     stamps = [(data.spec, data.root, data.rows.path, stamp(data.rows.path)) for data in datasets]
-    how = (args.model_name_or_path, args.decode, args.allow_no_rejected)
+    how = (args.model_name_or_path, args.decode, args.allow_no_rejected, tuple(COLUMNS))
     return xxhash.xxh3_64_hexdigest(repr((stamps, data_args, how)).encode())
 
 
@@ -124,5 +124,6 @@ def tell(summary: Summary, report: dict[str, Any], seconds: float, output_dir: P
             print(f"{'':19}{place}: {found.detail}")
         if count > SHOWN:
             print(f"{'':19}and {count - SHOWN:,} more")
+    print(summary.sharing_said())
     print(f"{summary.rows:,} rows in {seconds:.1f} s; report: {output_dir / 'validation.html'}")
     print(report["verdict"])

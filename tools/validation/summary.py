@@ -29,6 +29,7 @@ class SetSummary:
         rows, per_epoch: rows of its file; rows that an epoch takes of it by repeat_time.
         usable: rows that training can use.
         prompts: different ones, by images and question.
+        sharing_prompt, sharing_image: usable rows whose prompt, or whose images, another one of the set has too.
         chosen_longer: share of usable rows whose chosen answer has more characters.
         median_chosen, median_rejected: characters.
         median_tokens, longest_tokens: prompt and longest answer, of the rows that were tokenized.
@@ -40,6 +41,8 @@ class SetSummary:
     per_epoch: int
     usable: int = 0
     prompts: int = 0
+    sharing_prompt: int = 0
+    sharing_image: int = 0
     chosen_longer: float | None = None
     median_chosen: int | None = None
     median_rejected: int | None = None
@@ -78,6 +81,14 @@ class Summary:
     def count(self, severity: str) -> int:
         """Findings of a severity."""
         return sum(number for name, number in self.counts.items() if FAULTS[name].severity == severity)
+
+    def sharing_said(self) -> str:
+        """How many pairs of the training data could meet in groups."""
+        train = [data for data in self.sets if data.split == "train"]
+        pairs, prompt, image = (
+            sum(getattr(data, name) for data in train) for name in ("usable", "sharing_prompt", "sharing_image")
+        )
+        return f"of {pairs:,} pairs {prompt:,} share their prompt with another and {image:,} an image (--group_by)"
 
     def note(self, finding: FoundFault) -> FoundFault:
         """Count a finding and keep it if it is among the first of its kind."""
@@ -189,7 +200,9 @@ def _summarise_set(
     if tokens:
         summary.median_tokens, summary.longest_tokens = int(np.median(tokens)), max(tokens)
     if len(chosen):
-        summary.prompts = len(np.unique(_joined([part.columns["prompt"] for part in facts])))
+        prompts, images = (_joined([part.columns[name] for part in facts]) for name in ("prompt", "image"))
+        summary.prompts = len(np.unique(prompts))
+        summary.sharing_prompt, summary.sharing_image = sharing(prompts), sharing(images[images != 0])
         summary.chosen_longer = round(float(np.mean(chosen > rejected)), 4)
         summary.median_chosen, summary.median_rejected = int(np.median(chosen)), int(np.median(rejected))
     return summary
@@ -206,6 +219,12 @@ def _rows(chunks: Sequence[Sequence[ChunkFacts]]) -> Rows:
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros(0, np.uint64)
+
+
+def sharing(values: np.ndarray) -> int:
+    """How many of the values are there more than once."""
+    counts = np.unique(values, return_counts=True)[1]
+    return int(counts[counts > 1].sum())
 
 
 def quantiles(values: np.ndarray) -> dict[str, int] | None:
