@@ -18,11 +18,11 @@ the step; speedup the time of `original` for the same pairs over that of the for
 
 `groups`: what groups and a budget of tokens bring, dealt by the trainer's own code; costs as it knows them, times by
 FLOPs. Mixtures: every prompt with 1, 4 or 15 pairs; and `MMPR`, of which is published (arXiv 2411.10442, section 3.2):
-750,000 pairs without ground truth, questions of 25 tokens, answers of 211.4 and 171.2 on the average, and 2,500,000 with
-it, 79.5, 300.0 and 350.5; of the latter at most 15 pairs a question (InternVL's pipeline, --num-pairs). MMPR-v1.2 has
-266,908 images (its zips) and "about 3 million samples" (its card). Ours: answers are log-normal with sigma 0.6, at most
-4,097 tokens (the longest published); a question with ground truth has 1 to 15 pairs, all as often, one without has one;
-so that 3.25 million pairs have 1.06 million questions, 3.1 pairs each, and an image has 4.0 questions, geometric.
+750,000 pairs without ground truth, questions of 25 tokens, answers of 211.4 and 171.2 on the average, and 2,500,000
+with it, 79.5, 300.0 and 350.5; of the latter at most 15 pairs a question (--num-pairs of InternVL's pipeline). Version
+1.2 has 266,908 images (its zips) and "about 3 million samples" (its card). Ours: answers are log-normal with sigma 0.6,
+at most 4,097 tokens (the longest published); a question with ground truth has 1 to 15 pairs, all as often, one without
+has one; so that 3.25 million pairs have 1.06 million questions, 3.1 pairs each, and an image 4.0 questions, geometric.
 `MMPR 400k`: every pair of it with probability 0.13, as `repeat_time` draws 400,000 of 3 million. A run is the fill of
 the cache (a forward pass of each prompt with all its answers, no waiting) and its epochs, against `original` without.
 
@@ -32,6 +32,7 @@ Writes benchmarks/results/simulate_ranks.json.
 from __future__ import annotations
 
 import argparse
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ from machine import write_results
 from training_flops import CHECKPOINTED, Work, causal, packed_work, padded_work
 from training_model import SIZES, TEXT_TOKENS, Shape
 
-from internvl_chat.data.planning import LEAST_GAIN, outlook, slots_of
+from internvl_chat.data.planning import LEAST_GAIN, STEPS_LOOKED_AT, outlook, slots_of
 from internvl_chat.data.samplers import StepSampler
 from internvl_chat.data.steps import Sizes, deal, slot_costs, slots_needed
 from internvl_chat.data.steps import step_time as time_of_slots
@@ -123,9 +124,9 @@ def simulate(ranks: int, pairs: int, steps: int) -> dict[str, Any]:
     rng = np.random.default_rng(SEED)
     done, waited = Counter[str](), Counter[str]()
     for _ in range(steps):
-        for name, (work, time) in one_step(draw_shapes(pairs, rng), ranks).items():
+        for name, (work, lasted) in one_step(draw_shapes(pairs, rng), ranks).items():
             done[name] += work
-            waited[name] += time
+            waited[name] += lasted
     forms = {
         name: {
             "efficiency": round(done[name] / waited[name], 3),
@@ -187,15 +188,14 @@ def flops_of_pair(
     seen = sum(length * prefix + causal(length) for length in branches)
     shared = Work(tiles, prefix, causal(prefix), 0, CHECKPOINTED)
     own = Work(0, sum(branches), seen, chosen + rejected, CHECKPOINTED)
-    steps = [
-        (work.step(SIZE, with_reference=forward_only), work.step(SIZE, with_reference=False)) for work in (shared, own)
-    ]
-    (one, shared_step), (other, own_step) = steps
-    return (one - shared_step, other - own_step) if forward_only else (shared_step, own_step)
+    steps = [work.step(SIZE, with_reference=False) for work in (shared, own)]
+    if forward_only:
+        steps = [work.step(SIZE, with_reference=True) - step for work, step in zip((shared, own), steps, strict=True)]
+    return steps[0], steps[1]
 
 
 def draw_pairs(kind: str, count: int, rng: np.random.Generator) -> Pairs:
-    """About `count` pairs of a mixture of MIXTURES."""
+    """At most `count` pairs of a mixture of MIXTURES, all but a few."""
     share, per_prompt = MIXTURES[kind]
     wanted = int(count / share)
     has_truth = rng.random(wanted) < PROMPTS_WITH_TRUTH  # of as many prompts, more than enough
@@ -205,7 +205,7 @@ def draw_pairs(kind: str, count: int, rng: np.random.Generator) -> Pairs:
     image = np.repeat(np.arange(len(pairs)), questions)[: len(pairs)]
     tiles = rng.choice(list(TILES), len(pairs), p=np.array(list(TILES.values())) / sum(TILES.values()))[image]
     prompt = np.repeat(np.arange(len(pairs)), pairs)
-    kept = prompt[rng.random(len(prompt)) < share]
+    kept = prompt[rng.random(len(prompt)) < share][:count]
     truth = has_truth[kept].astype(int)
     means = np.array([LENGTHS["without"], LENGTHS["with"]])[truth].T
     noise = np.exp(SIGMA * rng.standard_normal((2, len(kept))) - SIGMA**2 / 2)
@@ -234,11 +234,11 @@ def sampler_of(pairs: Pairs, group_by: str, ranks: int, budget: int) -> StepSamp
 
 def waited(sampler: StepSampler, flops: Sizes) -> float:
     """FLOPs that an epoch waits for."""
-    slots, time = sampler.micro_batches * sampler.world_size, 0.0
+    slots, lasted = sampler.micro_batches * sampler.world_size, 0.0
     for places in sampler.steps(0):
         dealt = slots_of(sampler.plan(places), places)
-        time += time_of_slots(slot_costs(flops.take(places), dealt, slots), sampler.world_size)
-    return time
+        lasted += time_of_slots(slot_costs(flops.take(places), dealt, slots), sampler.world_size)
+    return lasted
 
 
 def original_time(pairs: Pairs, ranks: int, rng: np.random.Generator) -> float:
@@ -274,8 +274,34 @@ def simulate_groups(kind: str, ranks: int, budget: int, steps: int) -> dict[str,
             "is_kept": name == "none" or promised >= LEAST_GAIN,
             "runs": {str(epochs): round(epochs * original / (fill + epochs * times[name]), 2) for epochs in (1, 3)},
             "without_fill": round(original / times[name], 2),
+            "tflop_waited_for_a_pair": round(times[name] / len(pairs.image) / 1e12, 3),
         }
     return {"mixture": kind, "ranks": ranks, "budget": budget, "forms": forms}
+
+
+def planning_seconds(places: int = 3_000_000, ranks: int = 64) -> dict[str, Any]:
+    """CPU seconds of planning an epoch of so many pairs, 4 of a prompt: what a start takes, and each step later on."""
+    rng = np.random.default_rng(SEED)
+    groups = rng.permutation(places) // 4
+    image, text = rng.choice(list(TILES), places)[groups] * 256.0, rng.integers(100, 2000, places).astype(float)
+    sampler = StepSampler(
+        Sizes(2 * image, text, groups, image, text), pairs_per_step=256, micro_batches=4, world_size=ranks
+    )
+    sampler.most_tokens = BUDGET
+    begin = time.process_time()
+    steps = sampler.steps(0)
+    ordered = time.process_time()
+    most = max(slots_needed(sampler.sizes.take(step), BUDGET) for step in steps[::10])
+    searched = time.process_time()
+    outlook(sampler)
+    return {
+        "places": places,
+        "order": round(ordered - begin, 2),
+        "search of the fullest step, shared by the ranks": round(10 * (searched - ordered), 1),
+        "what the log says": round(time.process_time() - searched, 2),
+        "milliseconds of a step": round((time.process_time() - searched) / STEPS_LOOKED_AT * 1e3, 1),
+        "micro_batches": -(-most // ranks),
+    }
 
 
 def describe_pairs(kind: str) -> dict[str, float]:
@@ -304,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     mixtures = {kind: describe_pairs(kind) for kind in MIXTURES}
     figures = {"steps": args.steps, "mixture": describe_mixture(), "rows": rows, "mixtures": mixtures, "groups": groups}
-    write_results("simulate_ranks", figures)
+    write_results("simulate_ranks", {**figures, "planning_cpu_seconds": planning_seconds()})
 
 
 if __name__ == "__main__":

@@ -241,6 +241,25 @@ def test_balancing_by_cost_uses_more_of_the_ranks_than_by_text_and_that_than_non
     assert forms["original"]["speedup"] == 1
 
 
+def test_groups_gain_where_ranks_have_several_pairs_and_lose_nowhere(benchmarks):
+    simulate = benchmarks["simulate_ranks"].simulate_groups
+    few = simulate("4 pairs", 8, 0, 1)["forms"]["prompt"]
+    assert few["gain"] > 2 and few["is_kept"] and few["runs"]["3"] > few["runs"]["1"]
+    assert simulate("4 pairs", 8, 16_384, 1)["forms"]["prompt"]["most_tokens"] <= 16_384
+    for kind in ("4 pairs", "15 pairs"):
+        many = simulate(kind, 256, 0, 1)["forms"]["prompt"]
+        assert many["gain"] >= 1 or not many["is_kept"]
+
+
+def test_a_drawn_mixture_has_the_published_means(benchmarks):
+    of = benchmarks["simulate_ranks"].describe_pairs
+    assert of("4 pairs")["pairs_per_prompt"] == 4
+    assert of("MMPR")["pairs_per_prompt"] == pytest.approx(3.06, abs=0.1)
+    mean = (2.5 * (300.0 + 350.5) + 0.75 * (211.4 + 171.2)) / 3.25 / 2  # of all answers
+    assert of("MMPR")["answer_tokens"] == pytest.approx(mean, rel=0.03)
+    assert of("MMPR 400k")["pairs_per_prompt"] < 1.6  # single pairs are drawn, not prompts
+
+
 def test_the_picture_is_drawn_from_results(benchmarks, tmp_path):
     plot = benchmarks["plot_training"]
     forms = [*benchmarks["training_forms"].FORMS, "ours_grouped"]
