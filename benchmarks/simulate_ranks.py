@@ -45,7 +45,7 @@ from training_flops import CHECKPOINTED, Work, causal, packed_work, padded_work
 from training_model import SIZES, TEXT_TOKENS, Shape
 
 from internvl_chat.data.planning import LEAST_GAIN, STEPS_LOOKED_AT, outlook, slots_of
-from internvl_chat.data.samplers import StepSampler
+from internvl_chat.data.step_sampler import StepSampler
 from internvl_chat.data.steps import Sizes, deal, slot_costs, slots_needed
 from internvl_chat.data.steps import step_time as time_of_slots
 

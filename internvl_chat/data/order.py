@@ -4,26 +4,68 @@ So a resumed run finds its position by counting steps, also on another number of
 pairs. Every place of the mixture comes once an epoch; nothing is repeated to make ranks even, the last step may be
 smaller.
 
-Plain sampling cuts the epoch into micro-batches that ranks take in turn (`samplers.EpochSampler`). `--group_by`,
-`--balance_ranks` and `--tokens_per_device` deal the pairs of each step by what they cost (`samplers.StepSampler`,
+Plain sampling cuts the epoch into micro-batches that ranks take in turn (`EpochSampler`). `--group_by`,
+`--balance_ranks` and `--tokens_per_device` deal the pairs of each step by what they cost (`step_sampler`,
 `steps`), in as many micro-batches as `planning` found at the start. A step takes the same number of pairs in any case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.groups import prompt_groups as prompt_groups
 from internvl_chat.data.mixture import MixedDataset
-from internvl_chat.data.planning import OrderFlags, pairs_per_step, planned_sampler
-from internvl_chat.data.samplers import EpochSampler, StepSampler
+from internvl_chat.data.planning import OrderFlags, planned_sampler
+from internvl_chat.data.step_sampler import StepSampler
 from internvl_chat.model.upstream import get_length_grouped_indices
 
 IN_FORCE = "groups in force"  # of the facts: what --group_by came to
+
+
+class EpochSampler(Sampler[list[int]]):
+    """Micro-batches of one rank: the epoch in its order, cut into micro-batches that ranks take in turn."""
+
+    def __init__(
+        self,
+        num_places: int,
+        order: Callable[[int], Sequence[int]],
+        *,
+        micro_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Plan epochs.
+
+        Args:
+            num_places: places of an epoch.
+            order: gives the places in their order for the number of an epoch, the same on every rank.
+            micro_batch_size: pairs of a micro-batch; the last ones may have fewer, or none.
+            rank: whose micro-batches to yield.
+            world_size: number of ranks.
+        """
+        self.num_places = num_places
+        self.order = order
+        self.micro_batch_size = micro_batch_size
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_places // (self.micro_batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        places = self.order(self.epoch)
+        for turn in range(len(self)):
+            start = (turn * self.world_size + self.rank) * self.micro_batch_size
+            yield list(places[start : start + self.micro_batch_size])
 
 
 def train_sampler(
@@ -43,7 +85,10 @@ def train_sampler(
         ValueError: `--train_sampling_strategy` names an order that there is not.
     """
     if deals_by_cost(args):
-        return planned_sampler(dataset, args, rank, world_size, in_force=in_force)
+        step_size = pairs_per_step(args, world_size)
+        return planned_sampler(
+            dataset, args, pairs_per_step=step_size, rank=rank, world_size=world_size, in_force=in_force
+        )
     seed = args.seed if args.data_seed is None else args.data_seed
     return EpochSampler(
         len(dataset),
@@ -52,6 +97,11 @@ def train_sampler(
         rank=rank,
         world_size=world_size,
     )
+
+
+def pairs_per_step(args: OrderFlags, world_size: int) -> int:
+    """Pairs of an optimizer step over all ranks, by the flags as they were given."""
+    return args.per_device_train_batch_size * (args.given_accumulation or args.gradient_accumulation_steps) * world_size
 
 
 def deals_by_cost(args: OrderFlags) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from internvl_chat.data.costs import PairSizes, place_sizes
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.groups import GROUPS
-from internvl_chat.data.samplers import StepSampler
+from internvl_chat.data.step_sampler import StepSampler
 from internvl_chat.data.steps import Sizes, slot_costs, slot_tokens, slots_needed, step_time
 from internvl_chat.run.process import gather_objects
 
@@ -70,22 +70,23 @@ class Outlook:
     most_tokens: float
 
 
-def pairs_per_step(args: OrderFlags, world_size: int) -> int:
-    """Pairs of an optimizer step over all ranks, by the flags as they were given."""
-    return args.per_device_train_batch_size * (args.given_accumulation or args.gradient_accumulation_steps) * world_size
-
-
 def planned_sampler(
-    dataset: MixtureDataset, args: OrderFlags, rank: int, world_size: int, *, in_force: str | None = None
+    dataset: MixtureDataset,
+    args: OrderFlags,
+    *,
+    pairs_per_step: int,
+    rank: int,
+    world_size: int,
+    in_force: str | None = None,
 ) -> StepSampler:
-    """The sampler of a run that deals by cost, with groups where they gain; arguments of `train_sampler`."""
+    """The sampler of a run that deals by cost, with groups where they gain; arguments as of `train_sampler`."""
     sizes = place_sizes(dataset, args.process_index, args.world_size, quiet=bool(args.disable_tqdm))
 
     def sampler(group_by: str) -> StepSampler:
         pairs = _grouped(sizes, dataset, group_by)
         made = StepSampler(
             pairs,
-            pairs_per_step=pairs_per_step(args, world_size),
+            pairs_per_step=pairs_per_step,
             micro_batches=args.given_accumulation or args.gradient_accumulation_steps,
             most_tokens=args.tokens_per_device or _most_tokens(pairs, group_by, args),
             rank=rank,

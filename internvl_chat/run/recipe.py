@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.checkpoint.files import checksum
-from internvl_chat.data.planning import pairs_per_step
+from internvl_chat.data.order import pairs_per_step
 
 # Another run: no checkpoint of this one is a part of it. Optimizer states of other weights do not fit either.
 REFUSED = frozenset(

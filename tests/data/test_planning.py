@@ -11,7 +11,7 @@ from PIL import Image
 from internvl_chat.arguments import MPOConfig
 from internvl_chat.data import planning
 from internvl_chat.data.dataset import MixtureDataset
-from internvl_chat.data.order import facts_of, groups_in_force, order_facts, plan_facts, train_sampler
+from internvl_chat.data.order import facts_of, groups_in_force, order_facts, pairs_per_step, plan_facts, train_sampler
 
 
 def rows_of(prompts, per_prompt, image="{}.png"):
@@ -153,9 +153,9 @@ def test_ranks_share_the_search_for_the_fullest_step(dataset_of, tmp_path, monke
 def test_the_pairs_of_a_step_stay_those_of_the_flags(tmp_path):
     args = config(tmp_path, tokens_per_device=300, per_device_train_batch_size=2, gradient_accumulation_steps=6)
     args.take_micro_batches(4)
-    assert args.gradient_accumulation_steps == 4 and planning.pairs_per_step(args, 8) == 96
+    assert args.gradient_accumulation_steps == 4 and pairs_per_step(args, 8) == 96
     args.take_micro_batches(5)
-    assert planning.pairs_per_step(args, 8) == 96
+    assert pairs_per_step(args, 8) == 96
 
 
 def test_the_older_flag_is_one_of_the_new_one(tmp_path):

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +11,6 @@ from tests.integration.test_balanced_ranks import used_rows
 from tests.integration.test_deepspeed import config_without_compiler
 
 pytestmark = pytest.mark.integration
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -53,12 +48,3 @@ def test_two_ranks_train_as_one_and_one_goes_on_from_two(settings, tiny_flags, l
     for run in ("two", "ddp", "on"):
         assert losses_of(tmp_path / run) == pytest.approx(expected, abs=1e-5)
         assert used_rows(tmp_path / run) == used_rows(tmp_path / "one")
-
-
-def test_the_benchmark_of_both_shapes_runs_in_its_short_form():
-    command = [sys.executable, "-W", "ignore", "benchmarks/grouped_ranks.py", "--steps", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    shapes = json.loads(done.stdout[done.stdout.index("{") :])["shapes"]
-    assert not shapes["gain"]["was ungrouped"] and shapes["gain"]["promised by the log"] > 1.5
-    assert shapes["split"]["was ungrouped"]

@@ -1,57 +1,16 @@
-"""The micro-batches of one rank, epoch by epoch: cut from the order of the epoch, or dealt step by step by cost.
+"""The micro-batches of one rank, the pairs of each step dealt by cost (`steps`).
 
 Every rank has the same number of micro-batches, so that none waits for ever; some may be empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from internvl_chat.data.steps import Sizes, plan_step
-
-
-class EpochSampler(Sampler[list[int]]):
-    """Micro-batches of one rank: the epoch in its order, cut into micro-batches that ranks take in turn."""
-
-    def __init__(
-        self,
-        num_places: int,
-        order: Callable[[int], Sequence[int]],
-        *,
-        micro_batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Plan epochs.
-
-        Args:
-            num_places: places of an epoch.
-            order: gives the places in their order for the number of an epoch, the same on every rank.
-            micro_batch_size: pairs of a micro-batch; the last ones may have fewer, or none.
-            rank: whose micro-batches to yield.
-            world_size: number of ranks.
-        """
-        self.num_places = num_places
-        self.order = order
-        self.micro_batch_size = micro_batch_size
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.num_places // (self.micro_batch_size * self.world_size))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        places = self.order(self.epoch)
-        for turn in range(len(self)):
-            start = (turn * self.world_size + self.rank) * self.micro_batch_size
-            yield list(places[start : start + self.micro_batch_size])
 
 
 class StepSampler(Sampler[list[int]]):
