@@ -6,9 +6,9 @@
 Each run is a `train_mpo` of two processes over gloo, forked from this one to save them the imports: a small model in
 float32 on the CPU, pictures of 7 tiles of 64 tokens, 4 pairs of each prompt. A rank notes the CPU seconds of every
 micro-batch, forward and backward; a step lasts as long as the rank with the most. Steps are alike, forms take turns,
-and the shortest step of each form counts, since other work on the machine only adds. `gain`: a rank has 4 pairs in a step.
-`split`: it has one, so that two pairs meet only where the other rank idles. `whole` are groups as they were before they
-had limits: never split, never left alone.
+and the shortest step of each form counts, since other work on the machine only adds. `gain`: a rank has 4 pairs in a
+step. `split`: it has one, so that two pairs meet only where the other rank idles. `whole` are groups as they were
+before they had limits: never split, never left alone.
 """
 
 from __future__ import annotations
