@@ -28,7 +28,8 @@ from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.packed.packing import pack_batch
 from internvl_chat.reference.cache import LogpsCache
-from internvl_chat.reference.frozen import CachedReference, fill_cache
+from internvl_chat.reference.fill import fill_cache
+from internvl_chat.reference.frozen import CachedReference
 from internvl_chat.run.trainer import MultimodalDPOTrainer
 
 SIDES = ("chosen", "rejected")

@@ -7,7 +7,6 @@ computed before: after one pass over the data the second model is freed, and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +16,8 @@ from accelerate.utils import DistributedType
 
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.packed.logps import answer_logps
-from internvl_chat.packed.packing import idle_batch
 from internvl_chat.reference.cache import LogpsCache
+from internvl_chat.reference.rows import RowIndex
 
 
 class Reference(Protocol):
@@ -73,58 +72,10 @@ class CachedReference:
         found = self.cache.lookup(pack.answer_keys)
         if np.isnan(found).any():
             self.cache.forget_filled()
+            RowIndex(self.cache.folder).forget()
             raise LookupError(
                 f"{self.cache.folder}: {int(np.isnan(found).sum())} of {len(found)} reference log-probs of rows "
                 f"{batch.get('row_ids')} are missing: an image, answer or setting changed after the cache was filled; "
                 "start the run again to compute them, or use --reference model"
             )
         return torch.from_numpy(found).to(pack.labels.device)
-
-
-def fill_cache(
-    cache: LogpsCache, reference: FrozenReference, batches: Iterable[dict[str, Any]], accelerator: Accelerator
-) -> int:
-    """Compute what the cache lacks of these batches; resumable, as each batch is on disk before the next begins.
-
-    Args:
-        cache: of this reference.
-        reference: the model.
-        batches: packed, this rank's share; every rank has the same number of them.
-        accelerator: knows the ranks and the device.
-
-    Returns:
-        The number of answers that this rank computed.
-
-    Raises:
-        FloatingPointError: the reference gives a log-prob that is not finite; it is not stored.
-    """
-    computed = 0
-    for batch in batches:
-        keys = batch["packed"].answer_keys if "packed" in batch else ()
-        missing = np.isnan(cache.lookup(keys))
-        # A sharded model runs on all ranks or on none.
-        if not any_rank(bool(missing.any()), accelerator):
-            continue
-        runnable = batch if "packed" in batch else idle_batch(reference.unwrapped, accelerator.device)
-        moved = {
-            name: value.to(accelerator.device) if hasattr(value, "to") else value for name, value in runnable.items()
-        }
-        logps = reference.answer_logps(moved).tolist()
-        fresh = {key: logp for key, logp, lacks in zip(keys, logps, missing, strict=False) if lacks}
-        if fresh:
-            cache.append(list(fresh), list(fresh.values()), batch.get("row_ids", ()))
-        computed += len(fresh)
-    cache.close()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        cache.merge()
-    accelerator.wait_for_everyone()
-    cache.reload()
-    return computed
-
-
-def any_rank(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether the flag is set on any rank; a collective."""
-    if accelerator.num_processes == 1:
-        return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum"))

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 from transformers import (
@@ -29,6 +30,7 @@ from transformers import (
 from internvl_chat.records.durable import json_line
 
 RECORD_NAME = "log.jsonl"
+LINE_SECONDS = 60.0  # between two lines on a long wait before training
 SHOWN = {
     "loss": ("loss", "{:.4f}"),
     "eval_loss": ("eval loss", "{:.4f}"),
@@ -48,6 +50,10 @@ NOISE = {
     "accelerate.accelerator": "The used dataset had no length",
 }
 """Logger -> start of a message of a library that means nothing here and reads as a fault."""
+
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class StepLines(TrainerCallback):
@@ -116,6 +122,28 @@ def step_line(logs: dict[str, float], step: int, steps: int, left: float | None)
     share = f" ({100 * step / steps:.1f} %)" if steps > 0 else ""
     until = f", {timedelta(seconds=round(left))} left" if left is not None else ""
     return f"step {step}/{steps}{share}{until}: {', '.join(words)}"
+
+
+def shown_batches(batches: Iterable[T], sizes: Sequence[int], what: str, *, bar: bool) -> Iterator[T]:
+    """Batches as they come, with the rows done and the time left: by a bar, else by a line a minute.
+
+    Args:
+        batches: as many as there are `sizes`.
+        sizes: rows of each.
+        what: is done with them.
+        bar: there is somebody who looks on.
+    """
+    begin = said = time.monotonic()
+    done, total = 0, sum(sizes)
+    with tqdm(total=total, desc=what, unit="row", disable=not bar) as progress:
+        for batch, size in zip(batches, sizes, strict=True):
+            yield batch
+            progress.update(size)
+            done, now = done + size, time.monotonic()
+            if not bar and now - said > LINE_SECONDS and done < total:
+                left = timedelta(seconds=round((now - begin) / done * (total - done)))
+                logger.info("%s: %d of %d rows of this rank, %s left", what, done, total, left)
+                said = now
 
 
 def show_steps(trainer: Trainer, folder: Path) -> None:

@@ -139,12 +139,12 @@ class ResumableTrainer(Trainer):
             non_blocking=self.args.dataloader_pin_memory,
         )
 
-    def _loader(self, dataset: Any, batches: Any) -> DataLoader:
+    def _loader(self, dataset: Any, batches: Any, collate: Any = None) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return DataLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=self.data_collator,
+            collate_fn=collate or self.data_collator,
             worker_init_fn=shield(None) if workers else None,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,

@@ -10,6 +10,7 @@ import copy
 import gc
 import json
 import logging
+import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,6 @@ import torch
 from accelerate import DistributedType, PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin, release_memory
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from internvl_chat.arguments import MPOConfig
@@ -36,11 +35,14 @@ from internvl_chat.packed.memory import SECOND_ANSWER, StepLoad
 from internvl_chat.packed.packing import collate_packed, idle_batch, with_packed
 from internvl_chat.packed.sequence_parallel import SequenceGroup, split_rows
 from internvl_chat.reference.cache import LogpsCache
-from internvl_chat.reference.frozen import CachedReference, FrozenReference, Reference, fill_cache
+from internvl_chat.reference.fill import RowsToFill, fill_cache, known_rows, plan_fill
+from internvl_chat.reference.frozen import CachedReference, FrozenReference, Reference
+from internvl_chat.reference.rows import RowIndex
 from internvl_chat.run.guards import CurveWatch
 from internvl_chat.run.ledger import SkippedRows
 from internvl_chat.run.metrics import StepGuard, pair_metrics
-from internvl_chat.run.progress import show_steps
+from internvl_chat.run.process import gather_objects
+from internvl_chat.run.progress import show_steps, shown_batches
 from internvl_chat.run.recomputation import Recomputation
 from internvl_chat.run.resumable import ResumableTrainer
 from internvl_chat.run.watchdog import Watchdog
@@ -139,26 +141,32 @@ class MultimodalDPOTrainer(ResumableTrainer):
         """
         if not isinstance(self.reference, FrozenReference):
             raise ValueError(f"only a model can fill a cache, the reference is {self.reference!r}")
-        computed = 0
-        for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
-            batches = tqdm(
-                self._share_of_rank(dataset),
-                desc="reference log-probs",
-                disable=self.args.disable_tqdm or not self.accelerator.is_main_process,
-            )
-            computed += fill_cache(cache, self.reference, batches, self.accelerator)
+        datasets = filter(None, (self.train_dataset, self.eval_dataset))
+        computed = sum(self._fill(cache, self.reference, dataset) for dataset in datasets)
         cache.mark_filled(data_name)
         self.reference = CachedReference(cache)
         gc.collect()
         release_memory()
         return computed
 
-    def _share_of_rank(self, dataset: Any) -> DataLoader:
-        """Every sample of the dataset on one of the ranks, in as many batches on each; the last ones may be empty."""
-        size, world = self.args.per_device_train_batch_size, self.data_world_size
-        mine = range(self.data_rank, len(dataset), world)
-        num_batches = -(-len(dataset) // (world * size))
-        return self._loader(dataset, [list(mine[k * size : (k + 1) * size]) for k in range(num_batches)])
+    def _fill(self, cache: LogpsCache, reference: FrozenReference, dataset: Any) -> int:
+        """Compute the log-probs of a data set's answers that the cache lacks; how many those of this rank are."""
+        index, begin = RowIndex(cache.folder, cache.rank), time.monotonic()
+        plan = plan_fill(
+            dataset,
+            lambda places: known_rows(places, dataset, index, cache, rank=self.rank, world_size=self.world_size),
+        )
+        rows = sum(map(len, plan.batches))
+        logger.info("reference log-probs: %d rows to read, %d known; %d prompts in all", rows, plan.known, plan.prompts)
+        mine = plan.of_rank(self.data_rank, self.data_world_size)
+        samples = RowsToFill(dataset, self.data_collator)
+        loader = self._loader(samples, mine, samples.collate)
+        has_bar = self.accelerator.is_main_process and not self.args.disable_tqdm
+        batches = shown_batches(loader, [len(batch) for batch in mine], "reference log-probs", bar=has_bar)
+        computed = fill_cache(cache, reference, batches, self.accelerator, index)
+        of_all = sum(gather_objects(computed if self.counts_rows else 0))
+        logger.info("reference log-probs: %d answers computed in %.0f s", of_all, time.monotonic() - begin)
+        return computed
 
     def _recomputation(self, model: InternVLChatModel) -> Recomputation:
         """The choice of layers: for each row, or for the longest one where ranks compute a layer together."""

@@ -9,7 +9,8 @@ from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import with_packed
 from internvl_chat.reference.cache import LogpsCache
-from internvl_chat.reference.frozen import CachedReference, FrozenReference, fill_cache
+from internvl_chat.reference.fill import fill_cache
+from internvl_chat.reference.frozen import CachedReference, FrozenReference
 
 
 @pytest.fixture
