@@ -5,7 +5,8 @@
 `plain` is what most code does: crop every tile with Pillow, then torchvision's resize, ToTensor and Normalize per tile,
 float32 through the loader. `ours` sends uint8 tiles and normalises where the model runs; `ours_normalised` also does
 that in the main process, on the CPU. These go through a DataLoader of one worker; `cpu_*` is the making of tiles alone,
-in one process. Writes benchmarks/results/tiles.json.
+in one process. `fast` is `--fast_resize`: torch resizes bytes, and pixels may differ by a level or two. Writes
+benchmarks/results/tiles.json.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,7 @@ KINDS = (
 )
 SIDE = 448
 TILING = Tiling(image_size=SIDE, max_num=12)
+FAST = replace(TILING, fast=True)
 PLAIN_TRANSFORM = transforms.Compose(
     [
         transforms.Lambda(lambda image: image.convert("RGB")),
@@ -69,10 +73,16 @@ def plain_tiles(path: str) -> torch.Tensor:
     return torch.stack([PLAIN_TRANSFORM(tile) for tile in tiles])
 
 
-def our_tiles(path: str) -> torch.Tensor:
+def our_tiles(path: str, tiling: Tiling = TILING) -> torch.Tensor:
     """Our way: (T, 3, S, S) uint8."""
     image = load_image(path)
-    return torch.from_numpy(TILING.cut(image, *TILING.plan([image.size])))
+    return torch.from_numpy(tiling.cut(image, *tiling.plan([image.size])))
+
+
+def levels_apart(paths: list[str]) -> int:
+    """The most that a level of a fast tile is off."""
+    apart = (our_tiles(path).short() - our_tiles(path, FAST).short() for path in paths)
+    return max(int(levels.abs().max()) for levels in apart)
 
 
 class Tiles(Dataset):
@@ -131,22 +141,28 @@ def main() -> None:
             {
                 "plain": Worker(paths, plain_tiles),
                 "ours": Worker(paths, our_tiles),
+                "fast": Worker(paths, partial(our_tiles, tiling=FAST)),
                 "ours_normalised": Worker(paths, our_tiles, normalise=True),
                 "cpu_plain": lambda: [plain_tiles(path) for path in paths],
                 "cpu_ours": lambda: [our_tiles(path) for path in paths],
+                "cpu_fast": lambda: [our_tiles(path, FAST) for path in paths],
             },
             args.rounds,
         )
+        apart = levels_apart(paths)
     write_results(
         "tiles",
         {
             "images": args.images,
             "tiles": tiles,
             "pixels_identical": identical,
+            "levels_that_fast_pixels_differ_at_most": apart,
             "tiles_per_second": {name: round(tiles / value, 1) for name, value in seconds.items()},
             "speedup": round(seconds["plain"] / seconds["ours"], 2),
             "speedup_normalised": round(seconds["plain"] / seconds["ours_normalised"], 2),
             "speedup_cpu": round(seconds["cpu_plain"] / seconds["cpu_ours"], 2),
+            "speedup_fast_over_ours": round(seconds["ours"] / seconds["fast"], 2),
+            "speedup_fast_over_ours_cpu": round(seconds["cpu_ours"] / seconds["cpu_fast"], 2),
         },
     )
 

@@ -236,6 +236,7 @@ def build_dataset(
         dynamic_image_size=data_args.dynamic_image_size,
         use_thumbnail=data_args.use_thumbnail,
         pad2square=data_args.pad2square,
+        fast_resize=data_args.fast_resize,
         min_num_frame=data_args.min_num_frame,
         max_num_frame=data_args.max_num_frame,
         allow_file_symlinks=data_args.follow_symlinks,

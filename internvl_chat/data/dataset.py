@@ -31,8 +31,10 @@ from internvl_chat.data.images import (
     resolve_image,
 )
 from internvl_chat.data.mixture import BYTES_PER_TOKEN, MixedDataset, Mixture, Place
+from internvl_chat.data.recent import RecentTiles
 from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow
 from internvl_chat.data.video import FrameLimits, Video, open_video, read_frames
+from internvl_chat.records.durable import stamp
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
 from internvl_chat.records.samples import Sample, SkippedRow, prompt_key
 
@@ -93,6 +95,7 @@ class MixtureDataset(Dataset):
         dynamic_image_size: bool = True,
         use_thumbnail: bool = True,
         pad2square: bool = False,
+        fast_resize: bool = False,
         min_num_frame: int = 8,
         max_num_frame: int = 32,
         with_rejected: bool = True,
@@ -115,6 +118,7 @@ class MixtureDataset(Dataset):
             dynamic_image_size: False gives one tile per image.
             use_thumbnail: add the whole image where it has several tiles.
             pad2square: with dynamic_image_size False: pad images to squares instead of squeezing them.
+            fast_resize: resize by torch on bytes, see `resize_fast`.
             min_num_frame: fewest frames of a video, one tile each.
             max_num_frame: most frames of a video.
             with_rejected: rows must have a rejected answer; False for supervised fine-tuning, which leaves it out.
@@ -128,8 +132,10 @@ class MixtureDataset(Dataset):
         self.rows = RowTokenizer(tokenizer, template, num_image_token, system_message)
         self.mixture = Mixture.from_meta(meta_path, seed=seed, cache_dir=cache_dir)
         self.tiling = Tiling(
-            image_size, min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail, pad2square
+            *(image_size, min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail, pad2square),
+            fast=fast_resize,
         )
+        self.recent = RecentTiles()
         self.frames = FrameLimits(min_num_frame, max_num_frame)
         self.max_seq_length = max_seq_length
         self.with_rejected = with_rejected
@@ -199,11 +205,23 @@ class MixtureDataset(Dataset):
         """The tiles (T, 3, S, S) of a row's images, how many each has; one blank tile and [] where there are none."""
         if not planned.grids:
             return blank_tile(self.tiling.image_size), []
-        rng = np.random.default_rng([self.seed, found.data.number, found.row, found.copy])
-        tiles = []
-        for rgb, grid in zip(planned.pictures(), planned.grids, strict=True):
-            tiles.append(self.tiling.cut(degrade_jpeg(rgb, rng) if found.data.spec.data_augment else rgb, grid))
+        if planned.video is None and not found.data.spec.data_augment:
+            tiles = [self._recent_tiles(*opened) for opened in zip(planned.images, planned.grids, strict=True)]
+        else:
+            rng = np.random.default_rng([self.seed, found.data.number, found.row, found.copy])
+            tiles = []
+            for rgb, grid in zip(planned.pictures(), planned.grids, strict=True):
+                tiles.append(self.tiling.cut(degrade_jpeg(rgb, rng) if found.data.spec.data_augment else rgb, grid))
         return np.concatenate(tiles), [len(part) for part in tiles]
+
+    def _recent_tiles(self, image: Image.Image, grid: Grid) -> np.ndarray:
+        """The tiles of an opened image, made anew unless the very file was cut like this a moment ago."""
+        path = image.filename  # type: ignore[attr-defined]  # of every image that was opened by its path
+        try:
+            key = (path, *stamp(path), grid)
+        except OSError:  # removed since it was opened, which does not keep it from being read
+            return self.tiling.cut(decode_rgb(image), grid)
+        return self.recent.get(key, lambda: self.tiling.cut(decode_rgb(image), grid))
 
 
 def plan_frames(

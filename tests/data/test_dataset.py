@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from internvl_chat.data.collator import dpo_concat_pad_data_collator, join_sample
 from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.data.images import decode_rgb
 from internvl_chat.model import load_tokenizer
 from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.records.samples import SkippedRow, prompt_key
@@ -240,3 +242,24 @@ def test_an_error_that_nobody_foresaw_names_its_row(dataset_of, monkeypatch):
     with pytest.raises(ZeroDivisionError) as raised:
         by_line(dataset)
     assert raised.value.__notes__ == [f"while reading row {dataset.mixture.datasets[0].rows.path}:2"]
+
+
+def test_an_image_of_several_pairs_is_cut_once_unless_its_file_changes_or_copies_differ(
+    dataset_of, tmp_path, monkeypatch
+):
+    images = ("square.png", "square.png", "wide.png")
+    rows = [{**GOOD, "question": f"{number}?", "image": image} for number, image in enumerate(images)]
+    decoded = []
+    reading = lambda image: decoded.append(image) or decode_rgb(image)  # noqa: E731
+    monkeypatch.setattr("internvl_chat.data.dataset.decode_rgb", reading)
+    first, second, other = by_line(dataset_of(rows))
+    assert len(decoded) == 2 and torch.equal(first["pixel_values"], second["pixel_values"])
+    assert first["pixel_values"].data_ptr() != second["pixel_values"].data_ptr()  # nobody changes what is kept
+    dataset = dataset_of(rows[:1])
+    before = dataset[0]
+    Image.open(tmp_path / "images/square.png").rotate(90).save(tmp_path / "images/square.png")
+    os.utime(tmp_path / "images/square.png", ns=(1, 1))
+    assert not torch.equal(dataset[0]["pixel_values"], before["pixel_values"])
+    decoded.clear()
+    by_line(dataset_of(rows, meta={"data_augment": True}))
+    assert len(decoded) == 3

@@ -75,6 +75,7 @@ def name_with(source, parse):
         {"max_dynamic_patch": 6},
         {"min_dynamic_patch": 2},
         {"use_thumbnail": False},
+        {"fast_resize": True},
         {"dynamic_image_size": False},
         {"dynamic_image_size": False, "pad2square": True},
         {"force_image_size": 112},

@@ -6,7 +6,7 @@ import logging
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from internvl_chat.run.progress import NOISE, StepLines, silence_noise, step_line
+from internvl_chat.run.progress import NOISE, StepLines, shown_batches, silence_noise, step_line
 
 LOGS = {"loss": 0.50123, "rewards/margins": 0.2141, "rewards/accuracies": 0.734, "learning_rate": 7e-6, "delta": 0.1}
 LOGS |= {"pairs_per_second": 12.34}
@@ -41,3 +41,14 @@ def test_known_noise_is_left_out_by_name_and_nothing_else(name, start, monkeypat
     logger.warning("%s, and so on", start)
     logger.warning("Another matter")
     assert shown == ["Another matter"]
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_long_wait_says_what_is_done_and_how_long_it_takes_once_a_minute(bar, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    now = iter([0.0, 30.0, 61.0, 90.0, 200.0])
+    if not bar:  # a bar asks the time by itself
+        monkeypatch.setattr("internvl_chat.run.progress.time.monotonic", lambda: next(now))
+    assert list(shown_batches("abcd", [2, 4, 4, 2], "log-probs", bar=bar)) == list("abcd")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ([] if bar else ["log-probs: 6 of 12 rows of this rank, 0:01:01 left"])

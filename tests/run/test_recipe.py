@@ -78,6 +78,7 @@ REFUSED = {
     "min_dynamic_patch": (2, "--min_dynamic_patch was 1, is 2"),
     "dynamic_image_size": (False, "--dynamic_image_size was True, is False"),
     "use_thumbnail": (False, "--use_thumbnail was True, is False"),
+    "fast_resize": (True, "--fast_resize was False, is True"),
     "normalize_type": ("siglip", "--normalize_type was imagenet, is siglip"),
     "system_prompt": ("be short", "--system_prompt was None, is be short"),
     "freeze_backbone": (True, "--freeze_backbone was False, is True"),
