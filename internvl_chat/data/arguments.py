@@ -39,7 +39,7 @@ class DataArguments:
     dynamic_image_size: bool = described(True, "Cut a picture into up to --max_dynamic_patch tiles.")
     fast_resize: bool = described(
         False,
-        "Resize pictures by torch on bytes: twice the tiles of a core, levels differ by 2 of 255 in most pictures.",
+        "Resize pictures by torch on bytes: twice the tiles of a core; levels differ by 1 or 2 of 255.",
     )
     use_thumbnail: bool = described(True, "Add the whole picture as a last tile when there are several.")
     min_dynamic_patch: int = described(1, "Fewest tiles of a picture.")

@@ -380,15 +380,15 @@ def test_formats_that_start_programs_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (90, 70), (1240, 877), (300, 900)])
-@pytest.mark.parametrize(("picture", "most"), [("smooth", 2), ("white noise", 3)])
-def test_fast_resizing_moves_no_level_by_more_than_that(picture, most, width, height):
+@pytest.mark.parametrize(("picture", "most", "mean"), [("smooth", 2, 0.05), ("white noise", 3, 0.2)])
+def test_fast_resizing_moves_no_level_by_more_than_that(picture, most, mean, width, height):
     image = noise(width, height) if picture == "white noise" else noise(12, 9).resize((width, height))
     exact, fast = (Tiling(image_size=56, fast=fast) for fast in (False, True))
     [grid] = exact.plan([image.size])
     tiles, others = exact.cut(image, grid), fast.cut(image, grid)
     assert others.shape == tiles.shape and others.dtype == np.uint8
     apart = np.abs(tiles.astype(int) - others)
-    assert 0 < apart.max() <= most and apart.mean() < 0.05
+    assert 0 < apart.max() <= most and apart.mean() < mean
 
 
 def test_pixels_are_exact_unless_speed_is_asked_for():
