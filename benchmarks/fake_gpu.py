@@ -147,9 +147,12 @@ def _give_tensors(model: torch.nn.Module, device: str | torch.device) -> None:
                 module._buffers[name] = torch.empty(old.shape, dtype=old.dtype, device=device)
 
 
-def pair(first_answer: int, *, tiles: int = 2, answers: tuple[int, int] = (9, 17), text: int = 3) -> dict[str, Any]:
+def pair(
+    first_answer: int, *, tiles: int = 2, answers: tuple[int, int] = (9, 17), text: int = 3, question: int = 0
+) -> dict[str, Any]:
     """A sample with an image of some tiles, or a blank one, text behind it, and answers of so many tokens."""
-    prompt = torch.tensor([1, *[IMAGE_TOKEN] * (TILE_TOKENS * tiles), *range(7, 7 + text)])
+    asked = range(7 + question, 7 + question + text)
+    prompt = torch.tensor([1, *[IMAGE_TOKEN] * (TILE_TOKENS * tiles), *asked])
     pixels = torch.zeros(max(tiles, 1), 3, TILE_SIDE, TILE_SIDE, dtype=torch.uint8)
     return {
         "prompt_ids": prompt,
@@ -178,8 +181,9 @@ class Case:
 
     Attributes:
         name: of the checkpoint.
-        tiles: of the only pair's image.
-        answers: tokens of its two answers.
+        tiles: of the only image.
+        answers: tokens of the two answers of a pair.
+        questions: about the image, each of one pair.
         reference: a second model stands by, else a cache.
         recompute: every layer is computed again.
         autocast: float32 weights under autocast; else bfloat16 weights without an optimizer, as in an engine.
@@ -191,6 +195,7 @@ class Case:
     name: str
     tiles: int = 7
     answers: tuple[int, int] = (250, 400)
+    questions: int = 1
     reference: bool = False
     recompute: bool = True
     autocast: bool = True
@@ -230,8 +235,11 @@ class Accounted:
 
 def accounted(case: Case) -> Accounted:
     """What is alive in a step."""
-    batch = collate_packed([pair(20, tiles=case.tiles, answers=case.answers, text=64)], IMAGE_TOKEN)
-    load = StepLoad(batch["packed"].input_ids.numel(), case.tiles, sum(case.answers))
+    sizes = {"tiles": case.tiles, "answers": case.answers, "text": 64}
+    batch = collate_packed([pair(20, **sizes, question=number) for number in range(case.questions)], IMAGE_TOKEN)
+    pack = batch["packed"]
+    keys = len(pack.layout.varlen.keys) if case.questions > 1 else None
+    load = StepLoad(pack.input_ids.numel(), case.tiles, case.questions * sum(case.answers), keys)
     live = LiveBytes()
     with kernels_of_a_gpu(), FakeTensorMode() as mode:
         batch = faked(batch, mode)

@@ -56,6 +56,30 @@ class Rows:
             features += [first | swapped, first | shortened(first)]
         return dpo_concat_pad_data_collator(features)
 
+    def batch_of_images(self):
+        """Questions about the images of three rows, some with a beginning in common, two of them with two pairs.
+
+        The last one has another picture in the last place, so it shares those before.
+        """
+        one, several, text = (self.feature(name) for name in ROWS)
+        asked = [ask(one, [31, 32]), ask(one, [41, 42, 43, 44]), ask(one, [41, 42, 45]), ask(several, [41])]
+        asked += [asked[1] | shortened(asked[1]), ask(text, [51])]
+        pixels = several["pixel_values"].clone()
+        pixels[-1] = 255 - pixels[-1]
+        return dpo_concat_pad_data_collator([one, several, text, *asked, several | {"pixel_values": pixels}])
+
+
+def ask(feature, question):
+    """The row with these tokens more in front of the last three of its prompt."""
+    changed = {}
+    for side in SIDES:
+        at = (feature[f"{side}_labels"] != IGNORE_INDEX).nonzero()[0].item() - 3
+        for part in PARTS:
+            ids = feature[f"{side}_{part}"]
+            more = torch.tensor(question) if part == "input_ids" else torch.full((len(question),), IGNORE_INDEX)
+            changed[f"{side}_{part}"] = torch.cat([ids[:at], more, ids[at:]])
+    return feature | changed
+
 
 def shortened(feature):
     """The rejected side without its end token and newline: a third answer to the same prompt."""
@@ -106,7 +130,7 @@ def plain_logps(model, batch):
 
 
 def fast_logps(model, batch):
-    packed = pack_batch(batch)
+    packed = pack_batch(batch, model.img_context_token_id)
     pack = packed["packed"]
     return PreferenceLogps.of_answers(pack.pair_answers, pack.lengths, answer_logps(model, packed))
 
@@ -139,12 +163,19 @@ def switch_to_packed(policy, reference, checkpointing=False):
         policy.gradient_checkpointing_enable({"use_reentrant": False})
 
 
+BATCHES = {
+    "apart": lambda rows: rows.batch(grouped=False),
+    "grouped": lambda rows: rows.batch(grouped=True),
+    "images": lambda rows: rows.batch_of_images(),
+}
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, "gpt_oss"])
-@pytest.mark.parametrize("grouped", [False, True], ids=["apart", "grouped"])
+@pytest.mark.parametrize("made", BATCHES)
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-def test_fast_and_plain_path_agree_to_1e5_of_each_gradient(load, golden_folder, family, grouped, checkpointing):
+def test_fast_and_plain_path_agree_to_1e5_of_each_gradient(load, golden_folder, family, made, checkpointing):
     policy, reference = load(family)
-    batch = Rows(golden_folder, family).batch(grouped)
+    batch = BATCHES[made](Rows(golden_folder, family))
     logps, loss, grads = run(plain_logps, policy, reference, batch)
     switch_to_packed(policy, reference, checkpointing)
     fast, fast_loss, fast_grads = run(fast_logps, policy, reference, batch)
@@ -162,6 +193,19 @@ def test_a_grouped_batch_runs_each_prompt_and_answer_once(golden_folder):
     assert len(grouped["packed"].lengths) == len(alone["packed"].lengths) + 1
     extra = grouped["packed"].input_ids.numel() - alone["packed"].input_ids.numel()
     assert extra == grouped["packed"].lengths[2]  # the third answer to the first prompt
+
+
+def test_questions_about_an_image_run_it_once(golden_folder, load):
+    """Of 5 prompts about the first image and 3 about the others only the first of each brings its tiles, and texts."""
+    token = load("tiny-qwen2")[0].img_context_token_id
+    rows = Rows(golden_folder, "tiny-qwen2")
+    alone, shared = pack_batch(rows.batch(grouped=False), token), pack_batch(rows.batch_of_images(), token)
+    # the picture in the last place of the last row is new, and so is the blank tile of the second text
+    assert len(shared["pixel_values"]) == len(alone["pixel_values"]) + 1 + 1
+    assert len(shared["image_tiles"]) == len(alone["image_tiles"]) + 1
+    whole = pack_batch(rows.batch_of_images())
+    assert whole["packed"].answer_keys == shared["packed"].answer_keys
+    assert whole["packed"].input_ids.numel() > 1.5 * shared["packed"].input_ids.numel()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,4 +1,4 @@
-"""Who sees whom in packed tokens: segments, each a prompt's prefix or an answer's branch, and how they are computed.
+"""Who sees whom in packed tokens: segments, each a part of a prompt or an answer's branch, and how they are computed.
 
 A layout is built once per batch, on the CPU, and says it in both ways that `attention` knows: groups of segments of
 like size, padded into one `scaled_dot_product_attention` call each, and index tensors of one call of a variable-length
@@ -18,6 +18,7 @@ import torch
 MOST_PADDING = 1.1  # padded over real query-key products of a group: with long answers padding costs more than a call
 
 Moved = TypeVar("Moved")
+Span = tuple[int, int]  # where positions in a row begin in the pack, and how many they are
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,41 @@ class Segment:
     """Queries [start, start + length) of the pack; keys are [prefix_start, + prefix_length) and the queries.
 
     Query i of the segment sees the whole prefix and the segment's own positions up to i: a causal mask with its
-    diagonal at the bottom right.
+    diagonal at the bottom right. Where the prefix lies in several places, as that of an answer to the second question
+    about an image does, `earlier` are the spans of it before the last one.
     """
 
     start: int
     length: int
     prefix_start: int = 0
     prefix_length: int = 0
+    earlier: tuple[Span, ...] = ()
+
+    @classmethod
+    def behind(cls, prefix: Sequence[Span], start: int, length: int) -> Segment:
+        """A segment whose prefix is these spans, in their order."""
+        return cls(start, length, *prefix[-1], tuple(prefix[:-1])) if prefix else cls(start, length)
+
+    @property
+    def prefix(self) -> tuple[Span, ...]:
+        """All spans of the prefix; empty ones where it has none."""
+        return (*self.earlier, (self.prefix_start, self.prefix_length))
+
+    @property
+    def before(self) -> int:
+        """Keys in front of the segment's own."""
+        return sum(length for _, length in self.prefix)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """(num_keys,) positions that the last query sees."""
+        spans = (*self.prefix, (self.start, self.length))
+        return np.concatenate([np.arange(start, start + length) for start, length in spans])
 
     @property
     def num_keys(self) -> int:
-        """Positions that the last query sees."""
-        return self.prefix_length + self.length
+        """How many positions the last query sees."""
+        return self.before + self.length
 
     @property
     def cost(self) -> int:
@@ -49,11 +73,22 @@ class Segment:
         A piece has at most `window` queries and a prefix of `window` - 1 keys, so that a long segment costs twice the
         window per query, not its length. All keys behind the first piece are the segment's own.
         """
-        kept = min(self.prefix_length, window - 1)
-        yield Segment(self.start, min(self.length, window), self.prefix_start + self.prefix_length - kept, kept)
+        prefix = cut_spans(self.prefix, max(0, self.before - (window - 1)), self.before)
+        yield Segment.behind(prefix, self.start, min(self.length, window))
         end = self.start + self.length
         for start in range(self.start + window, end, window):
             yield Segment(start, min(window, end - start), start - (window - 1), window - 1)
+
+
+def cut_spans(spans: Sequence[Span], start: int, end: int) -> tuple[Span, ...]:
+    """The spans of positions number `start` to `end` of those that `spans` have together, none of them empty."""
+    parts: list[Span] = []
+    for first, length in spans:
+        low, high = max(start, 0), min(end, length)
+        if low < high:
+            parts.append((first + low, high - low))
+        start, end = start - length, end - length
+    return tuple(parts)
 
 
 @dataclass(frozen=True)
@@ -169,11 +204,11 @@ def build_groups(
 def group_segments(segments: Sequence[Segment]) -> list[list[Segment]]:
     """Put segments of like size together, as long as padding stays within MOST_PADDING."""
     groups: list[list[Segment]] = []
-    for segment in sorted(segments, key=lambda s: (s.prefix_length > 0, s.num_keys, s.length, s.start)):
+    for segment in sorted(segments, key=lambda s: (s.before > 0, s.num_keys, s.length, s.start)):
         if groups:
             members = [*groups[-1], segment]
             widest, longest = max(s.num_keys for s in members), max(s.length for s in members)
-            same_kind = (groups[-1][0].prefix_length > 0) == (segment.prefix_length > 0)
+            same_kind = (groups[-1][0].before > 0) == (segment.before > 0)
             if same_kind and len(members) * widest * longest <= MOST_PADDING * sum(s.cost for s in members):
                 groups[-1] = members
                 continue
@@ -187,11 +222,10 @@ def build_group(members: Sequence[Segment], window: int | None = None) -> Segmen
     queries = np.zeros((len(members), num_queries), np.int64)
     keys = np.zeros((len(members), num_keys), np.int64)
     lengths = np.array([[s.length] for s in members])
-    prefix_lengths = np.array([s.prefix_length for s in members])
+    prefix_lengths = np.array([s.before for s in members])
     for number, s in enumerate(members):
         queries[number, : s.length] = np.arange(s.start, s.start + s.length)
-        keys[number, : s.prefix_length] = np.arange(s.prefix_start, s.prefix_start + s.prefix_length)
-        keys[number, s.prefix_length : s.num_keys] = queries[number, : s.length]
+        keys[number, : s.num_keys] = s.keys
     return SegmentGroup(
         queries=torch.from_numpy(queries.reshape(-1)),
         keys=torch.from_numpy(keys.reshape(-1)),
@@ -205,11 +239,10 @@ def build_group(members: Sequence[Segment], window: int | None = None) -> Segmen
 def build_varlen(segments: Sequence[Segment]) -> VarlenIndex:
     """Index of a pack that the segments cover."""
     ordered = sorted(segments, key=lambda s: s.start)
-    spans = [(s.prefix_start, s.prefix_length) for s in ordered], [(s.start, s.length) for s in ordered]
-    keys = [np.arange(start, start + length) for pair in zip(*spans, strict=True) for start, length in pair]
+    keys = np.concatenate([s.keys for s in ordered])
     lengths = [s.length for s in ordered], [s.num_keys for s in ordered]
     query_ends, key_ends = (torch.tensor([0, *np.cumsum(part)], dtype=torch.int32) for part in lengths)
-    return VarlenIndex(torch.from_numpy(np.concatenate(keys)), query_ends, key_ends, (max(lengths[0]), max(lengths[1])))
+    return VarlenIndex(torch.from_numpy(keys), query_ends, key_ends, (max(lengths[0]), max(lengths[1])))
 
 
 def map_tensors(item: Moved, change: Any) -> Moved:

@@ -23,11 +23,25 @@ SEEN = 3  # keys over tokens of a row at most, gathered for a pair: its prompt o
 
 @dataclass(frozen=True)
 class StepLoad:
-    """Sizes of what one process computes at once: N packed tokens, T tiles, and L tokens with a label, at most N."""
+    """Sizes of what one process computes at once.
+
+    Attributes:
+        tokens: N of the pack.
+        tiles: T.
+        labels: tokens with a label, at most N; None for all.
+        keys: that attention gathers, all segments together; None for those of pairs, at most SEEN a token. Where many
+            questions and answers follow one image, each of them gathers it.
+    """
 
     tokens: int
     tiles: int
     labels: int | None = None
+    keys: int | None = None
+
+    @property
+    def seen(self) -> float:
+        """Gathered keys over tokens."""
+        return max(float(SEEN), (self.keys or 0) / self.tokens)
 
     @property
     def chunk(self) -> int:
@@ -129,8 +143,8 @@ def vision_tower(config: InternVLChatConfig, weights: Weights, tiles: int) -> To
     return _tower(weights, layers, weights.vision / layers, (patches, width, kept, mlp))
 
 
-def language_tower(config: InternVLChatConfig, weights: Weights, tokens: int) -> Tower:
-    """The decoder on N tokens. Queries count for their own width, gathered keys and values for theirs.
+def language_tower(config: InternVLChatConfig, weights: Weights, tokens: int, seen: float = SEEN) -> Tower:
+    """The decoder on N tokens, each with `seen` keys. Queries count for their own width, keys and values for theirs.
 
     A gated MLP keeps 4 times its width. In float32 segments run in groups, which repeat keys and values.
     """
@@ -139,7 +153,7 @@ def language_tower(config: InternVLChatConfig, weights: Weights, tokens: int) ->
     head = getattr(language, "head_dim", None) or width // language.num_attention_heads
     queries, keys = language.num_attention_heads * head, language.num_key_value_heads * head
     kept = (8 if weights.half else 5) * width + 4 * mlp
-    kept += 2 * (queries + SEEN * keys) if weights.half else (3 + 2 * SEEN) * queries
+    kept += 2 * (queries + seen * keys) if weights.half else (3 + 2 * seen) * queries
     kept += 3 * width * weights.autocast
     if language.model_type.startswith("qwen3"):  # which normalises queries and keys
         kept += 3 * (queries + keys)
@@ -203,7 +217,7 @@ class StepMemory:
     def _moments(self, load: StepLoad, recomputed: int) -> Iterator[Moment]:
         weights = self.weights
         vision = vision_tower(self.config, weights, load.tiles)
-        language = language_tower(self.config, weights, load.tokens)
+        language = language_tower(self.config, weights, load.tokens, load.seen)
         of_vision = min(recomputed, vision.layers)
         of_language = recomputed - of_vision
         held = [

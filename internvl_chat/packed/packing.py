@@ -4,7 +4,10 @@
 
 Position ids of every branch continue its prompt. Repeating the prompt's last token at the head of each branch gives
 every position at most one label: the token that follows it. No padding, no token after the last supervised one. Pairs
-that share prompt and images share the prefix too, and an answer that several of them name runs once.
+that share prompt and images share the prefix too, and an answer that several of them name runs once. Of another
+question about the same image only what is its own follows, with its answers behind it (`prefixes`):
+
+    [ image, question[:-1] | last, chosen[:-1] | ... | other question[:-1] | last, chosen[:-1] | ... ]
 
 What the forward pass would otherwise have to ask the GPU for, which positions hold images and which have labels, is
 noted here, on the CPU: every such question makes the host wait.
@@ -22,7 +25,8 @@ import xxhash
 
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.packed.layout import Segment, SharedPrefixLayout, build_layout, map_tensors
+from internvl_chat.packed.layout import Segment, SharedPrefixLayout, Span, build_layout, cut_spans, map_tensors
+from internvl_chat.packed.prefixes import Fork, find_forks
 from internvl_chat.records.samples import SIDES, SkippedRow, prompt_key
 
 
@@ -85,16 +89,24 @@ class TokenizedPair:
         return [xxhash.xxh3_128_digest(self.prompt_key + answer.tobytes()) for answer in self.answers]
 
 
-def pack_pairs(pairs: Sequence[TokenizedPair], image_token_id: int | None = None) -> PackedPairs:
-    """Lay pairs out: each distinct prompt once, in order of appearance, with its distinct answers."""
+def pack_pairs(
+    pairs: Sequence[TokenizedPair], image_token_id: int | None = None, forks: Sequence[Fork] | None = None
+) -> PackedPairs:
+    """Lay pairs out: each distinct prompt once, in order of appearance, with its distinct answers.
+
+    Args:
+        pairs: of a micro-batch.
+        image_token_id: of `<IMG_CONTEXT>`.
+        forks: of the distinct prompts; None where each of them stands alone.
+    """
     prompts: dict[bytes, np.ndarray] = {}
     answers: dict[bytes, dict[bytes, np.ndarray]] = {}
     for pair in pairs:
         prompts.setdefault(pair.prompt_key, pair.prompt)
         answers.setdefault(pair.prompt_key, {}).update(zip(pair.answer_keys, pair.answers, strict=True))
     pack = _Pack()
-    for key, prompt in prompts.items():
-        pack.add(prompt, answers[key])
+    for (key, prompt), fork in zip(prompts.items(), forks or [Fork()] * len(prompts), strict=True):
+        pack.add(prompt, answers[key], fork)
     return pack.finish([pair.answer_keys for pair in pairs], image_token_id)
 
 
@@ -104,25 +116,31 @@ class _Pack:
     def __init__(self) -> None:
         self.pieces: list[tuple[np.ndarray, ...]] = []  # token ids, positions, labels, answer ids
         self.segments: list[Segment] = []
+        self.paths: list[tuple[Span, ...]] = []  # where each prompt lies, without its last token
         self.answer_ids: dict[bytes, int] = {}
         self.lengths: list[int] = []
         self.size = 0
 
-    def add(self, prompt: np.ndarray, answers: Mapping[bytes, np.ndarray]) -> None:
-        """Append a prompt and a branch for each of its answers."""
-        start, length = self.size, len(prompt) - 1
-        if length:
-            self.segments.append(Segment(start, length))
-            self._append(prompt[:-1], first_position=0, labels=np.full(length, IGNORE_INDEX), answer_id=0)
+    def add(self, prompt: np.ndarray, answers: Mapping[bytes, np.ndarray], fork: Fork) -> None:
+        """Append what a prompt does not share with an earlier one, and a branch for each of its answers."""
+        path = cut_spans(self.paths[fork.parent], 0, fork.length) if fork.length else ()
+        own = prompt[fork.length : -1]
+        if len(own):
+            start = self.size
+            self._append(own, path, labels=np.full(len(own), IGNORE_INDEX), answer_id=0)
+            path = (*path, (start, len(own)))
+        self.paths.append(path)
         for key, answer in answers.items():
-            self.segments.append(Segment(self.size, len(answer), start, length))
             self.answer_ids[key] = len(self.lengths)
             self.lengths.append(len(answer))
             branch = np.concatenate([prompt[-1:], answer[:-1]])
-            self._append(branch, first_position=length, labels=answer, answer_id=self.answer_ids[key])
+            self._append(branch, path, labels=answer, answer_id=self.answer_ids[key])
 
-    def _append(self, ids: np.ndarray, *, first_position: int, labels: np.ndarray, answer_id: int) -> None:
-        positions = np.arange(first_position, first_position + len(ids))
+    def _append(self, ids: np.ndarray, path: Sequence[Span], *, labels: np.ndarray, answer_id: int) -> None:
+        """A segment with what lies before it in its row."""
+        segment = Segment.behind(path, self.size, len(ids))
+        positions = np.arange(segment.before, segment.num_keys)
+        self.segments.append(segment)
         self.pieces.append((ids, positions, labels, np.full(len(ids), answer_id)))
         self.size += len(ids)
 
@@ -155,9 +173,9 @@ def collate_packed(
         image_token_id: of `<IMG_CONTEXT>`.
 
     Returns:
-        `packed`; `pixel_values` (T, ...) and `image_flags` (T,) of each distinct prompt once, and `image_tiles`, the
-        tiles whose flag is set; `row_ids` where the samples have them; `skipped` where there are some. Only that, or
-        nothing, where no row can be used.
+        `packed`; `pixel_values` (T, ...) and `image_flags` (T,) of each distinct prompt, without what it shares with
+        an earlier one, and `image_tiles`, the tiles whose flag is set; `row_ids` where the samples have them;
+        `skipped` where there are some. Only that, or nothing, where no row can be used.
 
     Raises:
         ValueError: as `tokenized_pair`.
@@ -168,14 +186,17 @@ def collate_packed(
     if not samples:
         return batch
     pairs = [tokenized_pair(sample, number) for number, sample in enumerate(samples)]
-    firsts = {pair.prompt_key: sample for pair, sample in reversed(list(zip(pairs, samples, strict=True)))}
-    of_prompts = [firsts[key] for key in dict.fromkeys(pair.prompt_key for pair in pairs)]
-    flags = torch.cat([torch.as_tensor(sample["image_flags"]) for sample in of_prompts])
+    prompts: dict[bytes, tuple[np.ndarray, Mapping[str, Any]]] = {}
+    for pair, sample in zip(pairs, samples, strict=True):
+        prompts.setdefault(pair.prompt_key, (pair.prompt, sample))
+    forks = find_forks([*prompts.values()], image_token_id)
+    own = [(sample, fork.tiles) for (_, sample), fork in zip(prompts.values(), forks, strict=True)]
+    flags = torch.cat([torch.as_tensor(sample["image_flags"])[shared:] for sample, shared in own])
     if all("row_id" in sample for sample in samples):
         batch["row_ids"] = [sample["row_id"] for sample in samples]
     return batch | {
-        "packed": pack_pairs(pairs, image_token_id),
-        "pixel_values": torch.cat([sample["pixel_values"] for sample in of_prompts]),
+        "packed": pack_pairs(pairs, image_token_id, forks),
+        "pixel_values": torch.cat([sample["pixel_values"][shared:] for sample, shared in own]),
         "image_flags": flags,
         "image_tiles": flags.flatten().nonzero().squeeze(-1),
     }

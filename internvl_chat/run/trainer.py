@@ -203,7 +203,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
         inputs = with_packed(inputs, self.image_token_id)
         pack = inputs["packed"]
         if self.recomputation is not None and model.training:
-            load = StepLoad(pack.input_ids.numel(), len(inputs["pixel_values"]), len(pack.label_positions))
+            sizes = pack.input_ids.numel(), len(inputs["pixel_values"]), len(pack.label_positions)
+            load = StepLoad(*sizes, keys=len(pack.layout.varlen.keys))
             has_moments = self.is_deepspeed_enabled or bool(self.optimizer and self.optimizer.state)
             self.recomputation.choose(load, has_moments=has_moments)
         policy = answer_logps(model, inputs)

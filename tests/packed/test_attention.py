@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from internvl_chat.packed import attention
 from internvl_chat.packed.attention import shared_prefix_attention, working_dtype
-from internvl_chat.packed.layout import MOST_PADDING, Segment, build_layout, group_segments
+from internvl_chat.packed.layout import MOST_PADDING, Segment, build_layout, cut_spans, group_segments
 
 SEGMENTS = [
     Segment(0, 5),
@@ -18,20 +18,24 @@ SEGMENTS = [
     Segment(66, 1),
     Segment(67, 4, 66, 1),
     Segment(71, 6),  # a prompt of one token has no prefix: its branch stands alone
+    Segment(77, 9, 15, 30),  # a prompt that leaves the one at 15 after 30 tokens, and its two answers
+    Segment(86, 3, 77, 9, ((15, 30),)),
+    Segment(89, 12, 77, 9, ((15, 30),)),
+    Segment(101, 2, 77, 4, ((15, 30),)),  # one that leaves that again, with an answer
+    Segment(103, 5, 101, 2, ((15, 30), (77, 4))),
 ]
-NUM_TOKENS = 77
+NUM_TOKENS = 108
 
 
 def visible(segments, num_tokens, window=None):
     """(N, N) bool: the definition of the layout, position by position, with a window by position too."""
     mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
     for s in segments:
+        spans = [*s.earlier, (s.prefix_start, s.prefix_length)]
+        prefix = [key for start, length in spans for key in range(start, start + length)]
         for i in range(s.length):
-            mask[s.start + i, s.prefix_start : s.prefix_start + s.prefix_length] = True
-            mask[s.start + i, s.start : s.start + i + 1] = True
-            if window is not None:
-                keys = [*range(s.prefix_start, s.prefix_start + s.prefix_length), *range(s.start, s.start + i + 1)]
-                mask[s.start + i, keys[:-window]] = False
+            keys = [*prefix, *range(s.start, s.start + i + 1)]
+            mask[s.start + i, keys if window is None else keys[-window:]] = True
     return mask
 
 
@@ -108,6 +112,18 @@ def test_pieces_of_a_window_by_hand():
     prompt = [Segment(0, 3), Segment(3, 3, 1, 2), Segment(6, 3, 4, 2), Segment(9, 1, 7, 2)]
     assert pieces == [*prompt, Segment(10, 3, 8, 2), Segment(13, 3, 11, 2), Segment(16, 1, 14, 2)]
     assert [*Segment(10, 7, 0, 10).windowed(17)] == [Segment(10, 7, 0, 10)]
+    # an answer 16..18 to a question 14..15 about an image 0..9: the window reaches into the image, then no more
+    assert [*Segment(16, 3, 14, 2, ((0, 10),)).windowed(5)] == [Segment(16, 3, 14, 2, ((8, 2),))]
+    assert [*Segment(16, 3, 14, 2, ((0, 10),)).windowed(3)] == [Segment(16, 3, 14, 2)]
+
+
+def test_spans_are_cut_by_hand():
+    spans = ((0, 10), (14, 2), (30, 5))
+    assert cut_spans(spans, 0, 17) == spans
+    assert cut_spans(spans, 0, 11) == ((0, 10), (14, 1))
+    assert cut_spans(spans, 10, 17) == ((14, 2), (30, 5))
+    assert cut_spans(spans, 3, 5) == ((3, 2),)
+    assert cut_spans(spans, 4, 4) == ()
 
 
 def test_a_window_costs_by_its_width_not_by_the_row():

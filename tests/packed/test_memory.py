@@ -20,6 +20,7 @@ CASES = [
     Case("InternVL3_5-8B", lora_rank=16, recompute=False, layers=2),
     Case("InternVL3_5-8B", autocast=False, layers=4),
     Case("InternVL3_5-8B", recompute=False, autocast=False, layers=4),
+    Case("InternVL2_5-2B", answers=(25, 40), questions=8, recompute=False, layers=4),
 ]
 
 
@@ -60,6 +61,14 @@ def test_queries_of_their_own_width_and_norms_count():
     tower = language_tower(published_config("InternVL3_5-1B"), weights(stored=2), tokens=1)
     kept = 8 * 1024 + 4 * 3072 + 2 * (2048 + 3 * 1024) + 3 * (2048 + 1024)
     assert (tower.entry, tower.kept, tower.copies) == (2 * 1024, 2 * kept, 0)
+
+
+def test_an_image_that_many_answers_gather_counts_for_each_of_them():
+    """Of Qwen3-0.6B as above, but each token has 10 keys on average; fewer than a pair's 3 count as those."""
+    tower = language_tower(published_config("InternVL3_5-1B"), weights(stored=2), tokens=1, seen=10)
+    assert tower.kept == 2 * (8 * 1024 + 4 * 3072 + 2 * (2048 + 10 * 1024) + 3 * (2048 + 1024))
+    seen = [StepLoad(100, 1, keys=keys).seen for keys in (None, 250, 1000)]
+    assert seen == [3, 3, 10]
 
 
 def test_gradients_come_with_the_backward_pass_or_stand_through_the_step():

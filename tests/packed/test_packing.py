@@ -17,6 +17,7 @@ from transformers import (
 
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.packed.attention import ATTENTION_NAME, register_attention
+from internvl_chat.packed.layout import Segment
 from internvl_chat.packed.packing import pack_batch
 
 SIZES = {
@@ -107,6 +108,51 @@ def test_another_picture_is_another_prompt():
     assert len(set(packed["packed"].answer_keys)) == 4
 
 
+IMAGE = 49
+
+
+def test_questions_about_one_picture_share_it():
+    """1 is the system message, 2 a turn that the last two questions have in common, 6, 7, 8 and 5 their own words."""
+    prompts = [1, IMAGE, 6, 5], [1, IMAGE, 2, 7, 5], [1, IMAGE, 2, 8, 5]
+    batch = batch_of([(prompt, [10 + number], [20, 30]) for number, prompt in enumerate(prompts)])
+    batch["pixel_values"][:] = 7
+    packed = pack_batch(batch, IMAGE)
+    row = packed["packed"]
+    first, second, third = [1, IMAGE, 6, 5, 5, 20], [2, 7, 5, 5, 20], [8, 5, 5, 20]
+    assert row.input_ids.tolist() == [[*first, *second, *third]]
+    assert row.position_ids.tolist() == [[0, 1, 2, 3, 3, 4, 2, 3, 4, 4, 5, 3, 4, 4, 5]]
+    supervised = [-100, -100, -100, 10, 20, 30], [-100, -100, 11, 20, 30], [-100, 12, 20, 30]
+    assert row.labels.tolist() == sum(supervised, [])
+    assert row.pair_answers.tolist() == [[0, 2, 4], [1, 3, 5]]
+    assert row.layout.segments[3:] == (
+        Segment(6, 2, 0, 2),
+        Segment(8, 1, 6, 2, ((0, 2),)),
+        Segment(9, 2, 6, 2, ((0, 2),)),
+        Segment(11, 1, 6, 1, ((0, 2),)),
+        Segment(12, 1, 11, 1, ((0, 2), (6, 1))),
+        Segment(13, 2, 11, 1, ((0, 2), (6, 1))),
+    )
+    assert packed["pixel_values"].tolist() == [[[[7]]]]
+    assert row.image_positions.tolist() == [1] and packed["image_tiles"].tolist() == [0]
+
+
+def test_pairs_of_one_question_and_questions_about_one_picture_meet():
+    """Each prompt once, each answer once; the keys of answers are those of rows alone."""
+    asked, other = [1, IMAGE, 6, 5], [1, IMAGE, 7, 5]
+    pairs = [(asked, [10], [11]), (other, [10], [12]), (asked, [10], [13]), ([1, IMAGE, 5], [10], [14])]
+    batch = batch_of(pairs)
+    batch["pixel_values"][:] = torch.tensor([7, 7, 7, 8]).reshape(-1, 1, 1, 1)
+    packed = pack_batch(batch, IMAGE)
+    row = packed["packed"]
+    assert row.input_ids.tolist() == [[1, IMAGE, 6, 5, 5, 5, 7, 5, 5, 1, IMAGE, 5, 5]]
+    assert row.pair_answers.tolist() == [[0, 3, 0, 5], [1, 4, 2, 6]]
+    assert packed["pixel_values"].flatten().tolist() == [7, 8]
+    assert row.image_positions.tolist() == [1, 10]
+    alone = [pack_batch({name: value[n : n + 1] for name, value in batch.items()}, IMAGE) for n in range(4)]
+    keys = [key for one in alone for key in one["packed"].answer_keys]
+    assert [row.answer_keys[number] for number in row.pair_answers.T.flatten().tolist()] == keys
+
+
 def test_rows_of_foreign_collators_are_never_merged():
     batch = batch_of([([5, 6], [1], [2]), ([5, 6], [1], [2])])
     batch["pixel_values"][:] = 7
@@ -114,6 +160,9 @@ def test_rows_of_foreign_collators_are_never_merged():
     packed = pack_batch(batch)
     assert packed["packed"].pair_answers.tolist() == [[0, 2], [1, 3]]
     assert len(packed["pixel_values"]) == 2
+    with_images = pack_batch(batch, image_token_id=5)
+    assert with_images["packed"].input_ids.tolist() == packed["packed"].input_ids.tolist()
+    assert len(with_images["pixel_values"]) == 2
 
 
 def test_keys_tell_prompt_picture_and_answer_and_nothing_else():

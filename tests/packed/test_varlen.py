@@ -15,6 +15,8 @@ from internvl_chat.packed.varlen import Weighting, varlen_attention
 
 CPU = torch.device("cpu")
 SEGMENTS = [Segment(0, 5), Segment(5, 3, 0, 5), Segment(8, 7, 0, 5), Segment(15, 4), Segment(19, 2, 15, 4)]
+SEGMENTS += [Segment(21, 2, 0, 3), Segment(23, 3, 21, 2, ((0, 3),))]  # another question about the first image
+NUM_TOKENS = 26
 
 
 def attend(query, key, value, query_ends, key_ends, scale, diagonal):
@@ -98,7 +100,7 @@ def test_index_of_one_prompt_by_hand():
 def test_equals_the_groups_with_grouped_heads(kernel, monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, heads, 21, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    query, key, value = (torch.randn(1, heads, NUM_TOKENS, 8, dtype=torch.float64) for heads in (4, 2, 2))
     layout = build_layout(SEGMENTS)
     expected, _ = shared_prefix_attention(torch.nn.Module(), query, key, value, None, 0.3, shared_prefix=layout)
     found = varlen_attention(query[0], key[0], value[0], layout.varlen, Weighting(0.3))
@@ -114,7 +116,7 @@ def test_windows_and_sinks_equal_the_groups_with_gradients(window, with_sinks, m
     monkeypatch.setattr(varlen, "varlen_attn", kernel_of_today)
     monkeypatch.setattr(packed_varlen, "kernel_backward", backward_of_today)
     torch.manual_seed(0)
-    leaves = [torch.randn(heads, 21, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)]
+    leaves = [torch.randn(heads, NUM_TOKENS, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)]
     leaves += [torch.tensor([-2.0, 0.0, 0.5, 3.0], dtype=torch.float64, requires_grad=True)] if with_sinks else []
     layout, weighting = build_layout(SEGMENTS), Weighting(0.3, 0.0, window, *leaves[3:])
     found = varlen_attention(*leaves[:3], layout.varlen, weighting)
@@ -196,7 +198,7 @@ def test_the_kernel_of_this_gpu_agrees_with_groups_in_float32(window, with_sinks
     assert varlen_refusal(device, torch.bfloat16, **kind) == ""
     torch.manual_seed(0)
     sinks = torch.randn(8, device=device) if with_sinks else None
-    query, key, value = (torch.randn(1, heads, 21, 64, device=device) for heads in (8, 2, 2))
+    query, key, value = (torch.randn(1, heads, NUM_TOKENS, 64, device=device) for heads in (8, 2, 2))
     layout = map_tensors(build_layout(SEGMENTS), lambda tensor: tensor.to(device))
 
     def run(dtype):

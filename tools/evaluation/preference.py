@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def pair_batches(
         pad2square=config.pad2square,
         allow_file_symlinks=follow_symlinks,
     )
-    return [batch for batch in DataLoader(dataset, batch_size, collate_fn=collate_packed) if "packed" in batch]
+    collate = partial(collate_packed, image_token_id=dataset.rows.image.context)
+    return [batch for batch in DataLoader(dataset, batch_size, collate_fn=collate) if "packed" in batch]
 
 
 @torch.inference_mode()
