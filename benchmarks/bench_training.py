@@ -1,6 +1,7 @@
 """Optimization steps of MPO side by side: the original's form, TRL's DPOTrainer, and ours; same weights, rows, loss.
 
     python benchmarks/bench_training.py                      # the table: about 5 minutes on one core
+    python benchmarks/bench_training.py --part run           # whole runs, cache filled and steps; 3 minutes
     python benchmarks/bench_training.py --part sweeps        # tiles, answer length, pairs per prompt, vocabulary
     python benchmarks/bench_training.py --part profile       # where the time of each form goes
     python benchmarks/bench_training.py --device cuda --size 2B     # published shapes as users train them, MFU
@@ -10,8 +11,8 @@ whole step of a launcher's run without DeepSpeed: float32 weights under bfloat16
 is in memory at a time. `--bare True` leaves clipping and update out, as on a CPU, where forms take turns in one process
 and medians are compared. `seconds` are of the wall clock; `cpu_seconds` of the process, which do not count
 the time that other processes took, and which the ratios of a CPU are taken from. `bound` is the ratio of FLOPs
-(`training_flops`), `share` how much of it is reached. Forms in `training_forms`, models in `training_model`. Writes
-benchmarks/results/training*.json.
+(`training_flops`), `share` how much of it is reached. Forms in `training_forms`, runs in `training_runs`, models in
+`training_model`. Writes benchmarks/results/training*.json.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ import torch
 from machine import PACKAGES, describe_machine, interleaved_medians, write_results
 from training_forms import FORMS, SCRATCH, Step, TrainedStep, form_work
 from training_model import SIZES, Shape, Size, with_vocabulary
+from training_runs import measure_runs
 
 TABLE = (Shape(7, 250, 400), Shape(4, 500, 700))  # short answers, and long chains of thought
 GROUPED = Shape(7, 250, 400, pairs=4, same_prompt=True)
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "B200": 2250}  # dense bf16, of the data sheets
-BASELINES = ("original", "trl")
+BASELINES = ("original", "trl", "trl_gpu_form")
 VOCABULARIES = (32_000, 152_000)
 
 
@@ -201,8 +203,14 @@ def described(shape: Shape) -> dict[str, Any]:
     return {**asdict(shape), "prompt_length": shape.prompt_length}
 
 
+def run(size: Size, args: argparse.Namespace) -> dict[str, Any]:
+    """Whole runs; fewer rounds, as each holds several steps."""
+    return {"shape": described(TABLE[0]), **measure_runs(size, TABLE[0], max(1, args.rounds // 2 + 1))}
+
+
 PARTS: dict[str, Callable[[Size, argparse.Namespace], dict[str, Any]]] = {
     "table": table,
+    "run": run,
     "sweeps": sweeps,
     "profile": profile,
 }
@@ -216,7 +224,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, help="cpu on a CPU, 2B on a GPU")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "autocast"), help="float32; autocast on a GPU")
     parser.add_argument("--bare", choices=("True", "False"), help="no clipping, no update; True on a CPU")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, help="all; on a GPU TRL has one form")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each form; sweeps take half as many")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU")
     parser.add_argument("--name", help="of the results; training, with the part and the GPU's size")
@@ -224,9 +232,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     on_gpu = args.device == "cuda"
     args.size = args.size or ("2B" if on_gpu else "cpu")
     args.dtype = args.dtype or ("autocast" if on_gpu else "float32")
+    args.forms = args.forms or [form for form in FORMS if not (on_gpu and form == "trl_gpu_form")]
     args.bare = args.bare == "True" if args.bare else not on_gpu
     if args.bare and args.dtype == "autocast":
         parser.error("--dtype autocast goes with --bare False: bare forms run in the type of their weights")
+    if args.part == "run" and on_gpu:
+        parser.error("--part run compares seconds of a CPU: without --device cuda")
     parts = ["training", *([] if args.part == "table" else [args.part]), *([f"cuda_{args.size}"] if on_gpu else [])]
     args.name = args.name or "_".join(parts)
     return args

@@ -19,12 +19,13 @@ from matplotlib.figure import Figure
 
 LABELS = {
     "original": "original's form",
-    "trl": "TRL DPOTrainer",
+    "trl": "TRL DPOTrainer on a CPU",
+    "trl_gpu_form": "TRL in the form of a GPU",
     "ours_model_reference": "ours, model reference",
     "ours_cached_reference": "ours, cached reference",
     "ours_grouped": "ours, cached, 4 pairs of a prompt",
 }
-COLOURS = dict(zip(LABELS, ("#8c8c8c", "#c9a227", "#7fb3d5", "#1f618d", "#0b3c5d"), strict=True))
+COLOURS = dict(zip(LABELS, ("#8c8c8c", "#e0cd8f", "#c9a227", "#7fb3d5", "#1f618d", "#0b3c5d"), strict=True))
 SOURCES = ("training", "training_sweeps", "training_memory", "training_memory_growth", "simulate_ranks")
 
 

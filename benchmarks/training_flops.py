@@ -87,13 +87,16 @@ def fused_head_work(shape: Shape) -> Work:
 
 
 def packed_work(shape: Shape, *, prompts: int) -> Work:
-    """Ours: each prompt once, all but its last token as prefix, then a branch per answer."""
+    """Ours: each prompt once, all but its last token as prefix, then a branch per answer; an image once for all."""
     prefix = shape.prompt_length - 1
     answers: Sequence[int] = [shape.chosen, shape.rejected] * shape.pairs
+    again = prompts - 1 if shape.same_image else 0  # prompts whose image is there already
     return Work(
-        tiles=prompts * shape.tiles,
-        tokens=prompts * prefix + sum(answers),
-        seen=prompts * causal(prefix) + sum(length * prefix + causal(length) for length in answers),
+        tiles=(prompts - again) * shape.tiles,
+        tokens=prompts * prefix - again * shape.image_end + sum(answers),
+        seen=prompts * causal(prefix)
+        - again * causal(shape.image_end)
+        + sum(length * prefix + causal(length) for length in answers),
         scored=sum(answers),
         head_runs=CHECKPOINTED,
     )

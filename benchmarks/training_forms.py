@@ -1,23 +1,27 @@
 """One optimization step, forward, loss and backward, in the forms that are compared; same weights, rows and loss.
 
 `original` is how the original stack runs a pair; `trl` is TRL's DPOTrainer on the same weights in transformers' own
-InternVL class; the others are `MultimodalDPOTrainer`. A form is a function without arguments that leaves gradients
-behind and returns the loss; `TrainedStep` adds what is the same for all of them, clipping and the optimizer's update.
+InternVL class, as it runs on a CPU, and `trl_gpu_form` what it computes on a GPU: the LM head at labelled positions
+alone, and no mask for padding on the right; the others are `MultimodalDPOTrainer`. A form is a function without
+arguments that leaves gradients behind and returns the loss; `TrainedStep` adds what is the same for all of them,
+clipping and the optimizer's update.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from tokenizers import Tokenizer, models
 from torch import Tensor
 from training_flops import Work, fused_head_work, packed_work, padded_work
-from training_model import Shape, Size, build_model, frozen_copy, make_batch, to_transformers
+from training_model import IMAGE_TOKEN, Shape, Size, build_model, frozen_copy, make_batch, to_transformers
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
@@ -81,22 +85,28 @@ def original_step(size: Size, shape: Shape, device: torch.device, dtype: torch.d
     Rows are padded on the right, so causal attention needs no mask; leaving it out is the faster choice on a CPU.
     """
     policy = checkpointed(build_model(size, dtype=dtype, device=device))
-    reference = frozen_copy(policy)
-    delta = RunningMean()
+    reference, delta = frozen_copy(policy), RunningMean()
     inputs, labels = padded_rows(make_batch(shape, size))
     inputs = {name: value.to(device) for name, value in inputs.items()}
     inputs["pixel_values"], labels = inputs["pixel_values"].to(dtype), labels.to(device)
+    return Step(policy, lambda: original_loss(policy, reference, delta, (inputs, labels)))
 
-    def loss() -> Tensor:
-        logps = full_logps(policy, inputs, labels)
-        with torch.no_grad():
-            reference_logps = full_logps(reference, inputs, labels)
-        lengths = (labels != IGNORE_INDEX).sum(-1).chunk(2)
-        pairs = PreferenceLogps(*logps.chunk(2), *lengths, *reference_logps.chunk(2))
-        nll = nll_loss(pairs.policy_chosen, pairs.chosen_lengths)
-        return mixed_preference_loss(pairs, nll, delta=delta.update(pairs.rewards(0.1))).total
 
-    return Step(policy, loss)
+def original_loss(
+    policy: InternVLChatModel,
+    reference: InternVLChatModel,
+    delta: RunningMean,
+    rows: tuple[Mapping[str, Tensor], Tensor],
+) -> Tensor:
+    """The mixed loss of `padded_rows`, all logits of policy and reference built."""
+    inputs, labels = rows
+    logps = full_logps(policy, inputs, labels)
+    with torch.no_grad():
+        reference_logps = full_logps(reference, inputs, labels)
+    lengths = (labels != IGNORE_INDEX).sum(-1).chunk(2)
+    pairs = PreferenceLogps(*logps.chunk(2), *lengths, *reference_logps.chunk(2))
+    nll = nll_loss(pairs.policy_chosen, pairs.chosen_lengths)
+    return mixed_preference_loss(pairs, nll, delta=delta.update(pairs.rewards(0.1))).total
 
 
 def full_logps(model: InternVLChatModel, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
@@ -124,8 +134,8 @@ def padded_rows(batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
     return inputs, stacked("labels", IGNORE_INDEX)
 
 
-def trl_step(size: Size, shape: Shape, device: torch.device, dtype: torch.dtype) -> Step:
-    """TRL's own trainer and loss path on a batch as its collator makes them."""
+def trl_step(size: Size, shape: Shape, device: torch.device, dtype: torch.dtype, *, gpu_form: bool = False) -> Step:
+    """TRL's own trainer and loss path on a batch as its collator makes them, or in the form that it has on a GPU."""
     policy = to_transformers(build_model(size, dtype=dtype, device=device), size)
     settings = DPOConfig(
         output_dir=str(SCRATCH / "trl"),
@@ -149,25 +159,43 @@ def trl_step(size: Size, shape: Shape, device: torch.device, dtype: torch.dtype)
         "pixel_values": inputs["pixel_values"].to(dtype),
     }
     batch = {name: value.to(device) for name, value in batch.items()}
-    return Step(policy, lambda: trainer.compute_loss(policy, batch))
+    if not gpu_form:
+        return Step(policy, lambda: trainer.compute_loss(policy, batch))
+    batch["attention_mask"] = torch.ones_like(batch["attention_mask"])  # as good as none: attention is plain causal
+
+    def loss() -> Tensor:
+        with patch("trl.trainer.utils._use_triton", lambda _: True):  # which positions it scores hangs on this alone
+            return trainer.compute_loss(policy, batch)
+
+    return Step(policy, loss)
 
 
 def our_step(size: Size, shape: Shape, device: torch.device, dtype: torch.dtype, *, cached: bool) -> Step:
     """Our trainer on a packed batch, the reference from a model or from its cache on disk."""
-    policy = build_model(size, dtype=dtype, device=device)
-    reference = frozen_copy(policy)
-    settings = MPOConfig(output_dir=str(SCRATCH / "ours"), report_to="none", use_cpu=device.type == "cpu")
-    trainer = MultimodalDPOTrainer(
-        policy, reference, settings, processing_class=word_tokenizer(), source=SCRATCH / "ours"
-    )
-    checkpointed(policy)
-    batch = pack_batch(make_batch(shape, size))
+    trainer = our_trainer(size, device, dtype)
+    batch = pack_batch(make_batch(shape, size), IMAGE_TOKEN)
     moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
     if cached:
-        cache = LogpsCache(tempfile.mkdtemp(dir=SCRATCH))
-        fill_cache(cache, trainer.reference, [batch], trainer.accelerator)
-        trainer.reference = CachedReference(cache)
-    return Step(policy, lambda: trainer.compute_loss(policy, moved))
+        trainer.reference = filled_reference(trainer.reference, [batch], trainer.accelerator)
+    return Step(trainer.model, lambda: trainer.compute_loss(trainer.model, moved))
+
+
+def our_trainer(size: Size, device: torch.device, dtype: torch.dtype) -> MultimodalDPOTrainer:
+    """Our trainer of a random model, with a reference model."""
+    policy = build_model(size, dtype=dtype, device=device)
+    settings = MPOConfig(output_dir=str(SCRATCH / "ours"), report_to="none", use_cpu=device.type == "cpu")
+    trainer = MultimodalDPOTrainer(
+        policy, frozen_copy(policy), settings, processing_class=word_tokenizer(), source=SCRATCH / "ours"
+    )
+    checkpointed(policy)
+    return trainer
+
+
+def filled_reference(reference: Any, batches: Sequence[dict[str, Any]], accelerator: Accelerator) -> CachedReference:
+    """A new cache on disk with what a reference model says of these batches."""
+    cache = LogpsCache(tempfile.mkdtemp(dir=SCRATCH))
+    fill_cache(cache, reference, batches, accelerator)
+    return CachedReference(cache)
 
 
 def checkpointed(model: Any) -> Any:
@@ -186,6 +214,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 FORMS: dict[str, Callable[..., Step]] = {
     "original": original_step,
     "trl": trl_step,
+    "trl_gpu_form": lambda *args: trl_step(*args, gpu_form=True),
     "ours_model_reference": lambda *args: our_step(*args, cached=False),
     "ours_cached_reference": lambda *args: our_step(*args, cached=True),
 }
@@ -194,5 +223,5 @@ FORMS: dict[str, Callable[..., Step]] = {
 def form_work(form: str, shape: Shape) -> tuple[Work, bool]:
     """What a form computes for these pairs, and whether the reference computes it too."""
     if form.startswith("ours"):
-        return packed_work(shape, prompts=1 if shape.same_prompt else shape.pairs), form == "ours_model_reference"
+        return packed_work(shape, prompts=shape.prompts), form == "ours_model_reference"
     return (padded_work(shape) if form == "original" else fused_head_work(shape)), True

@@ -78,7 +78,10 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Preference pairs of one length: tiles per prompt, tokens per answer, pairs, and which of them share a prompt."""
+    """Preference pairs of one length: tiles per prompt, tokens per answer, pairs, and whether they share a prompt.
+
+    With `same_image` each has a question of its own, about one image.
+    """
 
     tiles: int
     chosen: int
@@ -86,6 +89,17 @@ class Shape:
     pairs: int = 1
     same_prompt: bool = False
     tile_tokens: int = 256
+    same_image: bool = False
+
+    @property
+    def image_end(self) -> int:
+        """Tokens of a prompt up to the end of its image."""
+        return TEXT_TOKENS // 2 + self.tiles * self.tile_tokens
+
+    @property
+    def prompts(self) -> int:
+        """Different ones."""
+        return 1 if self.same_prompt else self.pairs
 
     @property
     def prompt_length(self) -> int:
@@ -215,35 +229,41 @@ def renamed_weights(model: InternVLChatModel) -> dict[str, torch.Tensor]:
 
 
 def make_batch(shape: Shape, size: Size) -> dict[str, Any]:
-    """Collated pairs of that shape: random tiles and tokens; pairs of one prompt differ in their answers alone."""
+    """Collated pairs of that shape."""
+    return dpo_concat_pad_data_collator(make_rows(shape, size))
+
+
+def make_rows(shape: Shape, size: Size) -> list[dict[str, Any]]:
+    """Samples of that shape: random tiles and tokens; pairs of one prompt differ in their answers alone."""
     generator = torch.Generator().manual_seed(1)
+    tiles = (shape.tiles, 3, size.tile_side, size.tile_side)
 
     def text(length: int) -> torch.Tensor:
         return torch.randint(IMAGE_TOKEN + 1, size.vocabulary, (length,), generator=generator)
 
-    def prompt() -> dict[str, torch.Tensor]:
-        image = torch.full((shape.tiles * size.tile_tokens,), IMAGE_TOKEN)
-        tiles = (shape.tiles, 3, size.tile_side, size.tile_side)
+    def image() -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = torch.full((shape.tiles * size.tile_tokens,), IMAGE_TOKEN)
         pixels = torch.randint(0, 256, tiles, generator=generator, dtype=torch.uint8)
-        half = TEXT_TOKENS // 2
-        return {"ids": torch.cat([text(half), image, text(TEXT_TOKENS - half)]), "pixels": pixels}
+        return torch.cat([text(TEXT_TOKENS // 2), tokens]), pixels
 
-    first = prompt()
-    features = []
+    rows: list[dict[str, Any]] = []
     for number in range(shape.pairs):
-        asked = first if shape.same_prompt or number == 0 else prompt()
-        feature = {
-            "pixel_values": asked["pixels"],
+        if number == 0 or not (shape.same_prompt or shape.same_image):
+            beginning, pixels = image()
+        if number == 0 or not shape.same_prompt:
+            prompt = torch.cat([beginning, text(TEXT_TOKENS - TEXT_TOKENS // 2)])
+        row = {
+            "pixel_values": pixels,
             "image_flags": torch.ones(shape.tiles, dtype=torch.long),
             "row_id": f"benchmark:{number + 1}",
             "prompt_length": shape.prompt_length,
         }
         for side, length in (("chosen", shape.chosen), ("rejected", shape.rejected)):
             answer = text(length)
-            feature[f"{side}_input_ids"] = torch.cat([asked["ids"], answer])
-            feature[f"{side}_labels"] = torch.cat([torch.full_like(asked["ids"], IGNORE_INDEX), answer])
-        features.append(feature)
-    return dpo_concat_pad_data_collator(features)
+            row[f"{side}_input_ids"] = torch.cat([prompt, answer])
+            row[f"{side}_labels"] = torch.cat([torch.full_like(prompt, IGNORE_INDEX), answer])
+        rows.append(row)
+    return rows
 
 
 def frozen_copy(model: torch.nn.Module) -> Any:

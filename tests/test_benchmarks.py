@@ -17,6 +17,7 @@ NAMES = (
     "training_model",
     "training_flops",
     "training_forms",
+    "training_runs",
     "bench_training",
     "bench_training_memory",
     "bench_lora_memory",
@@ -38,13 +39,13 @@ def benchmarks():
 
 @pytest.fixture(scope="module")
 def steps(benchmarks, tmp_path_factory):
-    """Function from a form and whether pairs share a prompt to its step on the toy size, and its work."""
+    """Function from a form and what its pairs share to its step on the toy size, and its work."""
     forms, model = benchmarks["training_forms"], benchmarks["training_model"]
     forms.SCRATCH = tmp_path_factory.mktemp("scratch")
     size = model.SIZES["toy"]
 
-    def made(form, same_prompt=False):
-        shape = model.Shape(2, 7, 12, pairs=2, same_prompt=same_prompt, tile_tokens=size.tile_tokens)
+    def made(form, **shared):
+        shape = model.Shape(2, 7, 12, pairs=2, tile_tokens=size.tile_tokens, **shared)
         step = forms.FORMS[form](size, shape, CPU, torch.float32)
         return step, *forms.form_work(form, shape)
 
@@ -55,22 +56,27 @@ def gradient_norm(model):
     return sum(parameter.grad.double().square().sum() for parameter in model.parameters()).sqrt().item()
 
 
-@pytest.mark.parametrize("same_prompt", [False, True], ids=["apart", "grouped"])
-def test_all_forms_have_one_loss_and_one_gradient(benchmarks, steps, same_prompt):
+SHARED = pytest.mark.parametrize(
+    "shared", [{}, {"same_prompt": True}, {"same_image": True}], ids=["apart", "grouped", "images"]
+)
+
+
+@SHARED
+def test_all_forms_have_one_loss_and_one_gradient(benchmarks, steps, shared):
     figures = []
     for form in benchmarks["training_forms"].FORMS:
-        step, *_ = steps(form, same_prompt)
+        step, *_ = steps(form, **shared)
         figures.append((step(), gradient_norm(step.model)))
     losses, norms = np.array(figures).T
     assert np.ptp(losses) < 1e-5 and np.ptp(norms) < 1e-5 * norms[0]
 
 
 @pytest.mark.parametrize("form", ["original", "ours_model_reference", "ours_cached_reference"])
-@pytest.mark.parametrize("same_prompt", [False, True], ids=["apart", "grouped"])
-def test_counted_flops_are_those_of_torch(benchmarks, steps, form, same_prompt):
+@SHARED
+def test_counted_flops_are_those_of_torch(benchmarks, steps, form, shared):
     """Without attention, which torch counts as full rectangles where it counts it at all."""
     size = benchmarks["training_model"].SIZES["toy"]
-    step, work, with_reference = steps(form, same_prompt)
+    step, work, with_reference = steps(form, **shared)
     with FlopCounterMode(display=False) as counter:
         step()
     counted = sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
@@ -85,6 +91,54 @@ def test_seen_keys_are_those_of_the_layout(benchmarks):
     work = benchmarks["training_flops"].packed_work(shape, prompts=1)
     assert (work.tokens, work.scored) == (65 + 5, 5)
     assert work.seen == 65 * 66 // 2 + (2 * 65 + 3) + (3 * 65 + 6)
+
+
+def test_questions_about_an_image_are_counted_by_what_they_add(benchmarks):
+    """2 tiles of one token behind 32 of text; two questions of 31 in front of answers of 2 and 3, the image once."""
+    shape = benchmarks["training_model"].Shape(2, 2, 3, pairs=2, tile_tokens=1, same_image=True)
+    work = benchmarks["training_flops"].packed_work(shape, prompts=2)
+    assert (work.tiles, work.tokens, work.scored) == (2, 34 + 2 * 31 + 2 * 5, 10)
+    # as two prompts of 65 without the 34 positions of the second image
+    assert work.seen == 2 * (65 * 66 // 2 + (2 * 65 + 3) + (3 * 65 + 6)) - 34 * 35 // 2
+
+
+def test_trl_in_the_form_of_a_gpu_scores_labelled_positions_alone(benchmarks, steps):
+    """What it saves are whole products of the LM head at all positions of 4 rows but the 38 with a label."""
+    size = benchmarks["training_model"].SIZES["toy"]
+    counted = {}
+    for form in ("trl", "trl_gpu_form"):
+        step, *_ = steps(form)
+        with FlopCounterMode(display=False) as counter:
+            step()
+        counts = counter.get_flop_counts()["Global"]
+        counted[form] = sum(flops for op, flops in counts.items() if "attention" not in str(op))
+    rows, labels, length = 4, 2 * (7 + 12), 64 + 2 * size.tile_tokens + 12
+    products, rest = divmod(counted["trl"] - counted["trl_gpu_form"], (rows * (length - 1) - labels) * size.head_flops)
+    assert products >= 3 and rest == 0  # of policy and reference
+
+
+def test_runs_are_compared_fill_included(benchmarks):
+    runs = benchmarks["training_runs"]
+    figures = runs._figures([(4.0, 12.0), (8.0, 8.0), (6.0, 16.0)], 0.5)  # of 4 pairs: medians 6 and 12
+    assert figures == {"fill": 1.5, "epoch": 3.0, "run_1": 4.5, "run_3": 3.5, "loss": 0.5}
+    forms = {"original": {"run_1": 9.0, "run_3": 9.0}} | dict.fromkeys(runs.COMPARED, figures)
+    compared = runs.compare_runs(forms)["cache / original"]
+    assert compared["epochs_1"] == 2.0 and compared["epochs_3"] == pytest.approx(9 / 3.5) and compared["is_reached"]
+
+
+def test_runs_over_the_same_rows_have_the_same_loss(benchmarks, tmp_path, monkeypatch):
+    model, runs = benchmarks["training_model"], benchmarks["training_runs"]
+    monkeypatch.setattr(benchmarks["training_forms"], "SCRATCH", tmp_path)
+    made = runs.make_runs(model.SIZES["toy"], model.Shape(1, 7, 12))
+    losses = {}
+    for name, run in made.items():
+        if run.fill is not None:
+            run.fill()
+        losses[name] = run.epoch()
+    assert losses["original"] == pytest.approx(losses["cache"], abs=1e-5)
+    one, other = (losses[f"4 pairs per prompt, {form}"] for form in ("cache", "grouped"))
+    assert one == pytest.approx(other, abs=1e-5)
+    assert len({round(loss, 4) for loss in losses.values()}) == 3
 
 
 def test_bounds_of_the_real_model_are_those_asked_for(benchmarks):
@@ -104,11 +158,14 @@ def test_bounds_of_the_real_model_are_those_asked_for(benchmarks):
         assert bounds == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize(("part", "dtype"), [("table", "bfloat16"), ("sweeps", "float32"), ("profile", "float32")])
+@pytest.mark.parametrize(
+    ("part", "dtype"), [("table", "bfloat16"), ("run", "float32"), ("sweeps", "float32"), ("profile", "float32")]
+)
 def test_every_part_runs_and_writes_its_figures(benchmarks, steps, tmp_path, monkeypatch, part, dtype):
     bench = benchmarks["bench_training"]
     monkeypatch.setattr(benchmarks["machine"], "RESULTS", tmp_path)
     monkeypatch.setattr(bench, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(benchmarks["training_forms"], "SCRATCH", tmp_path / "scratch")
     monkeypatch.setattr(bench, "VOCABULARIES", (100, 200))
     bench.main(["--size", "toy", "--rounds", "1", "--part", part, "--dtype", dtype])
     [path] = tmp_path.glob("*.json")
@@ -118,6 +175,8 @@ def test_every_part_runs_and_writes_its_figures(benchmarks, steps, tmp_path, mon
         assert grouped["speedup"] > 0 and grouped["share"] == pytest.approx(
             grouped["speedup"] / grouped["bound"], rel=1e-3
         )
+    elif part == "run":
+        assert set(figures["ratios"]["cache / original"]) == {"epochs_1", "epochs_3", "aim_of_one", "is_reached"}
     elif part == "sweeps":
         assert [point["point"] for point in figures["vocabulary"]] == ["100", "200"]
     else:
