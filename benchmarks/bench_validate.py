@@ -25,6 +25,7 @@ from PIL import Image
 
 from internvl_chat.data.images import Tiling
 from internvl_chat.data.tokenization import RowTokenizer
+from internvl_chat.data.video import FrameLimits
 from internvl_chat.model import load_tokenizer
 from tools import validate
 from tools.validation.chunks import ChunkChecker, cut_chunks
@@ -72,7 +73,8 @@ def measure(meta: Path, *, with_tokenizer: bool = False, decode: bool = True) ->
     """Rows per second of CPU time and of the clock of one process."""
     tokenizer = RowTokenizer(load_tokenizer(CHECKPOINT), "internvl2_5", 256) if with_tokenizer else None
     datasets, _ = open_mixture(meta)
-    check = ChunkChecker(RowChecker(Tiling(), tokenizer, max_seq_length=8192, decode=decode), datasets)
+    rules = RowChecker(Tiling(), tokenizer, max_seq_length=8192, frames=FrameLimits(8, 32), decode=decode)
+    check = ChunkChecker(rules, datasets)
     rows = sum(len(data.rows) for data in datasets)
     clock, cpu = time.perf_counter(), time.process_time()
     lines = [check(chunk).to_line() for chunk in cut_chunks(datasets)]

@@ -13,7 +13,6 @@ BENCHMARKS = TESTS.parent / "benchmarks"
 SHORTEST = {  # command -> the file it writes, or None where the short form only prints, and figures in it
     "bench_validate --rows 8 --picture-rows 4": ("validate", ["text", "pictures_decoded", "whole_run"]),
     "bench_tiles --rounds 1 --images 2": ("tiles", []),
-    "bench_mixture --rows 2000": ("mixture", ["cold", "warm"]),
     "bench_unpacking --members 200": (None, []),
 }
 
@@ -48,6 +47,16 @@ def test_the_estimate_of_memory_is_compared_with_what_is_alive(module_of, tmp_pa
     monkeypatch.setattr(bench, "CASES", [bench.Case("InternVL2_5-1B", layers=1)])
     bench.main()
     assert (tmp_path / "footprint.json").is_file()
+
+
+def test_a_mixture_is_made_and_read(module_of, tmp_path, monkeypatch, capsys):
+    """A batch of 2 in this process in place of 20 of 8 in another one with workers."""
+    bench = module_of("bench_mixture")
+    for name, number in (("WORKERS", 0), ("BATCH", 2), ("BATCHES", 1)):
+        monkeypatch.setattr(bench, name, number)
+    assert bench.make_mixture(tmp_path, 100) == {"0.13": 9, "2.5": 83}  # of 67 and 33 rows, rounded to the nearest
+    bench.read_batches(str(tmp_path / "meta.json"), str(tmp_path / "cache"))
+    assert json.loads(capsys.readouterr().out)["rows_read"] == 2
 
 
 def test_a_test_knows_each_benchmark():
