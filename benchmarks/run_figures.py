@@ -18,7 +18,7 @@ from typing import Any
 from machine import write_results
 
 from tools.curves.log import read_log
-from tools.evaluation.run_figures import measure
+from tools.evaluation.run_figures import measure, model_shape
 
 FLAGS = ("max_steps", "per_device_train_batch_size", "learning_rate", "warmup_steps", "beta", "loss_type", "reference")
 
@@ -44,6 +44,7 @@ def summarize(runs: list[Path], description: str, values: dict[str, list[float]]
             "flags. A figure is marked when it lies further out than these are apart. Large models at their small "
             "learning rates move less than these."
         ),
+        "model": model_shape(runs[0]),
         "flags": {name: settings[0][name] for name in FLAGS},
         "seeds": [one["seed"] for one in settings],
         "figures": {name: [round(min(found), 4), round(max(found), 4)] for name, found in values.items()},

@@ -59,6 +59,7 @@ from internvl_chat.run import process
 from internvl_chat.run.entry import enter
 from internvl_chat.run.process import gather_objects
 from internvl_chat.run.progress import silence_noise
+from internvl_chat.run.provenance import RunRecord
 from internvl_chat.run.signals import StopOnSignal
 from internvl_chat.run.starts import begin, record_settings
 from internvl_chat.run.trainer import MultimodalDPOTrainer
@@ -115,14 +116,20 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
         )
     else:
         record_settings(groups, train_dataset, start)
+        folder, is_first = Path(mpo_args.output_dir), mpo_args.process_index == 0
+        record = RunRecord(folder, step=start.step, processes=mpo_args.world_size, is_writer=is_first)
         data = {"processing_class": tokenizer, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
         if train_dataset is not None:
-            data["sampler"] = plan_steps(train_dataset, mpo_args, start.groups)
-        trainer = build_trainer(groups, source, config, callbacks=[stop], **data)
+            with record.stage("order of the data"):
+                data["sampler"] = plan_steps(train_dataset, mpo_args, start.groups)
+        with record.stage("models and reference"):
+            trainer = build_trainer(groups, source, config, callbacks=[stop], **data)
         trainer.made_of = start.made_of
-        result = trainer.train(resume_from_checkpoint=resume_point)
+        with record.stage("training"):
+            result = trainer.train(resume_from_checkpoint=resume_point)
         stop.leave()
-        export(trainer, result.metrics)
+        with record.stage("export"):
+            export(trainer, result.metrics)
     if publication and mpo_args.process_index == 0:
         logger.info("published: %s", publication.push(Path(mpo_args.output_dir)))
 

@@ -44,6 +44,8 @@ LIBRARY_OF_PIPELINE = {"records", "data", "model", "checkpoint"}
 TOOLS = {
     "pages": set(),
     "curves": set(),
+    "diagnosis": set(),
+    "run_report": {"curves", "diagnosis", "evaluation", "pages"},
     "plan": set(),
     "checkpoints": set(),
     "visual_reasoning": {"reasoning_data_pipeline.prompts"},

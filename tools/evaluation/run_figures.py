@@ -1,7 +1,8 @@
-"""Is a run normal? Figures of its log beside what our own runs had.
+"""Figures of a run's log beside what our own runs had, where model family and size are alike.
 
 `benchmarks/run_figures.py` writes the least and most of every figure over runs (benchmarks/results/run_figures.json).
-A figure is as usual within these, and as far again to either side: few runs do not show all that is normal.
+A figure is as usual within these, and as far again to either side: few runs do not show all that is normal. Whether a
+run is well is for `tools.diagnosis` to say: other data have other figures, and no fault for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from internvl_chat.model.json_object import read_object
 from tools.curves.log import curve
 
 RANGES = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "run_figures.json"
@@ -60,19 +62,12 @@ FIGURES = (
         "grad_norm",
         "mean",
     ),
-    Figure(
-        "length of chosen, mean tokens",
-        "Of the data, not of the training: compare with the rejected ones, a model learns a difference in length.",
-        "lengths/chosen",
-        "mean",
-    ),
-    Figure("length of rejected, mean tokens", "See the line above.", "lengths/rejected", "mean"),
 )
 
 
 @dataclass(frozen=True)
 class Note:
-    """One line of "is this normal?"; `usual` is "" where no run of ours tells."""
+    """One figure beside those of our runs; `usual` is "" where no run of ours tells."""
 
     name: str
     value: str
@@ -103,8 +98,25 @@ def read_ranges(path: Path = RANGES) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def model_shape(run: Path) -> str:
+    """Family and size of the model in an output folder or its last checkpoint; "" where neither has a config.json.
+
+    A run that saved adapters is told by them: its figures are not those of a run in which all weights move.
+    """
+    checkpoints = sorted(run.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+    folder = next((path for path in (run, *reversed(checkpoints)) if (path / "config.json").is_file()), None)
+    if folder is None:
+        return ""
+    config = read_object(folder / "config.json", "every save of the training writes it")
+    language, vision = config.get("llm_config", config.get("text_config", config)), config.get("vision_config", {})
+    family = (language.get("architectures") or [language.get("model_type", "unknown")])[0]
+    size = [f"{part.get('num_hidden_layers')} x {part.get('hidden_size')}" for part in (language, vision) if part]
+    adapters = ", adapters" if any(folder.glob("adapter*")) else ""
+    return f"{family}, {' and '.join(size)}{adapters}"
+
+
 def take_notes(entries: Sequence[Mapping[str, Any]], ranges: Mapping[str, Any]) -> list[Note]:
-    """Every figure of a log beside its range."""
+    """Every figure of a log beside its range; without any where `ranges` are {}."""
     meanings = {figure.name: figure.meaning for figure in FIGURES}
     known = ranges.get("figures", {})
     return [_note(name, value, known.get(name), meanings[name]) for name, value in measure(entries).items()]

@@ -1,0 +1,115 @@
+"""How a run came about: command, commit, versions, machine, and the wall time of its stages; what a report shows.
+
+provenance.json in the output folder has an entry for each start of the run, written anew as each stage ends, so that it
+also tells of a start that was killed. Values of flags that end in `token` are left out of the command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from internvl_chat.records.durable import write_atomically
+from internvl_chat.run.entry import versions
+
+PROVENANCE_NAME = "provenance.json"
+ROOT = Path(__file__).parents[2]
+UNKNOWN = "unknown"
+
+
+class RunRecord:
+    """Writes the entry of this start, on the first rank."""
+
+    def __init__(self, folder: Path, *, step: int, processes: int, is_writer: bool) -> None:
+        """Take the output folder, the step that this start begins behind, and how many processes the job has."""
+        self.path, self.is_writer = folder / PROVENANCE_NAME, is_writer
+        self.earlier = read_provenance(self.path) if step and is_writer else []
+        self.entry: dict[str, Any] = {"after_step": step, "processes": processes, "seconds": {}}
+        if is_writer:
+            self.entry |= describe_start()
+            self.write()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the wall time of a stage, in seconds; of one that raises, too."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.entry["seconds"][name] = round(time.monotonic() - begin, 1)
+            if self.is_writer:
+                self.write()
+
+    def write(self) -> None:
+        """Write all starts; OSError where the folder cannot be written to."""
+        text = json.dumps({"starts": [*self.earlier, self.entry]}, indent=2, ensure_ascii=False)
+        write_atomically(self.path, [text.encode(), b"\n"])
+
+
+def read_provenance(path: Path) -> list[dict[str, Any]]:
+    """The starts that are written down; none where the file is not there or broken, which must not stop a training."""
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["starts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def describe_start() -> dict[str, Any]:
+    """When, by what command, of which commit and versions, on which machine."""
+    return {
+        "began": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": told_command(sys.orig_argv),
+        "commit": commit_of(ROOT),
+        "versions": list(versions()),
+        "machine": machine(),
+    }
+
+
+def told_command(argv: Sequence[str]) -> str:
+    """A command line as one would type it, without the values of flags that end in `token`."""
+    words, hides = [], False
+    for word in argv:
+        name, is_joined, _ = word.partition("=")
+        is_secret = name.startswith("--") and name.endswith("token")
+        words.append("..." if hides else f"{name}=..." if is_secret and is_joined else word)
+        hides = is_secret and not is_joined
+    return shlex.join(words)
+
+
+def commit_of(root: Path) -> str:
+    """The commit of the clone that holds this package, with a mark where files were changed; `unknown` without git."""
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20, check=True)
+        words = [*git, "status", "--porcelain", "--untracked-files=no"]
+        changed = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return UNKNOWN
+    return head.stdout.strip() + (" with changes" if changed.strip() else "")
+
+
+def machine() -> str:
+    """Processor, memory and GPUs of this node, in words; without its name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cpu = f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    return "; ".join([cpu, *gpus()])
+
+
+def gpus() -> list[str]:
+    """Names of the GPUs that this process sees."""
+    import torch  # a page that reads what was recorded has no use for it
+
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
