@@ -2,8 +2,8 @@
 
     python tools/plot_curves.py --run work_dirs/mpo --out work_dirs/mpo/curves.png
 
-Reads the log that every run leaves in trainer_state.json. Thin lines are single entries, thick ones their running mean;
-dots are evaluations during training.
+Reads the log that every run leaves in trainer_state.json. Thin lines and points are its entries, thick ones their
+average (exponential, divided by its weight sum); large dots are evaluations during training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="output folder of a training, or a checkpoint in it")
     parser.add_argument("--out", type=Path, required=True, help="picture to write: .png, .pdf or .svg")
     parser.add_argument("--title", default="", help="above the plots; default: the run's folder")
-    parser.add_argument("--window", type=at_least(1), default=20, help="log entries in a running mean")
+    parser.add_argument("--window", type=at_least(1), help="log entries that an average spans; default: a tenth")
     return parser.parse_args(argv)
 
 

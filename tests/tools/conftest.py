@@ -1,5 +1,6 @@
 """A scratch folder for the sampling pipelines, and ways to start them."""
 
+import io
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data.make_visual_reasoning import make_visual_reasoning
 from data.make_visual_reasoning import parse_arguments as data_arguments
@@ -33,6 +35,24 @@ def browser_page():
         page.on("console", lambda message: page.problems.append(message.text))
         yield page
         browser.close()
+
+
+LOOK = (Path(__file__).parent / "look.js").read_text()
+
+
+@pytest.fixture
+def look_at():
+    """Function that measures a page at 1280 and at 390 px; with SCREENSHOTS set, it keeps a picture of both in docs."""
+
+    def look(page, name):
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 860})
+            assert page.evaluate(LOOK) == [], f"{name} at {width} px"
+            if "SCREENSHOTS" in os.environ:
+                shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+                shot.quantize(64).save(ROOT / "docs" / "images" / f"{name}_{width}.png", optimize=True)
+
+    return look
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,14 @@
 """Curves: what is read from a run's log, and that a picture of it is drawn."""
 
 import json
+import math
+import os
 
 import pytest
 from PIL import Image
 
-from tools.curves.log import curve, read_log
-from tools.curves.panels import running_mean
+from tools.curves.log import curve, read_log, read_newest_log
+from tools.curves.panels import PANELS, RUN_PANELS, debiased_average, thin
 from tools.plot_curves import parse_arguments, plot_curves
 
 PREFERENCE = [
@@ -27,10 +29,38 @@ def test_a_curve_takes_the_entries_that_have_its_name():
     assert curve(PREFERENCE, "absent") == ([], [])
 
 
-def test_running_mean_by_hand():
-    assert running_mean([1.0, 3.0, 5.0, 9.0], 2) == [1.0, 2.0, 4.0, 7.0]
-    assert running_mean([1.0, 3.0], 9) == [1.0, 2.0]
-    assert running_mean([], 3) == []
+def test_debiased_average_by_hand():
+    assert debiased_average([1.0, 4.0], 3) == [1.0, pytest.approx((0.5 * 1 + 4) / 1.5)]  # decay 1/2
+    assert debiased_average([5.0] * 9, 20) == pytest.approx([5.0] * 9)  # no start below the values
+    assert debiased_average([7.0, math.nan, 7.0], 3) == pytest.approx([7.0] * 3)
+    assert debiased_average([1.0, 2.0], 1) == [1.0, 2.0] and debiased_average([], 3) == []
+
+
+def test_a_long_curve_keeps_its_spikes():
+    values = [0.0] * 10_000
+    values[777], values[5001] = 9.0, -4.0
+    steps, kept = thin(range(10_000), values)
+    assert len(steps) <= 602 and (777, 9.0) in zip(steps, kept, strict=True) and min(kept) == -4.0
+    assert thin([1, 2], [3.0, 4.0]) == ([1, 2], [3.0, 4.0])
+
+
+def test_rate_memory_and_throughput_are_drawn_as_they_are():
+    averaged = {name for panel in (*PANELS, *RUN_PANELS) if panel.has_average for name in panel.names}
+    assert averaged.isdisjoint({"learning_rate", "peak_memory_gib", "tokens_per_second", "grad_norm"})
+    assert {"loss", "rewards/margins"} <= averaged
+
+
+def test_a_run_that_goes_on_is_read_from_its_newest_log(tmp_path):
+    run = write_log(tmp_path / "run", [{"step": 1, "loss": 9.0}])
+    os.utime(run / "trainer_state.json", ns=(1, 1))
+    lines = [{"step": k, "loss": float(k)} for k in (1, 2, 3)] + [
+        {"step": 2, "loss": 20.0},
+        {"step": 2, "eval_loss": 1.0},
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "lo')
+    assert read_newest_log(run) == [lines[0], lines[3], lines[4]]  # from step 2 on it is another start that counts
+    os.utime(run / "log.jsonl", ns=(0, 0))
+    assert read_newest_log(run) == [{"step": 1, "loss": 9.0}]
 
 
 @pytest.mark.parametrize("entries", [PREFERENCE, [{"step": 1, "loss": 2.0, "learning_rate": 1e-3}]])

@@ -1,17 +1,23 @@
 """The report of a run: every section from what the run left, what is missing named; and a real run in a browser."""
 
-import io
+import http.client
 import json
 import math
 import os
+import re
+import threading
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tools.evaluation.run_figures import measure, take, take_notes
+from tools.evaluation.run_figures import measure, model_shape, take, take_notes
 from tools.evaluation.table import find_evaluation
-from tools.report import SECTIONS, choose_answers, count_skipped, flatten, main
+from tools.report import main
+from tools.run_report.answers import choose_answers
+from tools.run_report.figures import count_skipped, flatten
+from tools.run_report.live import LivePage
+from tools.run_report.page import SECTIONS, PageOptions
 
 REPOSITORY = Path(__file__).parents[2]
 QUICKSTART = Path("work_dirs") / "quickstart" / "mpo"
@@ -64,10 +70,12 @@ def test_the_page_tells_what_the_run_left(run):
     text = page(run)
     assert all(f'<h2 id="{name}">' in text for name in SECTIONS)
     assert "10 steps in 5 s" in text and "<td>deepspeed</td><td>null</td>" in text
-    assert "<td>charts</td><td>100</td><td>0.5</td>" in text and "<td>50</td><td>98</td><td>2</td>" in text
-    assert "<td>0 times: 4, 1 times: 96</td>" in text and "<td>adds_up</td><td>true</td>" in text
+    cells = re.sub(r"<td[^>]*>", "<td>", text)
+    assert "<td>charts</td><td>100</td><td>0.5</td><td>50</td><td>98</td><td>2</td>" in cells
+    assert "<td>0 times: 4, 1 times: 96</td>" in cells and "<td>adds_up</td><td>true</td>" in text
     assert "<td>2</td><td>no such file</td>" in text
-    assert "50.00 %  [9.00, 91.00]" in text and text.count('src="data:image/') == 4  # two plots, two pictures
+    assert "<td>50.00</td><td></td><td>9.00 to 91.00</td><td>1 of 2 right</td>" in cells
+    assert text.count('src="data:image/') == 4 + 1 + 2  # a picture per panel, accuracies, two of questions
     assert "Not in this log" in text and "Peak memory" in text
     assert "&lt;script&gt;" in text and "<script" not in text and "&lt;b&gt;b?&lt;/b&gt;" in text
     assert "http:" not in text and "https:" not in text
@@ -78,7 +86,14 @@ def test_what_is_missing_is_named(run):
         (run / name).unlink()
     (run.parent / "after.json").unlink()
     text = page(run)
-    for words in ("No evaluation:", "no settings.json with", "no ledger.json", "No answers:", "<p>None.</p>"):
+    for words in (
+        "No evaluation:",
+        "no settings.json with",
+        "no ledger.json",
+        "No answers:",
+        "<p>None.</p>",
+        "no provenance.json",
+    ):
         assert words in text
 
 
@@ -112,10 +127,20 @@ def test_answers_that_changed_come_first():
             "better2": ("correct", "format_error"),
         }.items()
     }
-    shown = choose_answers({"reasoned": rows}, 3)
-    assert [view.question for view in shown] == ["<b>better?</b>", "<b>worse?</b>", "<b>better2?</b>"]
+    choice = choose_answers({"reasoned": rows}, 3)
+    shown = choice.views
+    assert [view.question for view in shown] == ["<b>better?</b>", "<b>worse?</b>", "<b>same?</b>"]
     assert shown[0].outcome_before == "wrong" and shown[0].gold == "A or 4"
     assert "no such file" in shown[0].pictures[0].problem
+    counts = "1 of 2 that became right, 1 of 1 that are no longer right, and 1 of 1 that are as before"
+    assert choice.told == f"Shown are {counts}."
+
+
+def test_where_nothing_was_lost_half_of_the_answers_are_gains():
+    outcomes = {"a": "wrong", "b": "wrong", "c": "wrong", "d": "correct", "e": "correct"}
+    rows = {key: answer_row(key, "correct", before, "/none.png") for key, before in outcomes.items()}
+    assert [view.kind for view in choose_answers({"direct": rows}, 4).views] == ["became right"] * 2 + ["as before"] * 2
+    assert choose_answers({}, 4).views == []
 
 
 def test_skips_are_counted_by_reason(tmp_path):
@@ -140,6 +165,106 @@ def test_a_figure_far_from_our_runs_is_marked(value, is_usual):
     assert unknown.usual == ""
 
 
+def test_every_figure_of_the_log_is_the_logs(run):
+    rows = re.findall(r'<tr data-curve="([^"]+)">(.*?)</tr>', page(run), re.DOTALL)
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    assert {name for name, _ in rows} == set(log[0]) - {"step"}
+    for name, cells in rows:
+        values = {entry["step"]: entry[name] for entry in log if name in entry}
+        shown = re.findall(r"<span>([^<]+)</span> \((\d+)\)", cells)
+        assert len(shown) == 4
+        assert all(text == f"{values[int(step)]:.6g}" for text, step in shown)
+        steps = [int(step) for _, step in shown]
+        assert steps[0] == 1 and steps[3] == 10
+        assert values[steps[1]] == min(values.values()) and values[steps[2]] == max(values.values())
+
+
+def test_a_fault_shows_with_its_reason_and_its_cure_and_once(run):
+    log = [entry(step) | {"learning_rate": 0.0} for step in range(1, 31)]
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    text = page(run)
+    [row] = re.findall(r'<tr class="rule look-row">(?:(?!</tr>).)*The learning rate is on.*?</tr>', text, re.DOTALL)
+    assert (
+        "✗ fault" in row and "0 in 28 of 28 entries" in row and "nothing is learned" in row and "--learning_rate" in row
+    )
+    assert text.count("rules show a fault") == 1
+
+
+def test_runs_of_another_model_are_not_compared_with_ours(run):
+    assert "Not comparable with our runs: model unknown" in page(run)
+    (run / "config.json").write_text((REPOSITORY / "ckpt" / "tiny-base" / "config.json").read_text())
+    assert model_shape(run) == "Qwen2ForCausalLM, 3 x 128 and 2 x 96"
+    text = page(run)
+    [table] = re.findall(r'<table class="stack" id="ours">.*?</table>', text, re.DOTALL)
+    assert "outside" in table and 'class="look' not in table and 'class="normal' not in table  # no verdict, no colour
+    (run / "adapter").mkdir()
+    assert model_shape(run).endswith(", adapters") and "Not comparable" in page(run)
+
+
+def test_how_a_run_was_made_is_told(run):
+    start = {
+        "command": "python -m <x>",
+        "commit": "abc with changes",
+        "machine": "8 cores",
+        "seconds": {"training": 61.5},
+    }
+    (run / "provenance.json").write_text(json.dumps({"starts": [start | {"versions": ["torch 2"], "processes": 2}]}))
+    text = page(run)
+    for words in ("python -m &lt;x&gt;", "abc with changes", "8 cores; 2 processes", "torch 2", "0:01:02 (61.5 s)"):
+        assert words in text
+
+
+def ask(server, path, host=None):
+    connection = http.client.HTTPConnection(*server.server_address, timeout=20)
+    connection.request("GET", path, headers={"Host": host} if host else {})
+    response = connection.getresponse()
+    return response.status, response.read().decode(), response.headers
+
+
+@pytest.fixture
+def live(run):
+    with LivePage(run, PageOptions(is_live=True), ("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_the_live_page_follows_the_log(run, live):
+    status, first, headers = ask(live, "/")
+    assert status == 200 and "10 steps in 5 s" in first and "default-src 'none'" in headers["Content-Security-Policy"]
+    seen = ask(live, "/fingerprint")[1]
+    assert f'"{seen}"' in first and ask(live, "/fingerprint")[1] == seen
+    lines = [entry(step) for step in range(1, 14)]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    newer = (run / "trainer_state.json").stat().st_mtime_ns + 10**9
+    os.utime(run / "log.jsonl", ns=(newer, newer))
+    assert ask(live, "/fingerprint")[1] != seen
+    assert "13 steps so far" in ask(live, "/")[1]
+
+
+def test_the_live_page_is_for_those_who_name_this_machine(live):
+    port = live.server_address[1]
+    for host in (f"127.0.0.1:{port}", "localhost:9", "[::1]:80", "10.0.0.7"):
+        assert ask(live, "/fingerprint", host)[0] == 200
+    for host in ("evil.example", f"rebound.example:{port}", "localhost.evil.example", "[bad"):
+        assert ask(live, "/fingerprint", host)[0] == 421
+    assert ask(live, "/etc/passwd")[0] == 404
+
+
+def test_a_run_without_a_log_yet_is_waited_for(tmp_path):
+    with LivePage(tmp_path, PageOptions(is_live=True), ("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        status, text, _ = ask(server, "/")
+        server.shutdown()
+        thread.join()
+    assert status == 503 and "no such log" in text
+    with pytest.raises(FileNotFoundError, match="name the output folder"):
+        main([str(tmp_path / "absent"), "--live"])
+
+
 @pytest.fixture(params=["tiny", "quickstart"])
 def real_run(request, monkeypatch):
     """A run made now, and that of the last quickstart."""
@@ -152,21 +277,34 @@ def real_run(request, monkeypatch):
 
 
 @pytest.mark.integration
-def test_chromium_opens_the_report_of_a_real_run(real_run, tmp_path, browser_page):
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_chromium_shows_the_report_of_a_real_run(real_run, tmp_path, browser_page, look_at, scheme):
     out = tmp_path / "report.html"
     main([str(real_run), "--out", str(out)])
     assert out.stat().st_size < 5e6
+    browser_page.emulate_media(color_scheme=scheme)
     browser_page.goto(out.as_uri())
     assert browser_page.locator("h2").evaluate_all("titles => titles.map(t => t.id)") == list(SECTIONS)
     images = browser_page.locator("img")
-    assert images.count() >= 2 + 4
-    assert images.evaluate_all("images => images.every(i => i.complete && i.naturalWidth > 0)")
-    assert browser_page.locator(".absent").all_inner_texts() in ([], ["This run left no ledger.json."])
+    assert images.evaluate_all("images => images.every(i => i.complete && i.naturalWidth > 0 && i.alt)")
+    assert browser_page.locator(".curves img").count() >= 8
     assert browser_page.locator("article .correct, article .wrong, article .format_error").count() >= 8
     assert "p = " in browser_page.locator(".verdict").first.inner_text()
-    assert browser_page.locator("#curves ~ img").first.evaluate("i => i.naturalHeight > i.naturalWidth")
     assert [url for url in browser_page.requests if not url.startswith(("data:", "file:"))] == []
+    look_at(browser_page, "report")
     assert browser_page.problems == []
-    if "SCREENSHOTS" in os.environ:
-        shot = Image.open(io.BytesIO(browser_page.screenshot(full_page=True))).convert("RGB")
-        shot.quantize(128).save(REPOSITORY / "docs" / "images" / "report.png", optimize=True)
+
+
+@pytest.mark.integration
+def test_chromium_follows_a_run(run, live, browser_page):
+    browser_page.clock.install()
+    browser_page.goto(f"http://127.0.0.1:{live.server_address[1]}/")
+    browser_page.locator("#settings-model summary").click()
+    lines = [entry(step) for step in range(1, 14)]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    newer = (run / "trainer_state.json").stat().st_mtime_ns + 10**9
+    os.utime(run / "log.jsonl", ns=(newer, newer))
+    browser_page.clock.run_for(4000)
+    browser_page.get_by_text("13 steps so far").wait_for()
+    assert browser_page.locator("#settings-model[open]").count() == 0  # what was folded stays folded
+    assert browser_page.problems == []

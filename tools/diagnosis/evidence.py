@@ -60,7 +60,7 @@ class Evidence:
 
     @cached_property
     def is_early(self) -> bool:
-        """Whether it is too early to ask what was learned: in the first third of a run, or while its rate still rises."""
+        """Whether it is too early to ask what was learned: in the first third of a run, or while its rate rises."""
         if any("train_runtime" in entry for entry in self.entries):
             return False
         planned = as_number(self.flags.get("max_steps"))

@@ -35,7 +35,7 @@ def rate_is_on(run: Evidence) -> Judged | None:
 
 
 def rate_follows(run: Evidence) -> Judged | None:
-    """The learning rate reaches what the flag says, and does not leap; a flag that was changed on the way tells nothing."""
+    """The learning rate reaches what the flag says, and does not leap; a flag changed on the way tells nothing."""
     rates = run.values("learning_rate")
     if len(rates) < 3:
         return too_few(len(rates)) if len(rates) else None

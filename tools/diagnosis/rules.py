@@ -17,7 +17,7 @@ Judge = Callable[[Evidence], Judged | None]
 
 
 @dataclass(frozen=True)
-class Rule:
+class RunRule:
     """One rule of the report.
 
     Attributes:
@@ -38,16 +38,16 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class RuleView:
+class RuleOutcome:
     """What a rule found in a run, as a page shows it."""
 
-    rule: Rule
+    rule: RunRule
     value: str
     sign: Sign
 
 
 RULES = (
-    Rule(
+    RunRule(
         "Every figure is a number",
         "all curves",
         "one that is not finite",
@@ -55,7 +55,7 @@ RULES = (
         "Look at the rows of that step, lower the learning rate, or train in bfloat16 in place of float16.",
         steadiness.all_finite,
     ),
-    Rule(
+    RunRule(
         "No curve breaks off",
         "loss, gradient, rewards, NLL, learning rate",
         "missing in an entry after it was there",
@@ -63,7 +63,7 @@ RULES = (
         "Start one run per output folder; look at the last entries of log.jsonl.",
         steadiness.unbroken,
     ),
-    Rule(
+    RunRule(
         "Figures agree with each other",
         "rewards/chosen, rewards/rejected, rewards/margins",
         "margin not chosen minus rejected, by over 5 %",
@@ -71,7 +71,7 @@ RULES = (
         "Start one run per output folder, and read the log that the run wrote.",
         steadiness.consistent,
     ),
-    Rule(
+    RunRule(
         "The learning rate is on",
         "learning_rate",
         "0 or below in over 5 % of the entries between first and last",
@@ -79,7 +79,7 @@ RULES = (
         "Set --learning_rate; look at --lr_scheduler_type, --warmup_steps and --max_steps.",
         learning.rate_is_on,
     ),
-    Rule(
+    RunRule(
         "The learning rate follows its schedule",
         "learning_rate, the flag",
         "highest below half or above 1.1 times the flag, or one entry 1.5 times both its neighbours",
@@ -87,7 +87,7 @@ RULES = (
         "Shorten --warmup_steps, or look at what changed the rate.",
         learning.rate_follows,
     ),
-    Rule(
+    RunRule(
         "The loss does not leap",
         "loss and its parts",
         "an entry 1.5 times its neighbours (a part of the loss: 10 times), far out of the noise",
@@ -95,7 +95,7 @@ RULES = (
         "Look at the rows of that step; lower --learning_rate or --max_grad_norm, raise the batch.",
         steadiness.loss_leaps,
     ),
-    Rule(
+    RunRule(
         "The loss does not come back up",
         "loss",
         "a rolling mean 30 % above an earlier one, beyond the noise",
@@ -103,7 +103,7 @@ RULES = (
         "Lower --learning_rate, raise the warm-up, and go back to a checkpoint from before.",
         steadiness.loss_comes_back,
     ),
-    Rule(
+    RunRule(
         "The loss falls",
         "loss",
         "flat, zero, or no lower at the end where it is known to 2 %",
@@ -111,7 +111,7 @@ RULES = (
         "Raise --learning_rate, check what is frozen, look at the pairs with tools/view_pairs.py.",
         learning.loss_falls,
     ),
-    Rule(
+    RunRule(
         "The gradient keeps its size",
         "grad_norm",
         "5 times its begin at the end, or an entry 10 times its neighbours",
@@ -119,15 +119,15 @@ RULES = (
         "Lower --learning_rate, raise the warm-up; look at the rows of the entry that stands out.",
         steadiness.gradient_explodes,
     ),
-    Rule(
+    RunRule(
         "There is a gradient",
         "grad_norm",
         "0 in over 5 % of the entries, or a thousandth of its begin at the end",
-        "Where no gradient arrives nothing is learned: all is frozen, or the loss is saturated and tells no pair apart.",
+        "Where no gradient arrives nothing is learned: all is frozen, or the loss is at its floor.",
         "Check the freeze flags and adapters; with a loss near 0, stop earlier or use harder pairs.",
         steadiness.gradient_vanishes,
     ),
-    Rule(
+    RunRule(
         "Answers are told apart",
         "rewards/margins",
         "end not above 0.01 at beta 0.1, or not above its begin beyond the noise",
@@ -135,7 +135,7 @@ RULES = (
         "Raise --learning_rate; check that chosen and rejected differ and are the right way round.",
         learning.margin_rises,
     ),
-    Rule(
+    RunRule(
         "The chosen answer wins more often than chance",
         "rewards/accuracies",
         "below 0.52 at the end",
@@ -143,7 +143,7 @@ RULES = (
         "Check the labels with tools/view_pairs.py; raise --learning_rate or train longer.",
         learning.beats_chance,
     ),
-    Rule(
+    RunRule(
         "What was learned stays",
         "rewards/margins, rewards/accuracies",
         "margin below half of its highest level, or accuracy 0.1 below its own",
@@ -151,15 +151,15 @@ RULES = (
         "Take a checkpoint from before; lower --learning_rate.",
         learning.learned_stays,
     ),
-    Rule(
+    RunRule(
         "Chosen answers stay likely",
         "rewards/chosen",
         "at the end below -0.5 at beta 0.1 and lower than half the margin",
-        "The margin grows by making rejected and chosen answers less likely together: the model unlearns its right ones.",
+        "Rejected and chosen answers become less likely together: the model unlearns its right ones.",
         "Use --rpo_alpha 1, which holds the chosen answers; with it, lower --learning_rate.",
         learning.chosen_stays,
     ),
-    Rule(
+    RunRule(
         "The NLL of chosen answers does not rise",
         "nll_loss",
         "end 15 % above its begin, beyond the noise",
@@ -167,7 +167,7 @@ RULES = (
         "Use --rpo_alpha 1; with it, lower --learning_rate.",
         learning.nll_stays,
     ),
-    Rule(
+    RunRule(
         "The policy stays near its reference",
         "kl/chosen, rewards and margin over beta",
         "chosen 0.5 nats per token below the reference, 2 above what the NLL explains, or a margin of 1,000 nats",
@@ -175,7 +175,7 @@ RULES = (
         "Lower --learning_rate, raise --beta, train less.",
         learning.near_reference,
     ),
-    Rule(
+    RunRule(
         "Rewards do not leap",
         "rewards, delta, kl/chosen",
         "an entry further from its neighbours than the whole run is wide",
@@ -183,7 +183,7 @@ RULES = (
         "Look at the rows of that step; lower --learning_rate.",
         steadiness.rewards_leap,
     ),
-    Rule(
+    RunRule(
         "Answers keep their length",
         "lengths of answers",
         "end 1.5 times or two thirds of the begin, beyond the noise",
@@ -191,15 +191,15 @@ RULES = (
         "Shuffle the rows; where the policy samples, penalise length and look at the answers.",
         steadiness.lengths_stay,
     ),
-    Rule(
+    RunRule(
         "The policy does not prefer length",
         "lengths/preferred, lengths/margin",
         "preferred answers longer than the data's by a tenth of an answer at the end, beyond the noise",
-        "The answer with the higher reward is the longer one more often than in the data: length is learned, not reason.",
+        "The higher reward goes to the longer answer more often than in the data: length is learned, not reason.",
         "Pair answers of like length.",
         learning.prefers_length,
     ),
-    Rule(
+    RunRule(
         "Held-out rows follow",
         "eval_loss, eval_rewards/accuracies",
         "loss 10 % above its lowest while that of training falls, or accuracy 0.3 below that of training",
@@ -207,7 +207,7 @@ RULES = (
         "Take the checkpoint with the lowest held-out loss; train less, or on more rows.",
         learning.held_out_follows,
     ),
-    Rule(
+    RunRule(
         "Rows come a few times",
         "epoch",
         "more than 10 epochs",
@@ -215,7 +215,7 @@ RULES = (
         "Lower --max_steps or --num_train_epochs, or make more pairs.",
         surroundings.few_epochs,
     ),
-    Rule(
+    RunRule(
         "Rows can be used",
         "ledger.json, skipped_rows",
         "over 5 % skipped (or half of --max_skipped_share), or books that do not add up",
@@ -223,7 +223,7 @@ RULES = (
         "See the reasons below; python tools/validate.py names every row.",
         surroundings.rows_used,
     ),
-    Rule(
+    RunRule(
         "Throughput holds",
         "tokens_per_second",
         "the end at a quarter of the begin",
@@ -231,7 +231,7 @@ RULES = (
         "Look at the machine; raise --dataloader_num_workers.",
         surroundings.speed_holds,
     ),
-    Rule(
+    RunRule(
         "Memory holds",
         "peak_memory_gib",
         "the end at 1.5 times the level after a quarter of the run",
@@ -242,8 +242,8 @@ RULES = (
 )
 
 
-def judge_run(run: Evidence, rules: Sequence[Rule] = RULES) -> list[RuleView]:
+def judge_run(run: Evidence, rules: Sequence[RunRule] = RULES) -> list[RuleOutcome]:
     """What each rule finds in a run, faults first; rules without anything to look at are left out."""
     found = [(rule, rule.judge(run)) for rule in rules]
-    views = [RuleView(rule, judged.value, judged.sign) for rule, judged in found if judged is not None]
+    views = [RuleOutcome(rule, judged.value, judged.sign) for rule, judged in found if judged is not None]
     return sorted(views, key=lambda view: view.sign is not Sign.FAULT)
