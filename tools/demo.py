@@ -12,7 +12,6 @@ of more than --max-megabytes is refused before it is read.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import secrets
 import tempfile
@@ -20,7 +19,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -34,6 +32,7 @@ from internvl_chat.data.images import ImageError, Tiling, load_image
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
 from internvl_chat.run.entry import Parser, at_least, enter
 from tools.pages.page import render
+from tools.pages.server import PageHandler, PageServer
 from tools.reasoning_data_pipeline.engines.opening import ENGINES, open_engine
 from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions, Failure, Request, SamplingSettings
 from tools.reasoning_data_pipeline.engines.server_arguments import add_servers, server_options
@@ -90,10 +89,8 @@ class EngineContender:
 Answering = Contender | EngineContender
 
 
-class DemoServer(ThreadingHTTPServer):
+class DemoServer(PageServer):
     """Serves the page, and the answers of all contenders to one question at a time."""
-
-    daemon_threads = True
 
     def __init__(
         self,
@@ -122,11 +119,11 @@ class DemoServer(ThreadingHTTPServer):
             return [contender.answer(image, question, self.settings) for contender in self.contenders]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(PageHandler):
     """GET / is the page; POST /answers?question=... with the bytes of an image is JSON: `answers`, or `problem`."""
 
     server: DemoServer
-    timeout = 60  # seconds for an upload to go on
+    policy = POLICY
 
     def do_GET(self) -> None:
         """Send the page."""
@@ -161,16 +158,6 @@ class Handler(BaseHTTPRequestHandler):
         """Send a problem as JSON, and close: what was not read must not be taken for the next request."""
         self.close_connection = True
         self.reply(status, json.dumps({"problem": problem}), "application/json")
-
-    def reply(self, status: HTTPStatus, text: str, kind: str) -> None:
-        """Send a whole response."""
-        content = text.encode()
-        self.send_response(status)
-        headers = {"Content-Type": kind, "Content-Length": str(len(content)), "Content-Security-Policy": POLICY}
-        for name, value in {**headers, "X-Content-Type-Options": "nosniff"}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
 
 
 def read_image(data: bytes) -> Image.Image:
@@ -243,19 +230,13 @@ def build_server(args: argparse.Namespace) -> DemoServer:
         load_contender(path, args.device) if args.engine == "chat" else open_contender(path, args)
         for path in args.checkpoints
     ]
-    try:
-        return DemoServer((args.host, args.port), contenders, settings, int(args.max_megabytes * 1e6))
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"--host {args.host} --port {args.port}: {error}; --port 0 takes a free one") from error
+    return DemoServer((args.host, args.port), contenders, settings, int(args.max_megabytes * 1e6))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until interrupted."""
     with build_server(parse_arguments(argv)) as server:
-        host, port = server.server_address[:2]
-        print(f"http://{host!s}:{port}/", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.run()
 
 
 if __name__ == "__main__":

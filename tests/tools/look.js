@@ -14,7 +14,7 @@
   const seen = [];
   for (const element of document.querySelectorAll("body *")) {
     const box = element.getBoundingClientRect(), style = getComputedStyle(element);
-    if (!box.width || !box.height || style.visibility === "hidden" || style.opacity === "0" || element.closest("svg, script, style")) continue;
+    if (!box.width || !box.height || style.visibility === "hidden" || style.opacity === "0" || element.closest("svg, script, style") || !element.checkVisibility({ contentVisibilityAuto: true })) continue;
     const words = [...element.childNodes].filter(node => node.nodeType === 3 && node.data.trim());
     if (!words.length) continue;
     const back = ground(element), front = over(rgba(style.color), back), [high, low] = [light(front), light(back)].sort((a, b) => b - a);

@@ -99,7 +99,9 @@ def test_an_image_of_too_many_pixels_is_refused(server, monkeypatch):
 
 def test_an_upload_that_is_too_large_is_refused_unread(server):
     with socket.create_connection(server.server_address, timeout=20) as connection:
-        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: x\r\nContent-Length: 99000000000\r\n\r\n")
+        connection.sendall(
+            b"POST /answers?question=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99000000000\r\n\r\n"
+        )
         reply = connection.makefile("rb").read()
     assert b" 413 " in reply and b"99000000000 bytes; at most 0.01 MB are taken" in reply
 
@@ -107,13 +109,13 @@ def test_an_upload_that_is_too_large_is_refused_unread(server):
 @pytest.mark.parametrize("length", [b"", b"Content-Length: -5\r\n", b"Content-Length: ten\r\n"])
 def test_an_upload_of_unknown_length_is_refused(server, length):
     with socket.create_connection(server.server_address, timeout=20) as connection:
-        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n")
+        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: localhost\r\n" + length + b"\r\n")
         assert b" 413 " in connection.makefile("rb").read()
 
 
 def test_an_upload_that_ends_early(server):
     with socket.create_connection(server.server_address, timeout=20) as connection:
-        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")
         connection.shutdown(socket.SHUT_WR)
         assert b"the upload ended early" in connection.makefile("rb").read()
 
@@ -124,6 +126,17 @@ def test_an_empty_question_and_other_addresses(server):
         connection = http.client.HTTPConnection(*server.server_address, timeout=20)
         connection.request(method, path, b"")
         assert connection.getresponse().status == 404
+
+
+def test_a_request_under_another_name_is_refused(server):
+    """As a page of the web would send it whose name leads to this machine."""
+    status = {}
+    for host in ("localhost", "127.0.0.1:80", "evil.example"):
+        connection = http.client.HTTPConnection(*server.server_address, timeout=20)
+        connection.request("POST", "/answers?question=a", b"", {"Host": host})
+        status[host] = connection.getresponse().status
+    assert status == {"localhost": 200, "127.0.0.1:80": 200, "evil.example": 421}
+    assert len(server.contenders[0].model.asked) == 2
 
 
 def test_the_page_escapes_names_and_asks_nobody_else(server):
@@ -174,7 +187,7 @@ def test_an_engine_answers_as_chat_does_or_as_its_server(engine, golden_folder, 
 
 
 @pytest.mark.integration
-def test_chromium_takes_an_image_and_shows_two_answers(browser_page, golden, tmp_path):
+def test_chromium_takes_an_image_and_shows_two_answers(browser_page, golden, tmp_path, look_at):
     flags = ["--checkpoints", str(REPOSITORY / "ckpt" / "tiny-base"), golden.ckpt_policy, "--port", "0"]
     (tmp_path / "not an image.png").write_text("hello")
     (tmp_path / "image.png").write_bytes(png())
@@ -190,6 +203,7 @@ def test_chromium_takes_an_image_and_shows_two_answers(browser_page, golden, tmp
         expected = running.answers(png(), "How many stars are there?")
         assert answers.all_text_contents() == expected and expected[0] != expected[1]
         assert page.problems == []
+        look_at(page, "demo")
         page.set_input_files("#file", tmp_path / "not an image.png")
         page.click("#ask")
         page.locator("#ask:enabled").wait_for()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tools.pages.page import render
 from tools.validation.summary import Summary
@@ -24,14 +25,25 @@ def validation_page(report: Mapping[str, Any], summary: Summary, max_seq_length:
     return render(TEMPLATE, report=report, sharing=summary.sharing_said(), plots=draw(summary, max_seq_length))
 
 
-def draw(summary: Summary, max_seq_length: int) -> str:
-    """Histograms of tokens, tiles and lengths of answers as one SVG element."""
-    with matplotlib.rc_context({"svg.hashsalt": "validation", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
-        tokens, tiles, lengths = figure.subplots(1, 3)
-        _draw_tokens(tokens, summary.tokens, max_seq_length)
-        _draw_tiles(tiles, summary)
-        _draw_lengths(lengths, summary)
+def draw(summary: Summary, max_seq_length: int) -> list[str]:
+    """Histograms of tokens, tiles and lengths of answers, an SVG element each: on a phone one lies below the other."""
+    plots = (
+        lambda axes: _draw_tokens(axes, summary.tokens, max_seq_length),
+        lambda axes: _draw_tiles(axes, summary),
+        lambda axes: _draw_lengths(axes, summary),
+    )
+    return [_draw(plot, f"validation {number}") for number, plot in enumerate(plots)]
+
+
+def _draw(plot: Callable[[Axes], None], salt: str) -> str:
+    """A plot as an SVG element whose axes count in whole numbers."""
+    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+        axes = figure.subplots()
+        plot(axes)
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "linear":
+                axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = file.getvalue()
@@ -51,12 +63,16 @@ def _draw_tokens(axes: Axes, tokens: list[int], max_seq_length: int) -> None:
 def _draw_tiles(axes: Axes, summary: Summary) -> None:
     axes.set_title(f"Tiles, {summary.tiles.total():,} rows with images")
     axes.set_xlabel("tiles, thumbnails counted")
+    axes.set_ylabel("rows")
+    if summary.tiles:  # one number of tiles is a bar of its own width, not a plot that begins at 0.6
+        axes.set_xlim(min(summary.tiles) - 1, max(summary.tiles) + 1)
     axes.bar(list(summary.tiles), list(summary.tiles.values()), color="#4078c0")
 
 
 def _draw_lengths(axes: Axes, summary: Summary) -> None:
     axes.set_title("Answers")
     axes.set_xlabel("characters, logarithmic")
+    axes.set_ylabel("rows")
     edges = np.geomspace(1, max([10, *(int(sizes.max()) for sizes in summary.chosen if len(sizes))]), BINS)
     for name, color, parts in (("chosen", "#1a7f37", summary.chosen), ("rejected", "#cf222e", summary.rejected)):
         counts = sum(np.histogram(np.maximum(part, 1), edges)[0] for part in parts)
