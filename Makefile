@@ -2,6 +2,7 @@
 # make test         the whole test suite
 # make clients      lmdeploy, vLLM, VLMEvalKit in environments of their own, and our checkpoints in them
 # make gpu          on a machine with a GPU: what docs/gpu.md says has to be shown there
+# make screenshots  the pictures of the pages in docs/images, by the tests that measure these pages in Chromium
 # make checks       lint, types, import of every module
 # The newest Python here of those that the pins are made for.
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(if $(shell $(name) -c "import sys; print(sys.version_info >= (3, 11) or str())" 2>/dev/null),$(name))) python3.11)
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS ?= $(CURDIR)/work_dirs/clients
 
-.PHONY: install quickstart test clients gpu checks
+.PHONY: install quickstart test clients gpu screenshots checks
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt requirements-run.txt pyproject.toml
@@ -33,6 +34,10 @@ gpu: install
 	$(BIN)/python benchmarks/bench_gpu.py
 	$(BIN)/python benchmarks/bench_training.py --device cuda --size 2B
 	$(BIN)/python benchmarks/bench_training.py --device cuda --size 8B --dtype bfloat16 --forms ours_cached_reference
+
+screenshots: install
+	SCREENSHOTS=1 $(BIN)/python -m pytest -m integration -k chromium tests/tools/test_report.py tests/tools/test_demo.py \
+		tests/tools/test_view_pairs.py tests/tools/test_validate_parts.py
 
 checks: install
 	$(BIN)/ruff check .

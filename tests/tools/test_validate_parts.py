@@ -219,7 +219,7 @@ def test_the_page_escapes_what_rows_say_and_shows_every_fault(tmp_path):
     page = validation_page(make_report(summary), summary, 8192)
     assert "<script>" not in page and page.count("&lt;script&gt;") == len(FAULTS)
     assert all(fault.cure.replace("<", "&lt;").replace(">", "&gt;") in page for fault in FAULTS.values())
-    assert page.count("<svg") == 1 and "&lt;m&gt;.json" in page and "a (held-out)" in page
+    assert page.count("<svg") == 3 and "&lt;m&gt;.json" in page and "a (held-out)" in page
 
 
 def test_the_page_of_nothing():
@@ -227,7 +227,7 @@ def test_the_page_of_nothing():
 
 
 @pytest.mark.integration
-def test_chromium_shows_the_page_without_a_request(tmp_path, browser_page):
+def test_chromium_shows_the_page_without_a_request(tmp_path, browser_page, look_at):
     summary = Summary(sets=[SetSummary("a", "train", 5, 5, usable=5)], tokens=[100, 120, 900])
     summary.chosen, summary.rejected = [np.array([40, 90])], [np.array([50, 7])]
     summary.note(FoundFault("bad_json", "a", "a.jsonl", 7, "torn"))
@@ -235,10 +235,11 @@ def test_chromium_shows_the_page_without_a_request(tmp_path, browser_page):
     path.write_text(validation_page(make_report(summary), summary, 8192))
     browser_page.goto(path.as_uri())
     assert browser_page.locator("details[open]").inner_text().count("a.jsonl:7: torn") == 1
-    box = browser_page.locator(".plots svg").bounding_box()
+    box = browser_page.locator(".plots").bounding_box()
     assert box["width"] > 800 and box["height"] > 150
     assert "max_seq_length" in browser_page.locator(".plots").inner_text()
     assert [url for url in browser_page.requests if not url.startswith(("data:", "file:"))] == []
+    look_at(browser_page, "validation")
     assert browser_page.problems == []
 
 

@@ -144,9 +144,10 @@ def test_nothing_to_show_and_missing_files_are_errors(pairs):
 
 
 @pytest.mark.integration
-def test_chromium_shows_images_answers_marks_and_filters(pairs, browser_page):
+def test_chromium_shows_images_answers_marks_and_filters(pairs, browser_page, look_at):
     path = write_page(pairs)
     browser_page.goto(path.as_uri())
+    look_at(browser_page, "pairs")
     articles = browser_page.locator("article")
     assert articles.count() == 5
     images = browser_page.locator("article img")
