@@ -9,7 +9,8 @@ Tiles are planned before images are decoded, so that prompt and longest answer f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,12 +32,13 @@ from internvl_chat.data.images import (
     resolve_image,
 )
 from internvl_chat.data.mixture import BYTES_PER_TOKEN, MixedDataset, Mixture, Place
-from internvl_chat.data.recent import RecentTiles
 from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow
 from internvl_chat.data.video import FrameLimits, Video, open_video, read_frames
 from internvl_chat.records.durable import stamp
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
 from internvl_chat.records.samples import Sample, SkippedRow, prompt_key
+
+KEPT_BYTES = 64 << 20  # of tiles, in each worker: 8 images of 13 tiles of 448 pixels
 
 
 class _Located:
@@ -72,6 +74,32 @@ class PlannedRow:
     def pictures(self) -> Iterator[Image.Image]:
         """The images or frames, decoded to RGB one by one; ImageError where one is broken."""
         return map(decode_rgb, self.images) if self.video is None else read_frames(self.video, len(self.grids))
+
+
+class RecentTiles:
+    """Tiles by what they were made of, for the pairs that come next and show the same image.
+
+    Pairs of one prompt meet in a batch where training or the filling of a cache groups them. Each worker of a loader
+    keeps its own; those that were not asked for longest leave first.
+    """
+
+    def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
+        """Keep so many bytes of pixels at most."""
+        self.most_bytes, self.kept_bytes = most_bytes, 0
+        self._tiles: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The tiles under a key, made where they are not kept. Nobody may change them."""
+        if key in self._tiles:
+            self._tiles.move_to_end(key)
+            return self._tiles[key]
+        tiles = make()
+        self._tiles[key] = tiles
+        self.kept_bytes += tiles.nbytes
+        while self.kept_bytes > self.most_bytes:
+            _, oldest = self._tiles.popitem(last=False)
+            self.kept_bytes -= oldest.nbytes
+        return tiles
 
 
 class MixtureDataset(Dataset):

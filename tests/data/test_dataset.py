@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from internvl_chat.data.collator import dpo_concat_pad_data_collator, join_sample
-from internvl_chat.data.dataset import MixtureDataset
+from internvl_chat.data.dataset import MixtureDataset, RecentTiles
 from internvl_chat.data.images import decode_rgb
 from internvl_chat.model import load_tokenizer
 from internvl_chat.model.modeling_internvl import normalize_tiles
@@ -263,3 +263,24 @@ def test_an_image_of_several_pairs_is_cut_once_unless_its_file_changes_or_copies
     decoded.clear()
     by_line(dataset_of(rows, meta={"data_augment": True}))
     assert len(decoded) == 3
+
+
+def test_what_was_asked_for_last_stays_within_the_bytes():
+    recent, made = RecentTiles(most_bytes=20), []
+
+    def get(key, size=8):
+        def make():
+            made.append(key)
+            return np.zeros(size, np.uint8)
+
+        return recent.get(key, make)
+
+    first = get("a")
+    get("b")
+    assert get("a") is first
+    get("c")  # b leaves
+    get("a")
+    get("b")  # c leaves
+    assert made == ["a", "b", "c", "b"] and recent.kept_bytes == 16
+    get("larger than all", 21)
+    assert recent.kept_bytes == 0 and len(get("larger than all", 21)) == 21
