@@ -31,6 +31,20 @@ def test_two_ranks_share_each_row(engine, alone, tiny_flags, losses_of, tmp_path
     assert books[0] == books[1] and books[1]["adds_up"]
 
 
+def test_two_ranks_share_rows_of_several_questions_about_an_image(tiny_flags, losses_of, golden_folder, tmp_path):
+    rows = [
+        {"image": "square_small.png", "question": f"Part {n}?", "chosen": f"{n}.", "rejected": "No"} for n in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    entry = {"root": str(golden_folder / "data" / "images"), "annotation": str(tmp_path / "rows.jsonl")}
+    (tmp_path / "meta.json").write_text(json.dumps({"one": entry}))
+    settings = {"meta_path": tmp_path / "meta.json", "max_steps": 2, "per_device_train_batch_size": 4}
+    main(tiny_flags(tmp_path / "alone", **settings))
+    train(tiny_flags(tmp_path / "run", sequence_parallel_size=2, **settings), world=2, log=tmp_path / "log")
+    assert losses_of(tmp_path / "run") == pytest.approx(losses_of(tmp_path / "alone"), abs=1e-5)
+    assert largest_difference(tmp_path / "alone", tmp_path / "run") <= 1e-6
+
+
 @pytest.fixture(params=["internlm2", "gpt_oss"])
 def other_model(request, golden_folder, tmp_path):
     """InternLM2 of the tiny checkpoints, and GPT-OSS with its windows and sinks."""
