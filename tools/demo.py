@@ -3,10 +3,12 @@
     python tools/demo.py --checkpoints ckpt/InternVL2_5-8B work_dirs/mpo
     python tools/demo.py --checkpoints ckpt/tiny-base work_dirs/quickstart/checkpoint --port 8000
 
-Answers come from `model.chat`, greedy unless a temperature is given, or from an engine of the pipelines: `--engine
-vllm`, or `--engine server --server URL URL`, one for each checkpoint. The page is served on this machine only; from
-elsewhere, `ssh -L 7860:127.0.0.1:7860 HOST` brings it. An image is opened within the bounds of training, and an upload
-of more than --max-megabytes is refused before it is read.
+The page asks step by step, in the words of --prompt-version that the pipelines use and MPO trains on, or as typed;
+with two checkpoints it marks what one answer has and the other lacks. Answers come from `model.chat`, greedy unless a
+temperature is given, or from an engine of the pipelines: `--engine vllm`, or `--engine server --server URL URL`, one
+for each checkpoint. The page is served on this machine only, to requests whose Host header names it; from elsewhere,
+`ssh -L 7860:127.0.0.1:7860 HOST` brings it. An image is opened within the bounds of training, and an upload of more
+than --max-megabytes is refused before it is read.
 """
 
 from __future__ import annotations
@@ -30,15 +32,18 @@ from transformers import PreTrainedTokenizerBase
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.data.images import ImageError, Tiling, load_image
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
+from internvl_chat.records.rows import Source
 from internvl_chat.run.entry import Parser, at_least, enter
-from tools.pages.page import render
+from tools.pages.page import Segments, mark_differences, render
 from tools.pages.server import PageHandler, PageServer
 from tools.reasoning_data_pipeline.engines.opening import ENGINES, open_engine
 from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions, Failure, Request, SamplingSettings
 from tools.reasoning_data_pipeline.engines.server_arguments import add_servers, server_options
+from tools.reasoning_data_pipeline.prompts.wording import VERSIONS, ask
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 POLICY = "default-src 'none'; connect-src 'self'; img-src blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+AS_TYPED = "as typed"
 BROKEN_UPLOAD = "the upload ended early"
 
 
@@ -98,15 +103,17 @@ class DemoServer(PageServer):
         contenders: Sequence[Answering],
         settings: dict[str, Any],
         most_bytes: int,
+        version: str = AS_TYPED,
     ) -> None:
-        """Take what answers, the keywords of `generate`, and the most bytes of an image."""
+        """Take what answers, the keywords of `generate`, the most bytes of an image, how the page asks at first."""
         super().__init__(address, Handler)
         self.contenders, self.settings, self.most_bytes = contenders, settings, most_bytes
-        self.page = render(TEMPLATE, names=[contender.name for contender in contenders])
+        names = [contender.name for contender in contenders]
+        self.page = render(TEMPLATE, names=names, versions=(AS_TYPED, *VERSIONS), first=version)
         self.busy = threading.Lock()  # two questions at once would need the memory of two
 
-    def answers(self, data: bytes, question: str) -> list[str]:
-        """The answer of each contender.
+    def answers(self, data: bytes, question: str, version: str = AS_TYPED) -> list[str]:
+        """The answer of each contender to a question, put in the words of a prompt version.
 
         Raises:
             ImageError: the data are no image that can be read.
@@ -114,7 +121,11 @@ class DemoServer(PageServer):
         """
         if not question.strip():
             raise ValueError("the question is empty")
+        if version not in (AS_TYPED, *VERSIONS):
+            raise ValueError(f"{version!r} is no prompt version; there are {', '.join(VERSIONS)}")
         image = read_image(data) if data else None
+        if version != AS_TYPED:
+            question = ask(question, int(image is not None), version=version, where=Source("the question", 1))
         with self.busy:
             return [contender.answer(image, question, self.settings) for contender in self.contenders]
 
@@ -148,16 +159,24 @@ class Handler(PageHandler):
         try:
             if len(data) < int(length):
                 raise ValueError(BROKEN_UPLOAD)
-            answers = self.server.answers(data, parse_qs(address.query).get("question", [""])[0])
+            query = {name: values[0] for name, values in parse_qs(address.query).items()}
+            answers = self.server.answers(data, query.get("question", ""), query.get("version", AS_TYPED))
         except ValueError as error:  # an ImageError is one
             self.refuse(HTTPStatus.BAD_REQUEST, str(error))
             return
-        self.reply(HTTPStatus.OK, json.dumps({"answers": answers}), "application/json")
+        self.reply(HTTPStatus.OK, json.dumps({"answers": answers, "marked": marked(answers)}), "application/json")
 
     def refuse(self, status: HTTPStatus, problem: str) -> None:
         """Send a problem as JSON, and close: what was not read must not be taken for the next request."""
         self.close_connection = True
         self.reply(status, json.dumps({"problem": problem}), "application/json")
+
+
+def marked(answers: Sequence[str]) -> list[Segments]:
+    """The answers as (text, whether the other lacks it); of other than two nothing is marked."""
+    if len(answers) == 2:
+        return list(mark_differences(*answers))
+    return [[(answer, False)] for answer in answers]
 
 
 def read_image(data: bytes) -> Image.Image:
@@ -210,6 +229,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=at_least(1), default=1024, help="of an answer (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
     parser.add_argument("--engine", choices=("chat", *ENGINES), default="chat", help="(default: %(default)s)")
+    parser.add_argument(
+        "--prompt-version",
+        choices=(AS_TYPED, *VERSIONS),
+        default="en",
+        help="words that the page puts a question in at first (default: %(default)s)",
+    )
     add_servers(parser)
     parser.add_argument("--max-megabytes", type=float, default=20, help="of an image (default: %(default)s)")
     return parser.parse_args(argv)
@@ -230,7 +255,7 @@ def build_server(args: argparse.Namespace) -> DemoServer:
         load_contender(path, args.device) if args.engine == "chat" else open_contender(path, args)
         for path in args.checkpoints
     ]
-    return DemoServer((args.host, args.port), contenders, settings, int(args.max_megabytes * 1e6))
+    return DemoServer((args.host, args.port), contenders, settings, int(args.max_megabytes * 1e6), args.prompt_version)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

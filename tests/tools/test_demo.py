@@ -17,8 +17,10 @@ import torch
 from PIL import Image
 
 from internvl_chat.data.images import MAX_PIXELS, Tiling
+from internvl_chat.records.rows import Source
 from tools import demo
 from tools.demo import Contender, DemoServer
+from tools.reasoning_data_pipeline.prompts.wording import ask
 from tools.visual_reasoning.questions import ask_anything
 from tools.visual_reasoning.scenes import render
 
@@ -71,9 +73,32 @@ def post(server, data, question="How many?", **headers):
 
 
 def test_every_checkpoint_answers_the_same_question(server):
-    assert post(server, png(), "Wie viele? 多少") == (200, {"answers": ["<b>four</b>", "five"]})
+    assert post(server, png(), "Wie viele? 多少") == (
+        200,
+        {
+            "answers": ["<b>four</b>", "five"],
+            "marked": [[["<b>four</b>", True]], [["five", True]]],
+        },
+    )
     for contender in server.contenders:
         assert contender.model.asked == [((3, 3, 56, 56), "Wie viele? 多少", {"max_new_tokens": 5})]
+
+
+def test_a_question_is_put_in_the_words_of_a_prompt_version(server):
+    address = f"/answers?question={quote('How many?')}&version="
+    for version, status in (("en", 200), ("zh_v2", 200), ("none", 400)):
+        connection = http.client.HTTPConnection(*server.server_address, timeout=20)
+        connection.request("POST", address + version, png())
+        assert connection.getresponse().status == status
+    asked = [question for _, question, _ in server.contenders[0].model.asked]
+    where = Source("a", 1)
+    assert asked == [ask("How many?", 1, version=version, where=where) for version in ("en", "zh_v2")]
+    assert asked[0] != "How many?" and "Final answer" in asked[0]
+
+
+def test_what_one_of_two_answers_lacks_is_marked():
+    assert demo.marked(["It is 4.", "It is 5."])[0] == [("It is ", False), ("4", True), (".", False)]
+    assert demo.marked(["It is 4."]) == [[("It is 4.", False)]]
 
 
 def test_a_question_without_an_image(server):
@@ -200,7 +225,7 @@ def test_chromium_takes_an_image_and_shows_two_answers(browser_page, golden, tmp
         page.locator("#preview").wait_for(state="visible")
         page.click("#ask")
         page.locator("#ask:enabled").wait_for()
-        expected = running.answers(png(), "How many stars are there?")
+        expected = running.answers(png(), "How many stars are there?", "en")  # as the page asks at first
         assert answers.all_text_contents() == expected and expected[0] != expected[1]
         assert page.problems == []
         look_at(page, "demo")
