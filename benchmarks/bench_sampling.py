@@ -35,7 +35,8 @@ from machine import interleaved_medians, output_in, tree_of, write_results
 from PIL import Image
 
 from internvl_chat.model import load_model, load_tokenizer
-from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments
+from tools.checkpoints.tiny import make_tiny_checkpoint
+from tools.make_tiny_checkpoint import parse_arguments
 from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder
 from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Request, SamplingSettings
 from tools.reasoning_data_pipeline.engines.transformers_engine import TransformersEngine

@@ -35,7 +35,7 @@ import torch
 from golden_run import GOLDEN, golden_flags
 from machine import describe_machine, write_results
 
-from internvl_chat import train_mpo
+from internvl_chat import training
 from internvl_chat.checkpoint.files import SAVING
 from internvl_chat.run.process import free_port
 
@@ -54,12 +54,12 @@ def make_data(folder: Path) -> Path:
 
 
 def train(flags: Sequence[str], place: dict[str, str], log: Path) -> None:
-    """`train_mpo` in this process, which was forked for it."""
+    """A training in this process, which was forked for it."""
     os.environ.update(place)
     with log.open("a") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
-    train_mpo.main(flags)
+    training.train(flags)
 
 
 @dataclass

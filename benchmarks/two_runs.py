@@ -31,7 +31,7 @@ import torch
 from golden_run import golden_flags
 from machine import describe_machine, write_results
 
-from internvl_chat import train_mpo
+from internvl_chat import training
 from internvl_chat.checkpoint.lock import FolderInUse
 
 FORK = multiprocessing.get_context("fork")
@@ -45,12 +45,12 @@ def flags(out: Path) -> list[str]:
 
 
 def train(words: Sequence[str], log: Path) -> None:
-    """`train_mpo` in this process, which was forked for it; its refusal goes to the log."""
+    """A training in this process, which was forked for it; its refusal goes to the log."""
     with log.open("w") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
     try:
-        train_mpo.main(words)
+        training.train(words)
     except FolderInUse as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(REFUSED) from None

@@ -9,7 +9,7 @@ import yaml
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig, resolve_deepspeed_config
 from internvl_chat.checkpoint.files import checksums, publish
-from internvl_chat.train_mpo import find_resume_point, parse_arguments, wants_deepspeed
+from internvl_chat.training import find_resume_point, parse_arguments, wants_deepspeed
 
 
 def config(tmp_path, **settings):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from internvl_chat.config_file import config_words, read_config, with_config
-from internvl_chat.train_mpo import parse_arguments, wants_deepspeed
+from internvl_chat.training import parse_arguments, wants_deepspeed
 
 BASE = {"model_name_or_path": "ckpt/x", "meta_path": "meta.json", "report_to": "none"}
 

@@ -18,7 +18,7 @@ from huggingface_hub.cli import hf as hub
 from transformers import HfArgumentParser
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
-from internvl_chat.train_mpo import parse_arguments
+from internvl_chat.training import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "ckpt/README.md")]

@@ -13,9 +13,10 @@ from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_mode
 from internvl_chat.model.conversation import THINKING_SYSTEM_MESSAGE, get_template
 from internvl_chat.packed import attention
 from internvl_chat.packed.attention import check_attention, kernel_refusals, use_shared_prefix
-from internvl_chat.train_mpo import main, parse_arguments
+from internvl_chat.train_mpo import main
+from internvl_chat.training import parse_arguments
 from tests.tools.test_convert import FAMILIES, SIZES, build
-from tools import convert
+from tools.checkpoints import conversion
 
 TRAINED = [name for name in FAMILIES if not name.startswith("qwen2")]  # which most other tests train
 
@@ -47,7 +48,7 @@ def run(request, golden_folder, train, tmp_path_factory):
 def test_adapters_on_any_family_and_layout(family, layout, golden_folder, train, tmp_path):
     source = build(tmp_path / "published", golden_folder / "ckpt" / "tiny-qwen2", family)
     if layout == "hf":
-        convert.convert_to_hf(source, tmp_path / "hf")
+        conversion.convert_to_hf(source, tmp_path / "hf")
     train(tmp_path / layout, tmp_path / "run", "--use_llm_lora", "4", "--use_backbone_lora", "4")
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / layout, tmp_path / "run"))
     assert before.keys() == after.keys()
@@ -69,7 +70,7 @@ def test_the_run_moves_every_weight_and_keeps_the_names(run):
 
 
 def test_transformers_computes_what_the_trained_model_does(run, tmp_path):
-    convert.convert_to_hf(run[1], tmp_path / "hf")
+    conversion.convert_to_hf(run[1], tmp_path / "hf")
     theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "hf", dtype="auto").eval()
     ours = load_model(run[1])
     ids = torch.arange(20, 50)[None]

@@ -21,7 +21,7 @@ from internvl_chat.packed.attention import shared_prefix_attention
 from internvl_chat.packed.layout import Segment, build_layout, map_tensors
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import pack_batch
-from internvl_chat.train_mpo import parse_arguments
+from internvl_chat.training import parse_arguments
 from tests.flags import as_flags
 from tests.test_fast_path import FAMILIES, Rows, run
 

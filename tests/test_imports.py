@@ -25,7 +25,13 @@ LIBRARY = {
     "checkpoint": {"records", "model"},
     "reference": {"records", "arguments", "data", "model", "packed", "adapters", "checkpoint"},
     "run": {"records", "arguments", "data", "losses", "model", "packed", "adapters", "checkpoint", "reference"},
-    "arguments": {"data", "losses", "model"},
+    "flags": {"data"},
+    "training_help": {"data", "flags"},
+    "arguments": {"data", "flags", "losses", "model"},
+    "training": {
+        *("adapters", "arguments", "checkpoint", "config_file", "data", "model", "packed", "publishing", "reference"),
+        "run",
+    },
     "config_file": {"model"},
     "trainer": {"run"},
     "collator": {"data"},
@@ -47,7 +53,7 @@ TOOLS = {
     "diagnosis": set(),
     "run_report": {"curves", "diagnosis", "evaluation", "pages"},
     "plan": set(),
-    "checkpoints": set(),
+    "checkpoints": {"visual_reasoning"},
     "visual_reasoning": {"reasoning_data_pipeline.prompts"},
     "evaluation": {
         "curves",
@@ -59,11 +65,8 @@ TOOLS = {
     "curation": {f"reasoning_data_pipeline.{room}" for room in ("answers", "pairs", "prompts")},
     "publishing": {"curves", "evaluation"},
 }
-# Who may import an entry script: its older name, and what tells of a training before it starts.
-MAY_IMPORT_ENTRIES = {
-    "tools/mm_reasoning_pipeline/internvl_lmdeploy_cot_postprocess.py",
-    "tools/footprint.py",
-}
+# Who may import an entry script: its older name.
+MAY_IMPORT_ENTRIES = {"tools/mm_reasoning_pipeline/internvl_lmdeploy_cot_postprocess.py"}
 WITHOUT_TORCH = [
     "internvl_chat.records.rows",
     "internvl_chat.records.meta",

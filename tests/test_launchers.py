@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.run.process import free_port
-from internvl_chat.train_mpo import parse_arguments
+from internvl_chat.training import parse_arguments
 from tools import footprint
 
 ROOT = Path(__file__).parents[1]
@@ -491,7 +491,7 @@ def test_memory_refuses_a_start_only_where_the_gpu_is_known(tmp_path, monkeypatc
     asked = ["--check", "--", *flags, str(tmp_path / "meta.json")]
     with pytest.raises(SystemExit, match="^missing: ckpt/InternVL2_5-78B"):
         footprint.main(asked)
-    monkeypatch.setattr(footprint, "seen_gpu_memory", lambda: 140.0)
+    monkeypatch.setattr("tools.plan.estimate.seen_gpu_memory", lambda: 140.0)
     with pytest.raises(SystemExit, match="does not fit into 140 GiB"):
         footprint.main(asked)
     with pytest.raises(SystemExit, match="does not fit into 40 GiB"):

@@ -19,7 +19,7 @@ from benchmarks.study.report import (
 )
 from benchmarks.study.settings import Settings, once
 from benchmarks.study.statistics import differences, mean_interval, summarize
-from internvl_chat.train_mpo import parse_arguments
+from internvl_chat.training import parse_arguments
 
 FIGURES = {"cot_sampled": 0.0, "direct": 95.0, "words": 10.0, "kl": 0.1}
 

@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 
 from internvl_chat.records.rows import RecordError
-from internvl_chat.train_mpo import build_dataset, parse_arguments
+from internvl_chat.training import build_dataset, parse_arguments
 from tests.videos import picture
 from tools import evaluate, validate, view_pairs
 from tools.evaluation import split

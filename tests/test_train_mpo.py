@@ -78,7 +78,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(flags, tmp_path):
 
 
 def test_a_second_run_in_one_folder_ends_before_it_loads_a_thing(flags, tmp_path, monkeypatch):
-    monkeypatch.setattr("internvl_chat.train_mpo.load_model", None)
+    monkeypatch.setattr("internvl_chat.training.load_model", None)
     (tmp_path / "run").mkdir()
     with locked(tmp_path / "run"), pytest.raises(FolderInUse, match=f"in use by the run of process {os.getpid()} on"):
         main(flags(overwrite_output_dir=True))
@@ -138,7 +138,7 @@ def test_a_cached_reference_gives_the_run_of_a_second_model(flags, tmp_path, mon
     expected = log_of(tmp_path / "model")
     assert log_of(tmp_path / "first") == pytest.approx(expected, abs=2e-5)
     loaded = []
-    monkeypatch.setattr("internvl_chat.train_mpo.load_model", lambda *a, **k: loaded.append(a) or load_model(*a, **k))
+    monkeypatch.setattr("internvl_chat.training.load_model", lambda *a, **k: loaded.append(a) or load_model(*a, **k))
     main(flags(output_dir=tmp_path / "second", reference="cache", beta=0.2, **settings))  # a sweep reads the same cache
     assert len(loaded) == 1
     assert log_of(tmp_path / "second")[3] != expected[3]

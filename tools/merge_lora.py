@@ -13,66 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from huggingface_hub import save_torch_state_dict
-from peft import LoraConfig
-from safetensors.torch import load_file
-
-from internvl_chat.adapters.lora import ADAPTER_FOLDER, add_adapters, load_adapter, merged_weights
-from internvl_chat.adapters.unmerged import is_unmerged, merge_adapters
-from internvl_chat.checkpoint.export import CONFIG_NAME, copy_companions, export_checkpoint, stored_dtypes, write_json
-from internvl_chat.checkpoint.names import local_checkpoint
-from internvl_chat.model import load_model
-from internvl_chat.model.json_object import read_object
 from internvl_chat.run.entry import Parser, enter
-
-ADAPTER_CONFIG = "adapter_config.json"  # as peft calls it
-SHARD_SIZE = "5GB"  # as the published files are cut
-
-
-def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
-    """Write base plus adapter to `out`, each weight in the number format that the base has.
-
-    Args:
-        checkpoint: folder with `adapter` in it.
-        base: folder or hub name of the base; the one that the adapter names when absent.
-        out: made when absent.
-
-    Raises:
-        FileNotFoundError: there is no adapter, or no base.
-        ValueError: they do not fit each other.
-    """
-    folder = checkpoint / ADAPTER_FOLDER
-    if not folder.is_dir() and is_unmerged(stored_dtypes(checkpoint)):
-        merge_whole(checkpoint, out)
-        return
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no adapter; --adapter names a checkpoint that was trained with LoRA")
-    read_object(folder / ADAPTER_CONFIG, "save the adapter again, or take an older checkpoint")
-    config = LoraConfig.from_pretrained(str(folder))
-    source = local_checkpoint(base or str(config.base_model_name_or_path))
-    model = load_model(source, dtype=torch.float32)
-    add_adapters(model, config)
-    load_adapter(model, checkpoint)
-    export_checkpoint(model, source, out, state_dict=merged_weights(model, model.state_dict()))
-
-
-def merge_whole(checkpoint: Path, out: Path) -> None:
-    """Write a checkpoint of the original, whose weights have their adapters beside them, without adapters.
-
-    Raises:
-        FileNotFoundError: there is no config.json.
-        FileExistsError: `out` holds a checkpoint already.
-        ValueError: the adapters do not fit the weights.
-    """
-    config = read_object(checkpoint / CONFIG_NAME, "take it from the base of this training")
-    if (out / CONFIG_NAME).exists():
-        raise FileExistsError(f"{out} holds a checkpoint already; name another folder or delete it")
-    weights = {name: weight for path in checkpoint.glob("*.safetensors") for name, weight in load_file(path).items()}
-    out.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(merge_adapters(weights), out, max_shard_size=SHARD_SIZE)
-    copy_companions(checkpoint, out)
-    write_json(out / CONFIG_NAME, {**config, "use_llm_lora": 0, "use_backbone_lora": 0})
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -89,6 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = build_parser().parse_args(argv)
+    from tools.checkpoints.merging import merge
+
     merge(args.adapter, args.base, args.out)
     print(f"{args.out}: {args.adapter} merged")
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from internvl_chat import train_mpo
+from internvl_chat import training
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.images import Tiling, load_image
 from internvl_chat.model import load_model, load_tokenizer
@@ -114,7 +114,7 @@ def _flags(**values: object) -> list[str]:
 
 def train(folder: Path) -> None:
     """One epoch of the three rows."""
-    train_mpo.main(
+    training.train(
         _flags(
             model_name_or_path=folder / "ckpt", meta_path=folder / "data" / "meta.json", output_dir=folder / "out",
             force_image_size=TILE, max_seq_length=512, per_device_train_batch_size=3, num_train_epochs=1,

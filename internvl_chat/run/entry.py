@@ -90,7 +90,7 @@ def enter(main: Callable[[], object]) -> None:
         return
     wants_traceback = _take_traceback_flag(sys.argv)
     try:
-        code = _code_of(main, _program(), wants_traceback=wants_traceback)
+        code = _code_of(main, program(), wants_traceback=wants_traceback)
     except SystemExit as ended:
         if isinstance(ended.code, int):
             leave_ranks(ended.code)
@@ -124,10 +124,11 @@ def versions() -> Iterator[str]:
             yield f"{name} {version(name)}"
 
 
-def _program() -> str:
-    """Name of the command as it was typed: of the module behind `-m`, else of the script."""
+def program() -> str:
+    """Name of the command as it was typed: `mpo` and its word, the module behind `-m`, else the script."""
+    typed = os.path.basename(sys.argv[0])
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec is not None else os.path.basename(sys.argv[0])
+    return spec.name if spec is not None and typed.split(" ")[0] != "mpo" else typed
 
 
 def _take_traceback_flag(words: list[str]) -> bool:

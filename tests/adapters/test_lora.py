@@ -20,7 +20,8 @@ from internvl_chat.model import load_config, load_model
 from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.reference.adapter import AdapterReference
-from internvl_chat.train_mpo import main, parse_arguments
+from internvl_chat.train_mpo import main
+from internvl_chat.training import parse_arguments
 from tests.lora_runs import history, load, losses, pair_with_an_image, run_flags
 from tools.merge_lora import main as merge
 

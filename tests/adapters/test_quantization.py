@@ -22,7 +22,8 @@ from internvl_chat.adapters.quantization import (
 from internvl_chat.model import InternVLChatModel, load_config, load_model
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.reference.adapter import AdapterReference
-from internvl_chat.train_mpo import main, parse_arguments
+from internvl_chat.train_mpo import main
+from internvl_chat.training import parse_arguments
 from tests.lora_runs import history, load, losses, pair_with_an_image, run_flags
 from tools.merge_lora import main as merge
 from tools.plan.model_sizes import published_config
@@ -223,7 +224,7 @@ def test_settings_that_do_not_go_together_are_refused(changes, message, flags):
 
 def test_a_missing_package_is_named_before_anything_is_loaded(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(quantization, "is_bitsandbytes_available", lambda: False)
-    monkeypatch.setattr("internvl_chat.train_mpo.build_dataset", None)
+    monkeypatch.setattr("internvl_chat.training.build_dataset", None)
     with pytest.raises(ModuleNotFoundError, match="needs bitsandbytes: pip install bitsandbytes=="):
         main(flags(tmp_path / "run"))
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_config, load_model, load_tokenizer
-from tools.convert import convert_to_hf
+from tools.checkpoints.conversion import convert_to_hf
 
 CHECKPOINTS = ("tiny-qwen2", "tiny-qwen2-policy", "tiny-internlm2", "tiny-internlm2-policy")
 

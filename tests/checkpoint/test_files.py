@@ -6,7 +6,7 @@ import pytest
 
 from internvl_chat.checkpoint.files import checksums, damage, finish_publishing, publish
 from internvl_chat.checkpoint.resume import last_whole_checkpoint
-from internvl_chat.train_mpo import check_named
+from internvl_chat.training import check_named
 
 
 class Killed(BaseException):

@@ -14,7 +14,7 @@ from internvl_chat.checkpoint.resume import last_whole_checkpoint, load_weights
 from internvl_chat.model import load_model
 from internvl_chat.train_mpo import main
 from tests.flags import as_flags
-from tools.convert import convert_to_hf
+from tools.checkpoints.conversion import convert_to_hf
 
 SPEED = ("pairs_per_second", "tokens_per_second", "peak_memory_gib", "eval_runtime")
 

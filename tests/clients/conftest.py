@@ -14,7 +14,7 @@ from internvl_chat.model import load_tokenizer
 from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.records.rows import Source
 from internvl_chat.train_mpo import main as train
-from tools.convert import convert_to_hf
+from tools.checkpoints.conversion import convert_to_hf
 
 ROOT = Path(__file__).parents[2]
 

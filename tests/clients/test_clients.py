@@ -10,7 +10,8 @@ import torch
 
 from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model, load_tokenizer
-from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments
+from tools.checkpoints.tiny import make_tiny_checkpoint
+from tools.make_tiny_checkpoint import parse_arguments
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ import torch
 from data.make_visual_reasoning import make_visual_reasoning, parse_arguments
 from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model
-from tools.convert import convert_to_hf
+from tools.checkpoints.conversion import convert_to_hf
 from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,

@@ -7,6 +7,6 @@ os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARA
 import deepspeed  # noqa: E402, F401
 import torch  # noqa: E402
 
-import internvl_chat.train_mpo  # noqa: E402, F401
+import internvl_chat.training  # noqa: E402, F401
 
 torch.set_num_threads(1)

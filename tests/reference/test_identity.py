@@ -20,7 +20,7 @@ from internvl_chat.reference.identity import (
     reference_settings,
     weights_digest,
 )
-from internvl_chat.train_mpo import number_format, parse_arguments, run_config
+from internvl_chat.training import number_format, parse_arguments, run_config
 from tests.flags import as_flags
 
 

@@ -99,7 +99,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_another_run_is_refused_before_a_model_is_loaded(stopped, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("internvl_chat.train_mpo.load_model", None)
+    monkeypatch.setattr("internvl_chat.training.load_model", None)
     value, words = REFUSED[name]
     with pytest.raises(ValueError, match=f"checkpoint-1 cannot be continued exactly: .*{words}"):
         main(stopped(**{name: value}))

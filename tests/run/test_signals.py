@@ -11,7 +11,7 @@ from transformers import TrainerControl
 from internvl_chat.checkpoint.files import checksums, publish
 from internvl_chat.run import signals
 from internvl_chat.run.signals import StopOnSignal, shield
-from internvl_chat.train_mpo import find_resume_point
+from internvl_chat.training import find_resume_point
 
 STEP = SimpleNamespace(global_step=7)
 

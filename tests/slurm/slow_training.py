@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from internvl_chat import train_mpo
+from internvl_chat import train_mpo, training
 from internvl_chat.run.entry import enter
 from internvl_chat.run.signals import StopOnSignal
 
@@ -21,5 +21,5 @@ class SlowSteps(StopOnSignal):
 
 
 if __name__ == "__main__":
-    train_mpo.StopOnSignal = SlowSteps
+    training.StopOnSignal = SlowSteps
     enter(train_mpo.main)

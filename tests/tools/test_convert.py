@@ -18,6 +18,7 @@ from internvl_chat.model.configuration_internlm2 import InternLM2Config
 from internvl_chat.model.conversation import get_template
 from internvl_chat.records.rows import Source
 from tools import convert
+from tools.checkpoints import conversion
 from tools.checkpoints.files import save_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
@@ -86,7 +87,7 @@ def pair(request, tokenizer_folder, tmp_path_factory):
     """One model in the published layout, and converted to -hf."""
     root = tmp_path_factory.mktemp("convert")
     published = build(root / "published", tokenizer_folder, request.param)
-    convert.convert_to_hf(published, root / "hf")
+    conversion.convert_to_hf(published, root / "hf")
     return SimpleNamespace(published=published, hf=root / "hf", family=request.param)
 
 
@@ -133,7 +134,7 @@ def test_there_and_back_changes_nothing(pair, tmp_path):
     assert rendered == template.prompt([("user", "<image>\nHow many?"), ("assistant", None)])
     text = "<|im_start|>user\n<img><IMG_CONTEXT></img> <video> 3 + 4?<|im_end|>"
     assert after.encode(text) == before.encode(text)
-    convert.convert_to_hf(tmp_path, tmp_path / "hf")
+    conversion.convert_to_hf(tmp_path, tmp_path / "hf")
     assert same(weights(pair.hf), weights(tmp_path / "hf"))
     assert (pair.hf / "config.json").read_text() == (tmp_path / "hf" / "config.json").read_text()
 
@@ -154,9 +155,9 @@ def test_what_transformers_saves_is_read_again(pair, tmp_path):
     """A checkpoint that was never ours: transformers writes it, we publish it, and turn it back."""
     AutoModelForImageTextToText.from_pretrained(pair.hf, dtype="auto").save_pretrained(tmp_path / "theirs")
     AutoProcessor.from_pretrained(pair.hf).save_pretrained(tmp_path / "theirs")
-    convert.convert_to_published(tmp_path / "theirs", tmp_path / "published")
+    conversion.convert_to_published(tmp_path / "theirs", tmp_path / "published")
     assert same(weights(pair.published), weights(tmp_path / "published"))
-    convert.convert_to_hf(tmp_path / "published", tmp_path / "again")
+    conversion.convert_to_hf(tmp_path / "published", tmp_path / "again")
     assert same(weights(tmp_path / "theirs"), weights(tmp_path / "again"))
 
 
@@ -167,8 +168,8 @@ def test_both_layouts_compute_the_same_without_this_package(tokenizer_folder, ba
     for family in ("qwen2", "qwen2, 6B vision", "qwen3", "gpt_oss"):
         first, hf, again = (tmp_path / f"{family[-5:].strip()}-{layout}" for layout in ("first", "hf", "again"))
         build(first, tokenizer_folder, family)
-        convert.convert_to_hf(first, hf)
-        convert.convert_to_published(hf, again)
+        conversion.convert_to_hf(first, hf)
+        conversion.convert_to_published(hf, again)
         with torch.no_grad():
             expected += [load_model(first)(batch["tiles"], batch["ids"]).logits] * 2
         folders += [hf, again]
@@ -185,7 +186,7 @@ def ask(processor, text, pictures):
 
 def test_the_processor_asks_as_we_do_and_gets_our_answer(tokenizer_folder, picture, tmp_path):
     published = build(tmp_path / "published", tokenizer_folder)
-    convert.convert_to_hf(published, tmp_path / "hf")
+    conversion.convert_to_hf(published, tmp_path / "hf")
     processor = AutoProcessor.from_pretrained(tmp_path / "hf")
     inputs = ask(processor, "How many?", [picture])
     rows = RowTokenizer(load_tokenizer(published), "internvl2_5", 4)
@@ -203,7 +204,7 @@ def test_the_processor_asks_as_we_do_and_gets_our_answer(tokenizer_folder, pictu
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt_oss"])
 def test_conversations_in_the_chat_template(family, tokenizer_folder, tmp_path):
-    convert.convert_to_hf(build(tmp_path / "published", tokenizer_folder, family), tmp_path / "hf")
+    conversion.convert_to_hf(build(tmp_path / "published", tokenizer_folder, family), tmp_path / "hf")
     processor, template = AutoProcessor.from_pretrained(tmp_path / "hf"), load_model(tmp_path / "hf").conv_template
     turns = [("user", "1 + 1?"), ("assistant", "2"), ("user", "And \\boxed{}?"), ("assistant", "3")]
     for system in (None, "Think first."):
@@ -216,7 +217,7 @@ def test_conversations_in_the_chat_template(family, tokenizer_folder, tmp_path):
 
 
 def test_several_pictures_in_the_chat_template(one, tmp_path):
-    convert.convert_to_hf(one, tmp_path / "hf")
+    conversion.convert_to_hf(one, tmp_path / "hf")
     processor = AutoProcessor.from_pretrained(tmp_path / "hf")
     pictures = [Image.new("RGB", (56, 56)), Image.new("RGB", (56, 56), "red")]
     context = "<img>" + "<IMG_CONTEXT>" * 4 + "</img>"
@@ -227,21 +228,21 @@ def test_several_pictures_in_the_chat_template(one, tmp_path):
 def test_published_settings_survive_in_the_processor(tokenizer_folder, tmp_path):
     options = {"max_dynamic_patch": 9, "min_dynamic_patch": 2, "template": "Hermes-2", "select_layer": -2}
     build(tmp_path / "a", tokenizer_folder, **options)
-    convert.convert_to_hf(tmp_path / "a", tmp_path / "b")
+    conversion.convert_to_hf(tmp_path / "a", tmp_path / "b")
     config = load_config(tmp_path / "b")
     assert {name: getattr(config, name) for name in options} == options
 
 
 def test_an_hf_checkpoint_without_a_chat_template_gets_that_of_its_language_model(tokenizer_folder, tmp_path):
     for family, template in (("gpt_oss", "internvl3_5_gpt_oss"), ("qwen3", "internvl2_5")):
-        convert.convert_to_hf(build(tmp_path / "a" / family, tokenizer_folder, family), tmp_path / "b" / family)
+        conversion.convert_to_hf(build(tmp_path / "a" / family, tokenizer_folder, family), tmp_path / "b" / family)
         (tmp_path / "b" / family / "chat_template.jinja").unlink()
         assert load_config(tmp_path / "b" / family).template == template
 
 
 def test_without_tiling_the_processor_makes_one_tile(tokenizer_folder, tmp_path):
     build(tmp_path / "a", tokenizer_folder, dynamic_image_size=False)
-    convert.convert_to_hf(tmp_path / "a", tmp_path / "b")
+    conversion.convert_to_hf(tmp_path / "a", tmp_path / "b")
     inputs = ask(AutoProcessor.from_pretrained(tmp_path / "b"), "What?", [Image.new("RGB", (200, 50))])
     assert len(inputs["pixel_values"]) == 1
 
@@ -249,9 +250,9 @@ def test_without_tiling_the_processor_makes_one_tile(tokenizer_folder, tmp_path)
 def test_bfloat16_in_several_files_keeps_every_bit(tokenizer_folder, tmp_path, monkeypatch):
     build(tmp_path / "a", tokenizer_folder, dtype=torch.bfloat16)
     monkeypatch.setattr(convert, "SHARD_SIZE", "100KB")
-    convert.convert_to_hf(tmp_path / "a", tmp_path / "b")
+    conversion.convert_to_hf(tmp_path / "a", tmp_path / "b")
     assert len(list((tmp_path / "b").glob("model-*.safetensors"))) > 2
-    convert.convert_to_published(tmp_path / "b", tmp_path / "c")
+    conversion.convert_to_published(tmp_path / "b", tmp_path / "c")
     assert same(weights(tmp_path / "a"), weights(tmp_path / "c"))
     assert {value.dtype for value in weights(tmp_path / "b").values()} == {torch.bfloat16}
     assert json.loads((tmp_path / "c" / "config.json").read_text())["torch_dtype"] == "bfloat16"
@@ -261,7 +262,7 @@ def test_internlm2_has_no_hf_layout(golden_folder, tmp_path, monkeypatch):
     """Also where an engine made it known to transformers' Auto classes."""
     monkeypatch.setitem(CONFIG_MAPPING._extra_content, "internlm2", InternLM2Config)
     with pytest.raises(ValueError, match="'internlm2', for which transformers has no class.*keep the published layout"):
-        convert.convert_to_hf(golden_folder / "ckpt" / "tiny-internlm2", tmp_path / "out")
+        conversion.convert_to_hf(golden_folder / "ckpt" / "tiny-internlm2", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -276,7 +277,7 @@ def test_internlm2_has_no_hf_layout(golden_folder, tmp_path, monkeypatch):
 def test_what_the_hf_layout_has_no_place_for(tokenizer_folder, tmp_path, fields, message):
     build(tmp_path / "a", tokenizer_folder, **fields)
     with pytest.raises(ValueError, match=message):
-        convert.convert_to_hf(tmp_path / "a", tmp_path / "b")
+        conversion.convert_to_hf(tmp_path / "a", tmp_path / "b")
 
 
 def test_an_epsilon_that_the_hf_layout_ignores(tokenizer_folder, tmp_path):
@@ -284,7 +285,7 @@ def test_an_epsilon_that_the_hf_layout_ignores(tokenizer_folder, tmp_path):
     path = tmp_path / "a" / "config.json"
     path.write_text(path.read_text().replace('"layer_norm_eps": 1e-06', '"layer_norm_eps": 1e-05'))
     with pytest.raises(ValueError, match="layer_norm_eps is 1e-05"):
-        convert.convert_to_hf(tmp_path / "a", tmp_path / "b")
+        conversion.convert_to_hf(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_an_epsilon_that_the_hf_layout_ignores(tokenizer_folder, tmp_path):
     ],
 )
 def test_what_no_published_model_has(one, tmp_path, part, fields, message):
-    convert.convert_to_hf(one, tmp_path / "hf")
+    conversion.convert_to_hf(one, tmp_path / "hf")
     path = tmp_path / "hf" / "config.json"
     content = json.loads(path.read_text())
     (content[part] if part else content).update(fields)
@@ -308,7 +309,7 @@ def test_what_no_published_model_has(one, tmp_path, part, fields, message):
 
 
 def test_a_weight_that_hf_has_and_we_do_not(one, tmp_path):
-    convert.convert_to_hf(one, tmp_path / "hf")
+    conversion.convert_to_hf(one, tmp_path / "hf")
     path = tmp_path / "hf" / "model.safetensors"
     save_file({**load_file(path), "vision_tower.layernorm.weight": torch.ones(64)}, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="1 unexpected: vision_tower.layernorm.weight"):
@@ -321,18 +322,18 @@ def test_weights_in_several_number_formats(one, tmp_path):
     content["mlp1.1.weight"] = content["mlp1.1.weight"].bfloat16()
     save_file(content, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="several number formats .torch.bfloat16, torch.float32"):
-        convert.convert_to_hf(one, tmp_path / "hf")
+        conversion.convert_to_hf(one, tmp_path / "hf")
 
 
 def test_only_pickled_weights(one, tmp_path):
     (one / "model.safetensors").rename(one / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match="only pickled weights"):
-        convert.convert_to_hf(one, tmp_path / "hf")
+        conversion.convert_to_hf(one, tmp_path / "hf")
 
 
 def test_nothing_is_overwritten(one):
     with pytest.raises(FileExistsError, match="holds a checkpoint already"):
-        convert.convert_to_hf(one, one)
+        conversion.convert_to_hf(one, one)
 
 
 def test_the_help_tells_both_directions(capsys):

@@ -17,8 +17,9 @@ from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.memory import StepLoad, Weights, language_tower, vision_tower
 from internvl_chat.packed.packing import pack_batch
 from internvl_chat.train_mpo import main as train
-from internvl_chat.train_mpo import parse_arguments
-from tools.footprint import count_rows, main, read_plan, trained_parameters
+from internvl_chat.training import parse_arguments
+from tools.footprint import main
+from tools.plan.estimate import count_rows, read_plan, trained_parameters
 from tools.plan.model_sizes import Parameters, count_parameters, meta_model, published_config
 from tools.plan.needs import Plan, footprint
 from tools.plan.work import step_flops

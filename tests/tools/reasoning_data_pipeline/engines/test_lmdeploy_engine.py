@@ -31,8 +31,9 @@ lmdeploy = pytest.importorskip(
 from lmdeploy.messages import EngineOutput, ResponseType  # noqa: E402
 from lmdeploy.serve.core.async_engine import AsyncEngine  # noqa: E402
 
-from tools.convert import convert_to_hf  # noqa: E402
-from tools.make_tiny_checkpoint import make_tiny_checkpoint, parse_arguments  # noqa: E402
+from tools.checkpoints.conversion import convert_to_hf  # noqa: E402
+from tools.checkpoints.tiny import make_tiny_checkpoint  # noqa: E402
+from tools.make_tiny_checkpoint import parse_arguments  # noqa: E402
 from tools.reasoning_data_pipeline.engines import lmdeploy_engine  # noqa: E402
 
 SETTINGS = SamplingSettings(temperature=0.7, top_k=20, top_p=0.9, max_new_tokens=8)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from internvl_chat.model import load_tokenizer
 from tests.tools import stand_ins
-from tools.convert import convert_to_hf
+from tools.checkpoints.conversion import convert_to_hf
 from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import (
     Completion,
