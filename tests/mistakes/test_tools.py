@@ -8,14 +8,17 @@ from tools import (
     convert,
     curate,
     demo,
+    environment,
     evaluate,
     footprint,
     make_tiny_checkpoint,
     merge_lora,
+    mpo,
     plot_curves,
     prepare_mmpr,
     publish,
     report,
+    serve,
     validate,
     view_pairs,
 )
@@ -241,3 +244,21 @@ def test_a_port_in_use(refused):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused(demo.main, Mistake("port", f"--checkpoints ckpt --port {port}", (str(port), "--port")))
+
+
+@each(
+    Mistake("misspelt_word", "trian", ("trian is no command", "did you mean train", "mpo --help")),
+    Mistake("no_word_but_a_flag", "--checkpoint ckpt", ("--checkpoint is no command", "mpo --help")),
+    Mistake("flag_of_the_word", "merge --adapter a --outt b", ("mpo merge: ", "--help|--out")),
+)
+def test_mpo(mistake, refused):
+    refused(mpo.main, mistake)
+
+
+def test_environment(refused):
+    refused(environment.main, Mistake("flag", "--verbose", ("unknown flag --verbose",)))
+
+
+def test_serve(refused, monkeypatch, tmp_path):
+    monkeypatch.setattr(serve, "SCRIPT", tmp_path / "none.sh")
+    refused(serve.main, Mistake("no_clone", "ckpt", ("none.sh is not here", "shell/serve.sh", "docs/clients.md")))

@@ -249,7 +249,7 @@ def test_without_tiling_the_processor_makes_one_tile(tokenizer_folder, tmp_path)
 
 def test_bfloat16_in_several_files_keeps_every_bit(tokenizer_folder, tmp_path, monkeypatch):
     build(tmp_path / "a", tokenizer_folder, dtype=torch.bfloat16)
-    monkeypatch.setattr(convert, "SHARD_SIZE", "100KB")
+    monkeypatch.setattr(conversion, "SHARD_SIZE", "100KB")
     conversion.convert_to_hf(tmp_path / "a", tmp_path / "b")
     assert len(list((tmp_path / "b").glob("model-*.safetensors"))) > 2
     conversion.convert_to_published(tmp_path / "b", tmp_path / "c")
