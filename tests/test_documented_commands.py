@@ -19,12 +19,15 @@ from transformers import HfArgumentParser
 
 from internvl_chat.arguments import DataArguments, ModelArguments, MPOConfig
 from internvl_chat.training import parse_arguments
+from tools.mpo import WORDS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "ckpt/README.md")]
+PAGES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md", "ckpt/README.md", "examples/README.md")
+]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
-PROGRAMS = ("python", "torchrun", "sh", "bash", "make", "hf", "pip", "git", "sbatch", "cd")
+PROGRAMS = ("python", "mpo", "torchrun", "sh", "bash", "make", "hf", "pip", "git", "sbatch", "cd")
 
 
 def commands():
@@ -33,7 +36,7 @@ def commands():
         text = page.read_text()
         prose = FENCED.sub("", text)
         found = [block for language, block in FENCED.findall(text) if language == "bash"]
-        found += re.findall(r"^ {4}(python .*)$", prose, re.M)
+        found += re.findall(r"^ {4}((?:python|mpo) .*)$", prose, re.M)
         found += re.findall(rf"`((?:{'|'.join(PROGRAMS)}) [^`]+)`", prose)
         for block in found:
             lines = (line.split(" #")[0] for line in block.replace("\\\n", " ").splitlines())
@@ -75,6 +78,17 @@ def check_python(words, monkeypatch):
     assert "--help" not in flags or stopped.value.code == 0
 
 
+def check_mpo(words, monkeypatch):
+    """A word and the flags of its entry point; alone, the list of words."""
+    if words[:1] in ([], ["WORD"], ["--help"]):
+        return
+    module, _ = WORDS[words[0]]
+    if module == "tools.serve":
+        assert len(words) == 1 or not words[1].startswith("-")
+    else:
+        check_python(["-m", module, *words[1:]], monkeypatch)
+
+
 def module_file(name):
     """What `python -m name` runs: a module, or a package's __main__."""
     path = ROOT / name.replace(".", "/")
@@ -83,10 +97,10 @@ def module_file(name):
 
 def check_training(flags):
     """The trainer's own."""
-    if flags == ["--help"]:
+    if flags[:1] == ["--help"]:
         with pytest.raises(SystemExit, match="0"):
-            parse_arguments(flags)
-    else:
+            parse_arguments(flags[:1])
+    elif flags != ["x.yaml"]:
         parse_arguments([*flags, "--bf16", "False"])  # a CPU may refuse it
 
 
@@ -129,6 +143,12 @@ def test_a_documented_command_is_taken_as_written(command, page, monkeypatch):
         check_training(rest[rest.index("internvl_chat.train_mpo") + 1 :])
     elif program == "python":
         check_python(rest, monkeypatch)
+    elif program == "mpo":
+        check_mpo(rest, monkeypatch)
+    elif program == "source":
+        assert rest == [".venv/bin/activate"]
+    elif program == "complete":
+        subprocess.run(["bash", "-n", "-c", command], check=True)
     elif program == "hf":
         check_hub(rest, monkeypatch)
     elif program == "make":

@@ -17,7 +17,7 @@ from internvl_chat.checkpoint.names import is_hub_name
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config
 
 TABLE = Path(__file__).with_suffix(".json")
-TWINS = ("-MPO", "-Instruct", "-Pretrained")  # same shapes as the checkpoint without
+TWINS = ("-hf", "-MPO", "-Instruct", "-Pretrained")  # same shapes as the checkpoint without
 
 
 @dataclass(frozen=True)

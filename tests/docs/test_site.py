@@ -1,0 +1,128 @@
+"""The documentation as a site: built strictly, every link and anchor followed, and the same links on a code host."""
+
+import logging
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+
+ROOT = Path(__file__).parents[2]
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md", "ckpt/README.md")
+PAGES = [*(ROOT / name for name in (*OUTSIDE, "examples/README.md")), *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```.*?^```", re.S | re.M)
+
+
+class Page(HTMLParser):
+    """Ids and links of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links = set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids |= {found.get("id"), found.get("name")}
+        self.links += [found[name] for name in ("href", "src") if found.get(name)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built of the tree; a warning ends the build."""
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder))
+        counter = Warnings()
+        logging.getLogger("mkdocs").addHandler(counter)
+        build(config)
+        logging.getLogger("mkdocs").removeHandler(counter)
+    assert counter.said == []
+    yield folder
+    shutil.rmtree(folder)
+
+
+class Warnings(logging.Handler):
+    """What mkdocs warns of."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.said = []
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
+
+
+@pytest.mark.integration
+def test_every_link_of_the_site_leads_somewhere(site):
+    pages = {path: Page(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}
+    assert len(pages) > 25
+    wrong = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or link.startswith("//"):
+                if parts.scheme in ("http", "https") and not re.fullmatch(r"[\w.:-]+", parts.netloc):
+                    wrong.append((path.name, link))
+                continue
+            target = path if not parts.path else (path.parent / unquote(parts.path)).resolve()
+            if not target.exists() or (parts.fragment and unquote(parts.fragment) not in pages[target].ids):
+                wrong.append((str(path.relative_to(site)), link))
+    assert wrong == []
+
+
+@pytest.mark.integration
+def test_nothing_is_fetched_from_elsewhere(site):
+    loaded = re.compile(r"<(?:script|img|link)[^>]+(?:src|href)=\"(https?:[^\"]+)")
+    for path in site.rglob("*.html"):
+        assert [link for link in loaded.findall(path.read_text()) if 'rel="canonical' not in link] == [], path
+
+
+@pytest.mark.integration
+def test_the_api_has_what_the_docstrings_say(site):
+    text = (site / "api.html").read_text()
+    for name in ("internvl_chat.model.loading.load_model", "internvl_chat.run.trainer.MultimodalDPOTrainer"):
+        assert f'id="{name}"' in text
+
+
+def headings(path):
+    """Anchors that a code host gives the headings of a page."""
+    for line in FENCED.sub("", path.read_text()).splitlines():
+        if line.startswith("#"):
+            words = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", line.lstrip("# ")).lower()
+            yield re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_same_links_work_on_a_code_host(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text())):
+        path, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", link):
+            assert re.fullmatch(r"https://[a-z0-9.-]+\.[a-z]{2,}(/\S*)?", link), link
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists() and target.is_relative_to(ROOT), link
+        assert not anchor or anchor in set(headings(target)), link
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.name)
+def test_issue_forms_are_whole(path):
+    form = yaml.safe_load(path.read_text())
+    if path.name != "config.yml":
+        ids = [field["id"] for field in form["body"]]
+        assert form["name"] and form["description"] and len(set(ids)) == len(ids)
+        assert all(field["type"] == "textarea" and field["attributes"]["label"] for field in form["body"])
+
+
+def test_the_citation_names_the_version():
+    from internvl_chat import __version__
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0" and citation["version"] == __version__
+    assert "2411.10442" in citation["preferred-citation"]["url"]
