@@ -1,6 +1,6 @@
 """Hook of mkdocs: what pages link to outside of docs/ becomes part of the site, so that one Markdown serves both.
 
-On a code host `[result](../benchmarks/results/x.json)` and `[README](../README.md)` lead to the files of the repository.
+On a code host `[result](../benchmarks/results/x.json)` and `[README](../README.md)` lead to files of the repository.
 The site has these files too, under `repository/`: Markdown as pages, all else as it is. A link to a folder leads to its
 README. mkdocs itself then says which links lead nowhere.
 """
@@ -33,7 +33,7 @@ def place_in_repository(path: str) -> str:
 
 
 def target(page: str, link: str) -> str | None:
-    """The file of the repository that a link in a page of it means; None for addresses, anchors and what is not there."""
+    """The file of the repository that a link in a page of it means; None for addresses, anchors, what is not there."""
     path = link.partition("#")[0]
     if not path or re.match(r"[a-z]+:|/", path):
         return None

@@ -83,6 +83,8 @@ def check_mpo(words, monkeypatch):
     if words[:1] in ([], ["WORD"], ["--help"]):
         return
     module, _ = WORDS[words[0]]
+    if len(words) == 1:  # its name in a sentence
+        return
     if module == "tools.serve":
         assert len(words) == 1 or not words[1].startswith("-")
     else:
@@ -100,7 +102,7 @@ def check_training(flags):
     if flags[:1] == ["--help"]:
         with pytest.raises(SystemExit, match="0"):
             parse_arguments(flags[:1])
-    elif flags != ["x.yaml"]:
+    elif flags:  # without any it is a name in a sentence
         parse_arguments([*flags, "--bf16", "False"])  # a CPU may refuse it
 
 

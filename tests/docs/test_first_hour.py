@@ -1,4 +1,4 @@
-"""The first hour on a laptop, followed literally: every `mpo` command of the guide, one after the other, in a clone's place."""
+"""The first hour on a laptop, followed literally: every `mpo` command of the guide, one after the other."""
 
 import re
 import shlex

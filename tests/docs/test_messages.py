@@ -38,7 +38,7 @@ def texts():
         for path in (ROOT / room).rglob("*.py"):
             found += [text for node in ast.walk(ast.parse(path.read_text())) if (text := said_by(node))]
     for path in (ROOT / "shell").glob("*.sh"):
-        joined = re.sub(r'" \\\\\n\s*"', " ", path.read_text())
+        joined = re.sub(r'" \\\n\s*"', " ", path.read_text())
         found += [re.sub(r"\$\{?\w+(:-[^}]*)?\}?", GAP, line) for line in joined.splitlines()]
     return found
 
