@@ -31,7 +31,8 @@ def test_a_flag_of_the_trainer_has_the_default_that_help_says(name):
     assert default == TRAINER[name][0]
 
 
-def test_the_help_has_headings_flags_and_defaults():
+def test_the_help_has_headings_flags_and_defaults(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # no word is broken at a hyphen
     lines = help_text().splitlines()
     assert [line for line in lines if line.endswith(":") and not line.startswith(" ")] == [
         f"{name}:" for name in GROUPS
