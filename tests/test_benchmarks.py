@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -122,8 +123,23 @@ def test_runs_are_compared_fill_included(benchmarks):
     figures = runs._figures([(4.0, 12.0), (8.0, 8.0), (6.0, 16.0)], 0.5)  # of 4 pairs: medians 6 and 12
     assert figures == {"fill": 1.5, "epoch": 3.0, "run_1": 4.5, "run_3": 3.5, "loss": 0.5}
     forms = {"original": {"run_1": 9.0, "run_3": 9.0}} | dict.fromkeys(runs.COMPARED, figures)
-    compared = runs.compare_runs(forms)["cache / original"]
+    gflop = {"original": {"run_1": 6.0, "run_3": 6.0}} | dict.fromkeys(runs.COMPARED, {"run_1": 2.0, "run_3": 1.5})
+    compared = runs.compare_runs(forms, gflop)["cache / original"]
+    assert (compared["bound_1"], compared["bound_3"]) == (3.0, 4.0)
     assert compared["epochs_1"] == 2.0 and compared["epochs_3"] == pytest.approx(9 / 3.5) and compared["is_reached"]
+
+
+def test_work_of_runs_is_that_of_fill_and_steps(benchmarks):
+    """A filled cache costs a run of one epoch what a reference model in memory does."""
+    model, runs, forms = benchmarks["training_model"], benchmarks["training_runs"], benchmarks["training_forms"]
+    size, shape = model.SIZES["cpu"], model.Shape(7, 250, 400)
+    work, _ = forms.form_work("ours_model_reference", shape)
+    with_model, cached = (work.step(size, with_reference=reference) for reference in (True, False))
+    assert runs.run_flops("cache", size, shape, 1) == with_model
+    assert runs.run_flops("cache", size, shape, 3) == pytest.approx(cached + (with_model - cached) / 3)
+    flops = [runs.run_flops(name, size, shape, 1) for name in ("original", *runs.COMPARED)]
+    bounds = [flops[0] / other for other in flops[1:]]
+    assert bounds == pytest.approx([1.906, 2.179, 4.695, 4.621], abs=0.01)
 
 
 def test_runs_over_the_same_rows_have_the_same_loss(benchmarks, tmp_path, monkeypatch):
@@ -176,7 +192,8 @@ def test_every_part_runs_and_writes_its_figures(benchmarks, steps, tmp_path, mon
             grouped["speedup"] / grouped["bound"], rel=1e-3
         )
     elif part == "run":
-        assert set(figures["ratios"]["cache / original"]) == {"epochs_1", "epochs_3", "aim_of_one", "is_reached"}
+        of_cache = figures["ratios"]["cache / original"]
+        assert set(of_cache) == {"epochs_1", "epochs_3", "bound_1", "bound_3", "aim_of_one", "is_reached"}
     elif part == "sweeps":
         assert [point["point"] for point in figures["vocabulary"]] == ["100", "200"]
     else:
@@ -339,3 +356,12 @@ def test_the_picture_is_drawn_from_results(benchmarks, tmp_path):
     plot.main(["--results", str(tmp_path), "--out", str(tmp_path / "training.png")])
     assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
     assert plot.per_pair(point, "original", "cpu_seconds") == 1.0
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    """`python benchmarks/training_table.py` prints it anew."""
+    words = [sys.executable, str(BENCHMARKS / "training_table.py")]
+    printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    readme = [line.strip() for line in (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8").splitlines()]
+    start = readme.index(printed.splitlines()[0])
+    assert readme[start : start + len(printed.splitlines())] == printed.splitlines()
