@@ -143,7 +143,7 @@ class Runs:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run both shapes and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4, help="4 and more write the result, fewer print")
+    parser.add_argument("--rounds", type=int, default=3, help="3 and more write the result, fewer print")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         make_tiny_checkpoint.main(["--out", f"{name}/ckpt", *words])
         runs = Runs(Path(name), write_data(Path(name), prompts))
         figures = {"rounds": args.rounds, "shapes": {shape: runs.compare(shape, args.rounds) for shape in SHAPES}}
-    if args.rounds >= 4:
+    if args.rounds >= 3:
         write_results("grouped_ranks", figures)
     else:
         print(json.dumps({**figures, "machine": describe_machine()}, indent=2))
