@@ -24,16 +24,16 @@ GROUPS = {
         reference reference_cache_dir sync_ref_model ref_model_mixup_alpha ref_model_sync_steps""",
     "steps": """num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate
         weight_decay warmup_ratio lr_scheduler_type max_grad_norm seed""",
-    "speed and memory": """bf16 grad_checkpoint offload_activations deepspeed fsdp group_by tokens_per_device balance_ranks
-        sequence_parallel_size attn_implementation dataloader_num_workers""",
+    "speed and memory": """bf16 grad_checkpoint offload_activations deepspeed fsdp group_by tokens_per_device
+        balance_ranks sequence_parallel_size attn_implementation dataloader_num_workers""",
     "saving": """save_strategy save_steps save_total_limit save_only_model save_adapter_only overwrite_output_dir
         resume_from_checkpoint push_to_hub hub_model_id""",
     "logging and evaluation": """logging_steps report_to run_name eval_meta_path eval_strategy eval_steps
         per_device_eval_batch_size""",
     "guards": "max_skipped_share on_non_finite watchdog_seconds",
     "what the checkpoint decides, and older names": """vision_select_layer down_sample_ratio ps_version normalize_type
-        evaluation_strategy group_prompts group_by_length use_liger use_data_resampling do_train ddp_backend remove_unused_columns
-        logging_nan_inf_filter dataloader_pin_memory""",
+        evaluation_strategy group_prompts group_by_length use_liger use_data_resampling do_train ddp_backend
+        remove_unused_columns logging_nan_inf_filter dataloader_pin_memory""",
 }
 OTHER = "other flags"
 # The Trainer's: default and sentence.

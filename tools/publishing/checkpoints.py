@@ -82,11 +82,12 @@ def draw(run: Path, folder: Path) -> str | None:
         entries = read_log(run)
     except ValueError:  # no step was logged
         return None
-    from tools.curves.panels import draw_run  # matplotlib, which no other part of publishing needs
+    from tools.curves.panels import draw_curves, is_in, run_panels  # matplotlib: no other part of publishing needs it
 
     (folder / RUN_FOLDER).mkdir(exist_ok=True)
     name = f"{RUN_FOLDER}/curves.png"
-    draw_run(entries).savefig(folder / name, dpi=PLOT_DPI)
+    panels = [panel for panel in run_panels(entries) if is_in(panel, entries)]
+    draw_curves(entries, panels).savefig(folder / name, dpi=PLOT_DPI)
     return name
 
 
