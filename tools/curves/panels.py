@@ -58,6 +58,11 @@ FINE_TUNING_PANELS = (
 )
 
 
+def draw_run(entries: Sequence[Mapping[str, Any]]) -> Figure:
+    """All panels that are looked at of a run, as one picture."""
+    return draw_curves(entries, run_panels(entries))
+
+
 def panel_svg(panel: Panel, entries: Sequence[Mapping[str, Any]]) -> str:
     """One panel as an SVG document."""
     with matplotlib.rc_context({"svg.hashsalt": panel.title, "svg.fonttype": "none", "font.size": 11}):

@@ -44,7 +44,7 @@ def plot_accuracies(report: Mapping[str, Any]) -> Figure:
     axes.set_xlabel("right answers, %")
     axes.grid(axis="x", alpha=0.3)
     if before:
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars, not over one
     return figure
 
 
