@@ -1,10 +1,10 @@
 """Filling the cache of reference log-probs: a prompt is computed once for all its answers, and no row twice.
 
 Batches are planned from the rows' texts alone. A row that `repeat_time` repeats stands there once, pairs of one prompt
-side by side, several prompts together up to a limit of tokens, and a prompt beyond it in pieces. Ranks take the batches
-in turn, so that all run as many: a sharded model runs on all ranks or on none. Batches do not depend on what was filled
-before, they only lack the rows whose answers are there: a fill that was killed goes on with the very numbers that it
-would have computed.
+side by side, as many prompts together as training takes pairs, and a prompt beyond a limit of tokens in pieces. Ranks
+take the batches in turn, so that all run as many: a sharded model runs on all ranks or on none. Batches do not depend
+on what was filled before, they only lack the rows whose answers are there: a fill that was killed goes on with the very
+numbers that it would have computed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from internvl_chat.reference.frozen import FrozenReference
 from internvl_chat.reference.rows import RowIndex, row_key
 from internvl_chat.run.process import gather_objects
 
-ROOM = 2  # rows of --max_seq_length that a batch may hold: without gradients they need less than one of training
+ROOM = 2  # rows of --max_seq_length in place of each of training: without gradients they need less than that one
 THREADS = 16  # they wait for a file system most of the time
 ROWS_AT_ONCE = 256
 
@@ -56,20 +56,22 @@ class FillPlan:
         return mine + [[]] * (rounds - len(mine))
 
 
-def plan_fill(dataset: MixtureDataset, is_known: Callable[[np.ndarray], np.ndarray] | None = None) -> FillPlan:
+def plan_fill(
+    dataset: MixtureDataset, is_known: Callable[[np.ndarray], np.ndarray] | None = None, *, most_prompts: int = 1
+) -> FillPlan:
     """The batches that fill the cache.
 
     Args:
         dataset: the mixture.
         is_known: tells of places which rows have their answers in the cache; None where nobody knows.
+        most_prompts: of a batch; as many pairs as training takes into one, for of a prompt each they cost the same.
     """
     places = distinct_places(dataset)
     _, first, prompts = np.unique(_prompts(dataset)[places], return_index=True, return_inverse=True)
     order = np.argsort(first[prompts], kind="stable")
     places, prompts = places[order], prompts[order]
-    batches = cut_batches(
-        prompts, dataset.lengths()[places], _image_tokens(dataset)[places], most=ROOM * dataset.max_seq_length
-    )
+    limits = {"most": ROOM * most_prompts * dataset.max_seq_length, "most_prompts": most_prompts}
+    batches = cut_batches(prompts, dataset.lengths()[places], _image_tokens(dataset)[places], **limits)
     known = is_known(places) if is_known else np.zeros(len(places), bool)
     left = [places[batch][~known[batch]].tolist() for batch in batches]
     return FillPlan([batch for batch in left if batch], len(first), int(known.sum()))
@@ -112,7 +114,9 @@ def _per_place(dataset: MixtureDataset, value: Callable[[MixedDataset], Any]) ->
     return np.concatenate([np.full(len(data.order), value(data)) for data in dataset.mixture.datasets])
 
 
-def cut_batches(prompts: np.ndarray, own: np.ndarray, shared: np.ndarray, *, most: int) -> list[slice]:
+def cut_batches(
+    prompts: np.ndarray, own: np.ndarray, shared: np.ndarray, *, most: int, most_prompts: int
+) -> list[slice]:
     """Rows as runs of a batch each.
 
     A prompt that does not fit behind others begins a batch of its own, and one beyond the limit takes several, in each
@@ -123,16 +127,19 @@ def cut_batches(prompts: np.ndarray, own: np.ndarray, shared: np.ndarray, *, mos
         own: (rows,) tokens of the row itself.
         shared: (rows,) tokens that a prompt has once in a batch.
         most: tokens of a batch.
+        most_prompts: of a batch.
     """
     whole = (np.bincount(prompts, own) + np.bincount(prompts, shared) / np.bincount(prompts))[prompts]
     is_first = np.diff(prompts, prepend=-1) != 0
-    batches, start, used = [], 0, 0
+    batches, start, used, held = [], 0, 0, 0
     columns = zip(is_first.tolist(), own.tolist(), shared.tolist(), whole.tolist(), strict=True)
     for row, (begins, tokens, image, of_prompt) in enumerate(columns):
-        if row > start and used + (of_prompt if begins else tokens) > most:
+        is_full = begins and held == most_prompts
+        if row > start and (is_full or used + (of_prompt if begins else tokens) > most):
             batches.append(slice(start, row))
-            start, used = row, 0
-        used += tokens + (image if begins or row == start else 0)
+            start, used, held = row, 0, 0
+        is_new = begins or row == start
+        used, held = used + tokens + image * is_new, held + is_new
     return [*batches, slice(start, len(prompts))]
 
 

@@ -155,6 +155,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
         plan = plan_fill(
             dataset,
             lambda places: known_rows(places, dataset, index, cache, rank=self.rank, world_size=self.world_size),
+            most_prompts=self.args.per_device_train_batch_size,
         )
         rows = sum(map(len, plan.batches))
         logger.info("reference log-probs: %d rows to read, %d known; %d prompts in all", rows, plan.known, plan.prompts)

@@ -96,17 +96,23 @@ def test_augmented_rows_have_other_pixels_in_every_copy_and_share_no_prompt(mix)
 
 
 @pytest.mark.parametrize(
-    ("most", "batches"),
+    ("most", "most_prompts", "batches"),
     [
-        (1000, [[0, 1, 2, 3, 4, 5]]),
-        (25, [[0, 1], [2, 3, 4], [5]]),  # 8 + 3 + 5 of the first prompt; the second would fit in part: it begins anew
-        (20, [[0, 1], [2, 3], [4], [5]]),  # its third row needs the image again
-        (1, [[0], [1], [2], [3], [4], [5]]),  # a row stays whole
+        (1000, 3, [[0, 1, 2, 3, 4, 5]]),
+        (1000, 2, [[0, 1, 2, 3, 4], [5]]),
+        (1000, 1, [[0, 1], [2, 3, 4], [5]]),
+        (
+            25,
+            3,
+            [[0, 1], [2, 3, 4], [5]],
+        ),  # 8 + 3 + 5 of the first prompt; the second would fit in part: it begins anew
+        (20, 3, [[0, 1], [2, 3], [4], [5]]),  # its third row needs the image again
+        (1, 3, [[0], [1], [2], [3], [4], [5]]),  # a row stays whole
     ],
 )
-def test_prompts_stay_whole_where_they_fit_and_are_cut_between_rows_where_not(most, batches):
+def test_prompts_stay_whole_where_they_fit_and_are_cut_between_rows_where_not(most, most_prompts, batches):
     prompts, own = np.array([0, 0, 1, 1, 1, 2]), np.array([3, 5, 5, 5, 5, 9])
-    cut = cut_batches(prompts, own, np.full(6, 8), most=most)
+    cut = cut_batches(prompts, own, np.full(6, 8), most=most, most_prompts=most_prompts)
     assert [list(range(6))[batch] for batch in cut] == batches
 
 
@@ -182,7 +188,7 @@ def test_a_stale_index_is_dropped_with_the_mark(mix, filling, tmp_path):
 @pytest.fixture
 def small_batches(monkeypatch):
     """Batches of a row or two."""
-    monkeypatch.setattr(fill_module, "ROOM", 0.15)
+    monkeypatch.setattr(fill_module, "ROOM", 0.1)
 
 
 def _killed(fill, dataset, after):
