@@ -66,6 +66,8 @@ def _draw_tiles(axes: Axes, summary: Summary) -> None:
     axes.set_ylabel("rows")
     if summary.tiles:  # one number of tiles is a bar of its own width, not a plot that begins at 0.6
         axes.set_xlim(min(summary.tiles) - 1, max(summary.tiles) + 1)
+    else:
+        axes.set(xlim=(0, 12), ylim=(0, 1))
     axes.bar(list(summary.tiles), list(summary.tiles.values()), color="#4078c0")
 
 
