@@ -5,7 +5,7 @@
 Position ids of every branch continue its prompt. Repeating the prompt's last token at the head of each branch gives
 every position at most one label: the token that follows it. No padding, no token after the last supervised one. Pairs
 that share prompt and images share the prefix too, and an answer that several of them name runs once. Of another
-question about the same image only what is its own follows, with its answers behind it (`prefixes`):
+question about the same image only what is its own follows, with its answers behind it (`find_forks`):
 
     [ image, question[:-1] | last, chosen[:-1] | ... | other question[:-1] | last, chosen[:-1] | ... ]
 
@@ -26,8 +26,7 @@ import xxhash
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.packed.layout import Segment, SharedPrefixLayout, Span, build_layout, cut_spans, map_tensors
-from internvl_chat.packed.prefixes import Fork, find_forks
-from internvl_chat.records.samples import SIDES, SkippedRow, prompt_key
+from internvl_chat.records.samples import SIDES, Fork, SkippedRow, find_forks, prompt_key
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from internvl_chat.packed.prefixes import Fork, content_ids, find_forks
+from internvl_chat.records.samples import Fork, content_ids, find_forks
 
 IMAGE = 9
 
