@@ -54,6 +54,7 @@ TOOLS = {
     "run_report": {"curves", "diagnosis", "evaluation", "pages"},
     "plan": set(),
     "checkpoints": {"visual_reasoning"},
+    "composing": {"checkpoints"},
     "visual_reasoning": {"reasoning_data_pipeline.prompts"},
     "evaluation": {
         "curves",

@@ -40,6 +40,7 @@ WORDS = {
     "demo": ("tools.demo", "ask checkpoints side by side in a browser"),
     "serve": ("tools.serve", "a server of a checkpoint, by vLLM or lmdeploy"),
     "merge": ("tools.merge_lora", "an adapter into its base"),
+    "compose": ("tools.compose", "a checkpoint from a language model and a vision tower"),
     "convert": ("tools.convert", "between the published and the -hf layout"),
     "publish": ("tools.publish", "checkpoints and pairs to a hub, with their cards"),
     "tiny": ("tools.make_tiny_checkpoint", "a tiny checkpoint to try things with"),

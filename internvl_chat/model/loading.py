@@ -120,7 +120,7 @@ def load_model(
         raise FileNotFoundError(f"{path}: no safetensors weights to be read; {error}") from error
     except _DOES_NOT_HOLD as error:
         raise ValueError(f"{path}: no model can be built from config.json and weights: {error}") from error
-    _check_report(path, report)
+    check_report(path, report)
     tokenizer = load_tokenizer(path)
     _check_ids(path, tokenizer, config.llm_config.vocab_size)
     model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
@@ -138,6 +138,14 @@ def load_tokenizer(path: str | os.PathLike, *, model_max_length: int | None = No
         FileNotFoundError: there is no tokenizer.
         ValueError: it needs remote code, gives no ids, or knows no `<IMG_CONTEXT>`.
     """
+    tokenizer = load_text_tokenizer(path, model_max_length=model_max_length)
+    if tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN) in (None, tokenizer.unk_token_id):
+        raise ValueError(f"{path}: the tokenizer does not know {IMG_CONTEXT_TOKEN}: it is not that of an InternVL")
+    return tokenizer
+
+
+def load_text_tokenizer(path: str | os.PathLike, *, model_max_length: int | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that need not know images yet; arguments and errors as of `load_tokenizer`."""
     check_folder(path, "tokenizer_config.json")
     check_tokenizer_files(path)
     options = {} if model_max_length is None else {"model_max_length": model_max_length}
@@ -153,8 +161,6 @@ def load_tokenizer(path: str | os.PathLike, *, model_max_length: int | None = No
             f"{path}: {type(tokenizer).__name__} gives no ids for 'a': the vocabulary of the tokenizer "
             "was not read; download its files again"
         )
-    if tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN) in (None, tokenizer.unk_token_id):
-        raise ValueError(f"{path}: the tokenizer does not know {IMG_CONTEXT_TOKEN}: it is not that of an InternVL")
     return tokenizer
 
 
@@ -185,7 +191,7 @@ def _image_settings(path: str | os.PathLike) -> dict:
     return settings
 
 
-def _check_report(path: str | os.PathLike, report: dict) -> None:
+def check_report(path: str | os.PathLike, report: dict) -> None:
     """Raise ValueError if any weight did not find its place: the model would be partly random."""
     mismatched = [
         f"{key} {tuple(file)} in the file, {tuple(model)} here" for key, file, model in report["mismatched_keys"]

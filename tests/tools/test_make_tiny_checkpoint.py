@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from internvl_chat.model import load_config, load_model, load_tokenizer
 from internvl_chat.model.conversation import get_template
-from tools.checkpoints.tiny import IMAGE_TOKENS, VIT_FORMS, corpus, make_tiny_checkpoint
+from tools.checkpoints.fresh import IMAGE_TOKENS, VIT_FORMS
+from tools.checkpoints.tiny import corpus, make_tiny_checkpoint
 from tools.make_tiny_checkpoint import parse_arguments
 from tools.visual_reasoning.questions import ask_anything
 

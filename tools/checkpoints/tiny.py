@@ -16,16 +16,15 @@ from typing import Any
 
 import orjson
 import sentencepiece
-import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2Tokenizer
 
-from internvl_chat.model import InternVLChatConfig, InternVLChatModel, constants
+from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
 from internvl_chat.model.conversation import get_template
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
 from tools.checkpoints.files import preprocessor, save_tokenizer, write_json
+from tools.checkpoints.fresh import IMAGE_TOKENS, VIT_FORMS, draw_weights
 from tools.visual_reasoning.questions import ask_anything, look
 
 TEMPLATE = "internvl2_5"
@@ -33,22 +32,6 @@ MAX_LENGTH = 8192  # tokens
 CORPUS_ROWS = 4000
 CHAT_TOKENS = ["<|im_start|>", "<|im_end|>"]
 AGENT_TOKENS = ["<|action_start|>", "<|action_end|>", "<|interpreter|>", "<|plugin|>"]
-IMAGE_TOKENS = [
-    constants.IMG_START_TOKEN,
-    constants.IMG_END_TOKEN,
-    constants.IMG_CONTEXT_TOKEN,
-    constants.QUAD_START_TOKEN,
-    constants.QUAD_END_TOKEN,
-    constants.REF_START_TOKEN,
-    constants.REF_END_TOKEN,
-    constants.BOX_START_TOKEN,
-    constants.BOX_END_TOKEN,
-]
-# What differs between the two forms of InternViT.
-VIT_FORMS = {
-    "300M": {"norm_type": "layer_norm", "qkv_bias": True, "qk_normalization": False},
-    "6B": {"norm_type": "rms_norm", "qkv_bias": False, "qk_normalization": True},
-}
 
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> None:
@@ -195,21 +178,3 @@ def language_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase
         architectures=[f"{name}ForCausalLM"],
         **options,
     )
-
-
-@torch.no_grad()
-def draw_weights(model: nn.Module, seed: int) -> None:
-    """Fill the model in place: matrices and embeddings normal, layer scales 0.5, norms 1, biases 0.
-
-    The standard deviation is 1/sqrt(fan-in): for an embedding its width, for a convolution its whole patch.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if name.endswith((".ls1", ".ls2")):
-            parameter.fill_(0.5)
-        elif name.endswith(("class_embedding", "position_embedding")):
-            parameter.normal_(generator=generator)
-        elif parameter.dim() > 1:
-            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
-        else:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
