@@ -15,7 +15,8 @@ from internvl_chat.model.loading import load_text_tokenizer
 from internvl_chat.model.modeling_internvl import language_model_class
 from internvl_chat.train_mpo import main as train
 from tests.tools.test_convert import FAMILIES, SIZES
-from tools import compose, convert
+from tools import compose
+from tools.checkpoints import conversion
 from tools.checkpoints.fresh import IMAGE_TOKENS
 from tools.checkpoints.tiny import make_tiny_checkpoint
 from tools.make_tiny_checkpoint import parse_arguments
@@ -102,9 +103,9 @@ def test_remote_code_and_the_hf_layout_compute_the_same(pair, tmp_path):
     _, _, folder = pair
     ours, theirs = load_model(folder), AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     theirs.img_context_token_id = ours.img_context_token_id
-    convert.convert_to_hf(folder, tmp_path / "hf")
+    conversion.convert_to_hf(folder, tmp_path / "hf")
     hf = AutoModelForImageTextToText.from_pretrained(tmp_path / "hf", dtype="auto").eval()
-    convert.convert_to_published(tmp_path / "hf", tmp_path / "back")
+    conversion.convert_to_published(tmp_path / "hf", tmp_path / "back")
     ids = PROMPT.clone()
     ids[0, 5:9] = ours.img_context_token_id
     tiles = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
@@ -245,7 +246,7 @@ def test_a_gguf_without_its_reader(tmp_path, monkeypatch):
 def test_a_used_folder_and_an_hf_tower(golden_folder, tmp_path):
     language_model(golden_folder, tmp_path / "llm")
     folder = composed(tmp_path / "llm", tmp_path / "first")
-    convert.convert_to_hf(folder, tmp_path / "hf")
+    conversion.convert_to_hf(folder, tmp_path / "hf")
     assert "tools/convert.py" in refused(tmp_path / "llm", tmp_path, "--vision", str(tmp_path / "hf"))
     with pytest.raises(FileExistsError, match="name another folder"):
         composed(tmp_path / "llm", folder)
