@@ -222,6 +222,9 @@ def test_planted_faults_are_found_and_nothing_else(planted, golden, capsys):
         "FAIL: data sets that could not be read: negative, nowhere, array, none, 28 of "
     )
     assert not list((folder / "report").glob("*.parts"))
+    page = (folder / "report" / "validation.html").read_text()
+    with_image = page.partition("<code>empty_answer</code>")[2].partition("</details>")[0]
+    assert with_image.count("<img src=") == 2 and "no picture of cut.png" in page and "data:" not in json.dumps(report)
 
 
 def test_training_skips_what_validation_calls_unusable(planted, golden, tokenizer):

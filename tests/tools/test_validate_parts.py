@@ -1,12 +1,17 @@
 """Parts of the validation: what texts are suspicious and what are not, bounds of tokens, kept chunks, the page."""
 
 import ast
+import base64
+import io
+import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from internvl_chat.data.images import Tiling
 from internvl_chat.data.mixture import open_dataset
@@ -15,6 +20,8 @@ from internvl_chat.data.video import FrameLimits
 from internvl_chat.model import load_tokenizer
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import PreferencePair, Source
+from tools.pages.pictures import Picture
+from tools.validation import thumbnails
 from tools.validation.chunks import Chunk, ChunkChecker, ChunkFacts, check_all, read_in_order
 from tools.validation.faults import FAULTS, FoundFault
 from tools.validation.mixtures import open_mixture
@@ -22,6 +29,7 @@ from tools.validation.page import validation_page
 from tools.validation.rows import RowChecker, most_tokens
 from tools.validation.summary import SetSummary, Summary, verdict
 from tools.validation.texts import loop_unit, suspicious_texts
+from tools.validation.thumbnails import Thumbnails, draw_thumbnails, image_paths
 
 WORDS = "So one word follows another, as in any text that says what it found where, and how. It ends here" * 2
 ASKED = 'What is it? Please use the format "Final answer: .."'
@@ -222,19 +230,99 @@ def test_the_page_escapes_what_rows_say_and_shows_every_fault(tmp_path):
     assert page.count("<svg") == 3 and "&lt;m&gt;.json" in page and "a (held-out)" in page
 
 
+PICTURES = ("a.png", "b.png", "c.png", "cut.png", "gone.png")
+
+
+@pytest.fixture
+def pictured(tmp_path):
+    """A data set with a blank line in front: rows of one image each, then rows of several, of none, and of no JSON."""
+    for number, name in enumerate(PICTURES[:4]):
+        Image.linear_gradient("L").rotate(90 * number).resize((400, 200)).convert("RGB").save(tmp_path / name)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:99])
+    rows = [{"question": "?", "chosen": "", "image": name} for name in PICTURES]
+    rows += [{"images": ["a.png", "b.png", "c.png"]}, {"question": "?"}, {"image": [4, None, "b.png"]}, {"image": 4}]
+    lines = [b"", *(json.dumps(row).encode() for row in rows), b'{"image": "a.png"']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    return open_dataset(DatasetSpec("a", str(tmp_path), str(tmp_path / "a.jsonl")), 0, "meta.json", cache_dir=tmp_path)
+
+
+def find(data, fault, line, detail=""):
+    return FoundFault(fault, "a", data.rows.path, line, detail)
+
+
+def test_the_images_of_a_row_whatever_else_is_wrong_with_it(pictured):
+    several, none = ["a.png", "b.png", "c.png"], []
+    named = [image_paths(pictured, line) for line in range(2, 12)]
+    assert named == [*([name] for name in PICTURES), several, none, ["b.png"], none, none]
+
+
+def test_a_few_rows_of_a_fault_have_thumbnails_and_broken_images_words(pictured):
+    lines = (0, 2, 2, 8, 5, 6, 3)  # the data set, a.png twice, a row without images, cut.png, gone.png, b.png
+    found = [find(pictured, "empty_answer", line) for line in lines]
+    found += [FoundFault("empty_answer", "b", pictured.rows.path, 2, "")]
+    drawn = draw_thumbnails({"empty_answer": found}, [pictured])
+    assert [place for _, place in drawn] == [1, 4, 5]  # ROWS of them
+    [[whole], [cut], [gone]] = drawn.values()
+    image = Image.open(io.BytesIO(base64.b64decode(whole.uri.partition(",")[2])))
+    assert (whole.path, image.size, image.format) == ("a.png", (160, 80), "JPEG")
+    assert cut.uri is None and "cut.png" in cut.problem and gone.uri is None and "no such file" in gone.problem
+    assert draw_thumbnails({"image_unreachable": [find(pictured, "image_unreachable", 2)]}, [pictured]) == {}
+
+
+def test_of_a_row_of_several_images_the_faulty_one_is_shown_first(pictured):
+    found = find(pictured, "image_flat", 7, f"{pictured.root}/c.png: it decodes to (2, 9, 9)")
+    [pictures] = draw_thumbnails({"image_flat": [found]}, [pictured]).values()
+    assert [picture.path for picture in pictures] == ["c.png", "a.png"]  # IMAGES of them
+
+
+def test_when_the_page_has_its_fill_of_pictures_words_stand_in_their_place(pictured, monkeypatch):
+    monkeypatch.setattr(thumbnails, "MAX_CHARACTERS", 1)
+    examples = {name: [find(pictured, name, 3)] for name in ("image_flat", "empty_answer")}
+    assert [(name, bool(pictures[0].uri)) for (name, _), pictures in draw_thumbnails(examples, [pictured]).items()] == [
+        ("empty_answer", True),
+        ("image_flat", False),
+    ]
+
+
+def test_the_page_shows_pictures_beside_their_rows(pictured):
+    summary = Summary(sets=[SetSummary("a", "train", 9, 9)])
+    summary.note(find(pictured, "empty_answer", 2))
+    for line, detail in ((5, ""), (6, f"{pictured.root}/gone.png: no such file")):
+        summary.note(find(pictured, "image_missing", line, detail))
+    summary.note(find(pictured, "bad_json", 11))
+    shown = Thumbnails({("empty_answer", 0): [Picture('"<b>.png', uri="data:image/jpeg;base64,AA==")]})
+    shown["image_missing", 0] = [Picture("cut.png", problem="cut short")]
+    shown["image_missing", 1] = [Picture("gone.png", problem=summary.examples["image_missing"][1].detail)]
+    page = validation_page(make_report(summary), summary, 8192, shown)
+    [picture] = re.findall("<img [^>]*>", page)
+    assert 'src="data:image/jpeg;base64,AA=="' in picture and "&lt;b&gt;.png, an image of line 2" in picture
+    assert re.findall("no picture of ([^<]*)<", page) == [
+        "cut.png: cut short",
+        "gone.png",
+    ]  # what is said once is enough
+    assert "img-src data:" in page
+
+
 def test_the_page_of_nothing():
     assert "Nothing was found" in validation_page(make_report(Summary()), Summary(), 8192)
 
 
 @pytest.mark.integration
-def test_chromium_shows_the_page_without_a_request(tmp_path, browser_page, look_at):
+def test_chromium_shows_the_page_without_a_request(pictured, tmp_path, browser_page, look_at):
     summary = Summary(sets=[SetSummary("a", "train", 5, 5, usable=5)], tokens=[100, 120, 900])
     summary.chosen, summary.rejected = [np.array([40, 90])], [np.array([50, 7])]
     summary.note(FoundFault("bad_json", "a", "a.jsonl", 7, "torn"))
+    for line in (2, 5, 7):
+        summary.note(find(pictured, "empty_answer", line, "an answer is empty, nothing to learn from it: ''"))
+    drawn = draw_thumbnails(summary.examples, [pictured])
     path = Path(tmp_path / "validation.html")
-    path.write_text(validation_page(make_report(summary), summary, 8192))
+    path.write_text(validation_page(make_report(summary), summary, 8192, drawn).replace(f"{tmp_path}/", "data/"))
     browser_page.goto(path.as_uri())
-    assert browser_page.locator("details[open]").inner_text().count("a.jsonl:7: torn") == 1
+    assert browser_page.locator("details[open]").first.inner_text().count("a.jsonl:7: torn") == 1
+    images = browser_page.locator("li img").evaluate_all("all => all.map(i => [i.complete && i.naturalWidth, i.alt])")
+    assert images == [
+        [160, f"{name}.png, an image of line {line}"] for name, line in zip("aab", (2, 7, 7), strict=True)
+    ]
     box = browser_page.locator(".plots").bounding_box()
     assert box["width"] > 800 and box["height"] > 150
     assert "max_seq_length" in browser_page.locator(".plots").inner_text()

@@ -1,4 +1,4 @@
-"""The report as one HTML file: verdict, faults with their cures and examples, data sets, plots; no external request."""
+"""The report as one HTML file without external requests: verdict, faults with cures and examples, data sets, plots."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from matplotlib.ticker import MaxNLocator
 
 from tools.pages.page import render
 from tools.validation.summary import Summary
+from tools.validation.thumbnails import Thumbnails
 
 TEMPLATE = Path(__file__).with_name("validation.html")
 BINS = 60
 
 
-def validation_page(report: Mapping[str, Any], summary: Summary, max_seq_length: int) -> str:
-    """The page of a report (the content of validation.json)."""
-    return render(TEMPLATE, report=report, sharing=summary.sharing_said(), plots=draw(summary, max_seq_length))
+def validation_page(
+    report: Mapping[str, Any], summary: Summary, max_seq_length: int, pictures: Thumbnails | None = None
+) -> str:
+    """The page of a report (the content of validation.json), its examples with pictures where there are some."""
+    plots = draw(summary, max_seq_length)
+    return render(TEMPLATE, report=report, sharing=summary.sharing_said(), plots=plots, pictures=pictures or {})
 
 
 def draw(summary: Summary, max_seq_length: int) -> list[str]:

@@ -26,6 +26,7 @@ from tools.validation.mixtures import open_mixture
 from tools.validation.page import validation_page
 from tools.validation.rows import RowChecker
 from tools.validation.summary import Split, Summary, ordered, summarise, verdict
+from tools.validation.thumbnails import draw_thumbnails
 
 SHOWN = 3  # findings of a kind on the console
 
@@ -56,7 +57,8 @@ def validate(data_args: DataArguments, args: ValidationArguments) -> int:
     summary = summarise(read_in_order(part_file), splits, findings, args.output_dir / "findings.jsonl")
     report = build_report(summary, data_args, args)
     write_atomically(args.output_dir / "validation.json", [json_text(report)])
-    page = validation_page(report, summary, data_args.max_seq_length)
+    pictures = draw_thumbnails(summary.examples, datasets, follow_symlinks=data_args.follow_symlinks)
+    page = validation_page(report, summary, data_args.max_seq_length, pictures)
     write_atomically(args.output_dir / "validation.html", [page.encode()])
     for parts in args.output_dir.glob("validation.*.parts"):
         parts.unlink()
