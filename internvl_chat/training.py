@@ -88,7 +88,7 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
 
 
 def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: MPOConfig, stop: StopOnSignal) -> None:
-    """Load, train and export, unless this run is finished already; the output folder is this run's alone."""
+    """Load, train, export and evaluate, unless this run is finished already; the output folder is this run's alone."""
     publication = take_push(mpo_args, model_args.model_name_or_path)
     resume_point = find_resume_point(mpo_args)
     source = local_checkpoint(model_args.model_name_or_path)
@@ -123,6 +123,9 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
         stop.leave()
         with record.stage("export"):
             export(trainer, result.metrics)
+        if trainer.eval_dataset is not None:
+            with record.stage("evaluation"):
+                trainer.save_metrics("eval", trainer.evaluate())
     if publication and mpo_args.process_index == 0:
         logger.info("published: %s", publication.push(Path(mpo_args.output_dir)))
 
@@ -171,13 +174,11 @@ def build_trainer(
 
 
 def export(trainer: MultimodalDPOTrainer, metrics: dict[str, float]) -> None:
-    """Write the trained model, what is said of the run, and last an evaluation where there are rows for it."""
+    """Write the trained model, and what is said of the run."""
     trainer.save_model()
     with writing(str(trainer.args.output_dir), "The trained model is saved there"):
         trainer.save_metrics("train", {**metrics, "skipped_rows": trainer.ledger.skipped.total})
         trainer.save_state()
-    if trainer.eval_dataset is not None:
-        trainer.save_metrics("eval", trainer.evaluate())
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, MPOConfig]:

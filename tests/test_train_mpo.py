@@ -64,6 +64,8 @@ def test_a_run_trains_evaluates_and_leaves_a_checkpoint_that_loads(flags, data, 
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert settings["training"]["loss_type"] == "sigmoid,bco_pair" and settings["data"]["meta_path"].endswith(".json")
     assert {part["drawn"] for part in settings["mixture"].values()} and settings["model"]["drop_path_rate"] >= 0
+    [start] = json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"]
+    assert list(start["seconds"])[-3:] == ["training", "export", "evaluation"]
 
 
 def test_a_resumed_run_equals_one_that_was_never_stopped(flags, tmp_path):
