@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from internvl_chat.model import load_config, load_model, load_tokenizer
+from tests.browser import browser_page, look_at  # noqa: F401
 
 GOLDEN = Path(__file__).parent / "golden"
 CLIENTS = Path(__file__).parent / "clients"

@@ -3,7 +3,10 @@
 import logging
 import re
 import shutil
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -11,6 +14,8 @@ import pytest
 import yaml
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
+
+from tests.browser import LOOK
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md", "ckpt/README.md")
@@ -89,6 +94,42 @@ def test_the_api_has_what_the_docstrings_say(site):
     text = (site / "api.html").read_text()
     for name in ("internvl_chat.model.loading.load_model", "internvl_chat.run.trainer.MultimodalDPOTrainer"):
         assert f'id="{name}"' in text
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server of files that says nothing."""
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def address(site):
+    """Where the site is served: its search asks for a file, which no browser gives to a page from a disk."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_chromium_shows_the_start_page(address, browser_page, look_at, scheme):
+    browser_page.emulate_media(color_scheme=scheme)
+    browser_page.goto(address)
+    still = "*, *::before, *::after { transition: none !important; animation: none !important; }"
+    browser_page.add_style_tag(content=still)  # what moves when the width changes would be measured on its way
+    ground = browser_page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+    look_at(browser_page, "docs")
+    browser_page.locator("header label[for=__drawer]").click()  # the menu of a phone lies over the page
+    browser_page.locator("label.md-nav__link", has_text="The first hour").click()
+    browser_page.get_by_role("link", name="One GPU").first.wait_for()
+    browser_page.mouse.move(380, 850)  # away from what would be coloured as pointed at
+    assert [problem for problem in browser_page.evaluate(LOOK) if "contrast" in problem] == []
+    assert browser_page.problems == [] and all(url.startswith(address) for url in browser_page.requests)
 
 
 def headings(path):

@@ -297,7 +297,7 @@ def test_chromium_shows_the_report_of_a_real_run(real_run, tmp_path, browser_pag
 
 
 @pytest.mark.integration
-def test_chromium_follows_a_run(run, live, browser_page):
+def test_chromium_follows_a_run(run, live, browser_page, look_at):
     browser_page.clock.install()
     browser_page.goto(f"http://127.0.0.1:{live.server_address[1]}/")
     browser_page.locator("#settings-model summary").click()
@@ -308,4 +308,6 @@ def test_chromium_follows_a_run(run, live, browser_page):
     browser_page.clock.run_for(4000)
     browser_page.get_by_text("13 steps so far").wait_for()
     assert browser_page.locator("#settings-model[open]").count() == 0  # what was folded stays folded
+    browser_page.evaluate("scrollTo(0, 0)")
+    look_at(browser_page, "live")
     assert browser_page.problems == []

@@ -14,14 +14,14 @@
   const seen = [];
   for (const element of document.querySelectorAll("body *")) {
     const box = element.getBoundingClientRect(), style = getComputedStyle(element);
-    if (!box.width || !box.height || style.visibility === "hidden" || style.opacity === "0" || element.closest("svg, script, style") || !element.checkVisibility({ contentVisibilityAuto: true })) continue;
+    if (!box.width || !box.height || style.visibility === "hidden" || element.closest("svg, script, style") || !element.checkVisibility({ contentVisibilityAuto: true, opacityProperty: true })) continue;
     const words = [...element.childNodes].filter(node => node.nodeType === 3 && node.data.trim());
     if (!words.length) continue;
     const back = ground(element), front = over(rgba(style.color), back), [high, low] = [light(front), light(back)].sort((a, b) => b - a);
     const contrast = (high + 0.05) / (low + 0.05), name = `${element.tagName} "${words[0].data.trim().slice(0, 30)}"`;
     if (contrast < 4.5 && !element.disabled) problems.push(`contrast ${contrast.toFixed(2)} of ${name}`);
     for (const node of words) { const range = document.createRange(); range.selectNodeContents(node);
-      for (const part of range.getClientRects()) {
+      for (const part of range.getClientRects()) { if (part.right <= 0) continue; // nothing scrolls to the left of a page
         if (part.right > innerWidth + 1) problems.push(`${name} ends at ${part.right.toFixed()} of ${innerWidth} px`);
         if (style.position !== "sticky" && !element.closest("form, option, textarea")) seen.push([part, name]); } }
   }

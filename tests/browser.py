@@ -1,0 +1,45 @@
+"""Pages in headless Chromium: fixtures that open one, and that measure how it looks."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+LOOK = Path(__file__).with_name("look.js").read_text()
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+
+@pytest.fixture
+def browser_page():
+    """A page of headless Chromium that records every request."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1200, "height": 860})
+        page.requests, page.problems = [], []
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("console", lambda message: page.problems.append(message.text))
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def look_at():
+    """Function that measures a page at 1280 and at 390 px; with SCREENSHOTS set, it keeps a picture of both in docs."""
+
+    def look(page, name):
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 860})
+            assert page.evaluate(LOOK) == [], f"{name} at {width} px"
+            if "SCREENSHOTS" in os.environ:
+                shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+                shot.quantize(64).save(IMAGES / f"{name}_{width}.png", optimize=True)
+
+    return look
