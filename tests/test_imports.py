@@ -65,6 +65,7 @@ TOOLS = {
     "mixtures": {"plan"},
     "curation": {f"reasoning_data_pipeline.{room}" for room in ("answers", "pairs", "prompts")},
     "publishing": {"curves", "evaluation"},
+    "asking": {"pages", "reasoning_data_pipeline.engines", "reasoning_data_pipeline.prompts"},
 }
 # Who may import an entry script: its older name.
 MAY_IMPORT_ENTRIES = {"tools/mm_reasoning_pipeline/internvl_lmdeploy_cot_postprocess.py"}
@@ -84,6 +85,7 @@ WITHOUT_TORCH = [
     "tools.mixture",
     "tools.curate",
     "tools.publish",
+    "tools.demo",
     "internvl_chat.publishing.card",
 ]
 

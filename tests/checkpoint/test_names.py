@@ -6,9 +6,9 @@ import pytest
 
 from internvl_chat.checkpoint.names import local_checkpoint, published_name
 from internvl_chat.model import load_config, load_model, load_tokenizer
+from tools.asking.contenders import load_contender
 from tools.checkpoints.merging import merge
 from tools.convert import main as convert
-from tools.demo import load_contender
 from tools.evaluation.preference import measure_pairs
 from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, SamplingSettings

@@ -19,7 +19,8 @@ from PIL import Image
 from internvl_chat.data.images import MAX_PIXELS, Tiling
 from internvl_chat.records.rows import Source
 from tools import demo
-from tools.demo import Contender, DemoServer
+from tools.asking.contenders import Contender, choose_device, load_contender
+from tools.asking.server import DemoServer, marked
 from tools.reasoning_data_pipeline.prompts.wording import ask
 from tools.visual_reasoning.questions import ask_anything
 from tools.visual_reasoning.scenes import render
@@ -97,8 +98,8 @@ def test_a_question_is_put_in_the_words_of_a_prompt_version(server):
 
 
 def test_what_one_of_two_answers_lacks_is_marked():
-    assert demo.marked(["It is 4.", "It is 5."])[0] == [("It is ", False), ("4", True), (".", False)]
-    assert demo.marked(["It is 4."]) == [[("It is 4.", False)]]
+    assert marked(["It is 4.", "It is 5."])[0] == [("It is ", False), ("4", True), (".", False)]
+    assert marked(["It is 4."]) == [[("It is 4.", False)]]
 
 
 def test_a_question_without_an_image(server):
@@ -180,9 +181,20 @@ def test_it_serves_this_machine_only_unless_told(capsys):
         demo.parse_arguments([])
 
 
+def test_the_device_is_a_gpu_where_there_is_one(monkeypatch):
+    assert demo.parse_arguments(["--checkpoints", "a"]).device == "auto"
+    for is_seen, found in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda seen=is_seen: seen)
+        assert choose_device("auto") == found and choose_device("cpu") == "cpu"
+    assert choose_device("cuda:1") == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device cuda:1: no GPU is seen here"):
+        choose_device("cuda:1")
+
+
 def test_a_loaded_checkpoint_answers_as_chat_does():
     folder = REPOSITORY / "ckpt" / "tiny-base"
-    contender = demo.load_contender(str(folder), "cpu")
+    contender = load_contender(str(folder), "cpu")
     image, settings = Image.new("RGB", (120, 56), "red"), {"max_new_tokens": 6, "do_sample": False}
     [grid] = contender.tiling.plan([image.size])
     tiles = torch.from_numpy(contender.tiling.cut(image, grid))
@@ -207,7 +219,7 @@ def test_an_engine_answers_as_chat_does_or_as_its_server(engine, golden_folder, 
     if engine == "server":
         assert found in "Look at part 0123456" and running.asked[-1]["max_tokens"] == 6
         return
-    chatting, image = demo.load_contender(str(folder), "cpu"), Image.new("RGB", (100, 56), "steelblue")
+    chatting, image = load_contender(str(folder), "cpu"), Image.new("RGB", (100, 56), "steelblue")
     assert found == chatting.answer(image, "How many?", {"max_new_tokens": 6, "do_sample": False}) != ""
 
 

@@ -13,7 +13,6 @@ from tests.door import end_of
 from tools import mpo
 
 ROOT = Path(__file__).parents[2]
-LATER = {"demo"}  # loads torch with its module
 # Starts each word in turn with --help, and says what each is the first to load of what takes seconds.
 HELP = """
 import contextlib, io, sys
@@ -36,8 +35,7 @@ def test_a_word_names_a_module_that_is_there(word):
 
 
 def test_no_help_loads_torch():
-    words = [word for word in mpo.WORDS if word not in LATER]
-    subprocess.run([sys.executable, "-c", HELP, *words], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", HELP, *mpo.WORDS], cwd=ROOT, check=True)
 
 
 def test_without_a_word_all_are_listed_with_a_line(capsys):

@@ -73,6 +73,7 @@ REASONING = {
 }
 
 VERSIONS = tuple(INSTRUCTIONS)
+AS_TYPED = "as typed"  # in place of a version: in no words but its own
 STYLES = (*REASONING, "mixed")
 
 
