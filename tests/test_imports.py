@@ -65,7 +65,10 @@ TOOLS = {
     "mixtures": {"plan"},
     "curation": {f"reasoning_data_pipeline.{room}" for room in ("answers", "pairs", "prompts")},
     "publishing": {"curves", "evaluation"},
-    "asking": {"pages", "reasoning_data_pipeline.engines", "reasoning_data_pipeline.prompts"},
+    "asking": {
+        *("evaluation", "pages", "run_report"),
+        *(f"reasoning_data_pipeline.{room}" for room in ("answers", "engines", "prompts")),
+    },
 }
 # Who may import an entry script: its older name.
 MAY_IMPORT_ENTRIES = {"tools/mm_reasoning_pipeline/internvl_lmdeploy_cot_postprocess.py"}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from internvl_chat.run.entry import Parser, at_least, enter
@@ -42,8 +43,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="en",
         help="words that the page puts a question in at first (default: %(default)s)",
     )
+    parser.add_argument("--examples", type=Path, help="--out of tools/evaluate.py, or rows question, image, answer")
     add_servers(parser)
-    parser.add_argument("--max-megabytes", type=float, default=20, help="of an image (default: %(default)s)")
+    parser.add_argument(
+        "--max-megabytes", type=float, default=20, help="of a question with all images (default: %(default)s)"
+    )
     return parser.parse_args(argv)
 
 
@@ -54,13 +58,16 @@ def build_server(args: argparse.Namespace) -> DemoServer:
         FileNotFoundError, ValueError: a checkpoint cannot be loaded, or address or device are not to be had.
     """
     from tools.asking.contenders import open_contenders  # with torch, which takes seconds
+    from tools.asking.examples import NONE, read_examples
     from tools.asking.server import DemoServer
 
     settings: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": args.temperature > 0}
     if args.temperature > 0:
         settings["temperature"] = args.temperature
-    contenders = open_contenders(args)
-    return DemoServer((args.host, args.port), contenders, settings, int(args.max_megabytes * 1e6), args.prompt_version)
+    words = args.prompt_version
+    examples = read_examples(args.examples, words) if args.examples else NONE
+    most = int(args.max_megabytes * 1e6)
+    return DemoServer((args.host, args.port), open_contenders(args), settings, most, version=words, examples=examples)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

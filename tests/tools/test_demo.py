@@ -8,9 +8,10 @@ import os
 import random
 import socket
 import threading
+from base64 import b64encode
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 import torch
@@ -20,7 +21,10 @@ from internvl_chat.data.images import MAX_PIXELS, Tiling
 from internvl_chat.records.rows import Source
 from tools import demo
 from tools.asking.contenders import Contender, choose_device, load_contender
-from tools.asking.server import DemoServer, marked
+from tools.asking.examples import read_examples
+from tools.asking.server import DemoServer
+from tools.asking.showing import marked, show, split_thought
+from tools.asking.turns import read_turns
 from tools.reasoning_data_pipeline.prompts.wording import ask
 from tools.visual_reasoning.questions import ask_anything
 from tools.visual_reasoning.scenes import render
@@ -32,10 +36,13 @@ class Recorder:
     """Stands for a model: remembers what it is asked."""
 
     def __init__(self, answer):
-        self.answer, self.asked = answer, []
+        self.answer, self.asked, self.patches = answer, [], []
 
-    def chat(self, tokenizer, tiles, question, settings):
-        self.asked.append((tiles if tiles is None else tuple(tiles.shape), question, settings))
+    def chat(self, tokenizer, tiles, question, settings, history=None, num_patches_list=None):
+        told = {name: value for name, value in settings.items() if name != "streamer"}
+        self.asked.append((tiles if tiles is None else tuple(tiles.shape), question, told, history))
+        self.patches.append(num_patches_list)
+        settings["streamer"].on_finalized_text(self.answer)
         return self.answer
 
 
@@ -60,17 +67,28 @@ def server():
         yield running
 
 
-def png(width=100, height=56):
+def png(width=100, height=56, colour="steelblue"):
     buffer = io.BytesIO()
-    Image.new("RGB", (width, height), "steelblue").save(buffer, "PNG")
+    Image.new("RGB", (width, height), colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def post(server, data, question="How many?", **headers):
+def turn(question="How many?", *pictures, version="as typed", **more):
+    return {"question": question, "version": version, "images": [b64encode(data).decode() for data in pictures], **more}
+
+
+def post(server, data, question="How many?", **more):
+    pictures = [data] if data else []
+    return post_lines(server, {"turns": [turn(question, *pictures, **more)]})[::2]
+
+
+def post_lines(server, request, **headers):
+    """Status, pieces of the answers, last line."""
     connection = http.client.HTTPConnection(*server.server_address, timeout=20)
-    connection.request("POST", f"/answers?question={quote(question)}", data, headers)
+    connection.request("POST", "/answers", json.dumps(request), headers)
     response = connection.getresponse()
-    return response.status, json.loads(response.read())
+    *pieces, last = map(json.loads, response.read().splitlines())
+    return response.status, pieces, last
 
 
 def test_every_checkpoint_answers_the_same_question(server):
@@ -79,22 +97,59 @@ def test_every_checkpoint_answers_the_same_question(server):
         {
             "answers": ["<b>four</b>", "five"],
             "marked": [[["<b>four</b>", True]], [["five", True]]],
+            "thoughts": [[], []],
+            "verdicts": [],
         },
     )
     for contender in server.contenders:
-        assert contender.model.asked == [((3, 3, 56, 56), "Wie viele? 多少", {"max_new_tokens": 5})]
+        assert contender.model.asked == [((3, 3, 56, 56), "<image>\nWie viele? 多少", {"max_new_tokens": 5}, None)]
 
 
 def test_a_question_is_put_in_the_words_of_a_prompt_version(server):
-    address = f"/answers?question={quote('How many?')}&version="
     for version, status in (("en", 200), ("zh_v2", 200), ("none", 400)):
-        connection = http.client.HTTPConnection(*server.server_address, timeout=20)
-        connection.request("POST", address + version, png())
-        assert connection.getresponse().status == status
-    asked = [question for _, question, _ in server.contenders[0].model.asked]
+        assert post(server, png(), version=version)[0] == status
+    asked = [question for _, question, _, _ in server.contenders[0].model.asked]
     where = Source("a", 1)
     assert asked == [ask("How many?", 1, version=version, where=where) for version in ("en", "zh_v2")]
     assert asked[0] != "How many?" and "Final answer" in asked[0]
+
+
+def test_a_conversation_has_the_images_of_all_turns_and_the_own_answers(server):
+    first = turn("What?", png(), png(56), answers=["A star.", "A box."], version="en")
+    status, pieces, last = post_lines(server, {"turns": [first, turn("And here?", png(30, 30))]})
+    assert status == 200 and last["answers"] == ["<b>four</b>", "five"]
+    assert pieces == [{"index": 0, "piece": "<b>four</b>"}, {"index": 1, "piece": "five"}]
+    words = ask("What?", 2, version="en", where=Source("a", 1))
+    for contender, own in zip(server.contenders, first["answers"], strict=True):
+        [(tiles, question, _, history)] = contender.model.asked
+        assert tiles == (3, 3, 56, 56) and question == "<image>\nAnd here?" and history == [(words, own)]
+        assert contender.model.patches == [[1, 1, 1]]  # the tile limit of 3 is shared
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ([], "the request must be a JSON dict, not list"),
+        ({}, "field 'turns' must be a JSON list, not NoneType"),
+        ({"turns": []}, "0 questions in the conversation; from 1 to 16"),
+        ({"turns": [turn("a", answers=["b", "c"])] * 17}, "17 questions in the conversation"),
+        ({"turns": [turn("a", *[b""] * 5, answers=["b", "c"]), turn("a", *[b""] * 4)]}, "9 images in the conversation"),
+        ({"turns": [turn("a", answers=["b"]), turn("c")]}, "needs 2 answers, one per checkpoint"),
+        ({"turns": [{**turn("a"), "images": ["*"]}]}, "an image is no base64"),
+        ({"turns": ["a"]}, "a turn must be a JSON dict, not str"),
+    ],
+)
+def test_a_request_out_of_bounds_is_refused(server, request_, reason):
+    status, pieces, last = post_lines(server, request_)
+    assert (status, pieces) == (400, []) and reason in last["problem"]
+    assert not server.contenders[0].model.asked
+
+
+def test_a_thought_is_shown_apart():
+    assert split_thought("<think>Two and two.</think>\nFour") == ("Two and two.", "Four")
+    assert split_thought("<think>Two and") == ("Two and", "")
+    assert split_thought("Four </think>") == ("", "Four </think>")
+    assert show(["<think>a</think>b"]) == {"thoughts": [[("a", False)]], "marked": [[("b", False)]]}
 
 
 def test_what_one_of_two_answers_lacks_is_marked():
@@ -125,9 +180,7 @@ def test_an_image_of_too_many_pixels_is_refused(server, monkeypatch):
 
 def test_an_upload_that_is_too_large_is_refused_unread(server):
     with socket.create_connection(server.server_address, timeout=20) as connection:
-        connection.sendall(
-            b"POST /answers?question=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99000000000\r\n\r\n"
-        )
+        connection.sendall(b"POST /answers HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99000000000\r\n\r\n")
         reply = connection.makefile("rb").read()
     assert b" 413 " in reply and b"99000000000 bytes; at most 0.01 MB are taken" in reply
 
@@ -135,13 +188,13 @@ def test_an_upload_that_is_too_large_is_refused_unread(server):
 @pytest.mark.parametrize("length", [b"", b"Content-Length: -5\r\n", b"Content-Length: ten\r\n"])
 def test_an_upload_of_unknown_length_is_refused(server, length):
     with socket.create_connection(server.server_address, timeout=20) as connection:
-        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: localhost\r\n" + length + b"\r\n")
+        connection.sendall(b"POST /answers HTTP/1.1\r\nHost: localhost\r\n" + length + b"\r\n")
         assert b" 413 " in connection.makefile("rb").read()
 
 
 def test_an_upload_that_ends_early(server):
     with socket.create_connection(server.server_address, timeout=20) as connection:
-        connection.sendall(b"POST /answers?question=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")
+        connection.sendall(b"POST /answers HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")
         connection.shutdown(socket.SHUT_WR)
         assert b"the upload ended early" in connection.makefile("rb").read()
 
@@ -154,12 +207,50 @@ def test_an_empty_question_and_other_addresses(server):
         assert connection.getresponse().status == 404
 
 
+@pytest.fixture
+def quizzing(tmp_path):
+    """A server that offers two examples; the first checkpoint thinks and is right, the other is wrong."""
+    Image.new("RGB", (80, 56), "red").save(tmp_path / "a.png")
+    rows = [
+        {"image": "a.png", "question": "How many stars?", "answer": "4"},
+        {"image": ["a.png", "a.png"], "question": '<b>Which</b> "one"?', "answer": "the first"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples = read_examples(tmp_path / "rows.jsonl", "en_r1")
+    texts = (
+        "<think>I see two rows of two stars each.</think> So \\boxed{4}",
+        "<think>I see one row of three stars.</think> So \\boxed{3}",
+    )
+    contenders = [Contender(text[-3], Recorder(text), None, Tiling(image_size=56, max_num=3)) for text in texts]
+    with serving(DemoServer(("127.0.0.1", 0), contenders, {}, 100_000, version="en", examples=examples)) as running:
+        yield running
+
+
+def test_an_answer_to_an_example_gets_its_verdict(quizzing):
+    asked = turn("How many stars?", version="en_r1")
+    for number, verdicts in (("0", ["correct", "wrong"]), ("1", []), ("7", []), (None, []), ({}, [])):
+        _, _, last = post_lines(quizzing, {"turns": [asked], "example": number})
+        assert last["verdicts"] == verdicts
+    follow = {"turns": [{**asked, "answers": ["a", "b"]}, asked], "example": "0"}
+    assert post_lines(quizzing, follow)[-1]["verdicts"] == []  # it may ask about something else
+
+
+def test_only_pictures_of_examples_are_sent(quizzing, tmp_path):
+    found = {}
+    for path in ("/examples/0/0", "/examples/1/1", "/examples/0/1", "/examples/2/0", "/examples/0/../../rows.jsonl"):
+        connection = http.client.HTTPConnection(*quizzing.server_address, timeout=20)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        found[path] = response.status, response.read() == (tmp_path / "a.png").read_bytes()
+    assert list(found.values()) == [(200, True), (200, True), (404, False), (404, False), (404, False)]
+
+
 def test_a_request_under_another_name_is_refused(server):
     """As a page of the web would send it whose name leads to this machine."""
     status = {}
     for host in ("localhost", "127.0.0.1:80", "evil.example"):
         connection = http.client.HTTPConnection(*server.server_address, timeout=20)
-        connection.request("POST", "/answers?question=a", b"", {"Host": host})
+        connection.request("POST", "/answers", json.dumps({"turns": [turn()]}), {"Host": host})
         status[host] = connection.getresponse().status
     assert status == {"localhost": 200, "127.0.0.1:80": 200, "evil.example": 421}
     assert len(server.contenders[0].model.asked) == 2
@@ -200,7 +291,15 @@ def test_a_loaded_checkpoint_answers_as_chat_does():
     tiles = torch.from_numpy(contender.tiling.cut(image, grid))
     assert len(tiles) == 1
     expected = contender.model.chat(contender.tokenizer, tiles, "How many?", settings)
-    assert contender.answer(image, "How many?", settings) == expected != ""
+    turns, pieces = read_turns({"turns": [turn("How many?", png(120, 56, "red"))]}, 1), []
+    assert contender.answer(turns, [], settings, pieces.append) == expected != ""
+    assert "".join(pieces).strip() == expected
+    longer, pieces = read_turns({"turns": [turn("How many?", png(120, 56, "red"), version="en")]}, 1), []
+    answer = contender.answer(longer, [], {**settings, "max_new_tokens": 24}, pieces.append)
+    assert "".join(pieces).strip() == answer and len(pieces) > 1
+    assert contender.model.chat(contender.tokenizer, None, "a", settings, [("b", "c")]) == contender.answer(
+        read_turns({"turns": [turn("b", answers=["c"]), turn("a")]}, 1), [("b", "c")], settings
+    )
 
 
 @pytest.mark.parametrize("engine", ["transformers", "server"])
@@ -211,16 +310,20 @@ def test_an_engine_answers_as_chat_does_or_as_its_server(engine, golden_folder, 
     flags = ["--checkpoints", str(folder), "--engine", engine, "--port", "0", "--max-new-tokens", "6"]
     flags += ["--server", running.url] if engine == "server" else []
     with demo.build_server(demo.parse_arguments(flags)) as server:
-        [found] = server.answers(png(), "How many?")
+        turns = read_turns({"turns": [turn("How many?", png())]}, 1)
+        [found] = server.answers(turns)
         with pytest.raises(ValueError, match="2 <image> in the question for 1 images"):
-            server.answers(png(), "<image> <image>")
+            read_turns({"turns": [turn("<image> <image>", png())]}, 1)
+        with pytest.raises(ValueError, match="a conversation needs --engine chat"):
+            server.answers([replace(turns[0], answers=("a",)), *turns])
+        assert "Follow up" not in server.page
         server.contenders[0].engine.close()
     running.stop()
     if engine == "server":
         assert found in "Look at part 0123456" and running.asked[-1]["max_tokens"] == 6
         return
-    chatting, image = load_contender(str(folder), "cpu"), Image.new("RGB", (100, 56), "steelblue")
-    assert found == chatting.answer(image, "How many?", {"max_new_tokens": 6, "do_sample": False}) != ""
+    chatting = load_contender(str(folder), "cpu")
+    assert found == chatting.answer(turns, [], {"max_new_tokens": 6, "do_sample": False}) != ""
 
 
 @pytest.mark.integration
@@ -231,13 +334,14 @@ def test_chromium_takes_an_image_and_shows_two_answers(browser_page, golden, tmp
     with serving(demo.build_server(demo.parse_arguments([*flags, "--max-new-tokens", "8"]))) as running:
         page = browser_page
         page.goto(f"http://127.0.0.1:{running.server_address[1]}/")
-        answers = page.locator(".answer")
+        answers = page.locator("#now .answer")
         page.fill("#question", "How many stars are there?")
         page.set_input_files("#file", tmp_path / "image.png")
-        page.locator("#preview").wait_for(state="visible")
+        page.locator("#previews img").wait_for(state="visible")
         page.click("#ask")
         page.locator("#ask:enabled").wait_for()
-        expected = running.answers(png(), "How many stars are there?", "en")  # as the page asks at first
+        asked = turn("How many stars are there?", png(), version="en")
+        expected = running.answers(read_turns({"turns": [asked]}, 2))  # as the page asks at first
         assert answers.all_text_contents() == expected and expected[0] != expected[1]
         assert page.problems == []
         page.evaluate("document.querySelectorAll('h2').forEach(h => h.textContent = h.textContent.split('/').pop())")
@@ -247,6 +351,38 @@ def test_chromium_takes_an_image_and_shows_two_answers(browser_page, golden, tmp
         page.locator("#ask:enabled").wait_for()
         assert "cannot be opened as an image" in page.locator("#problem").inner_text()
         assert answers.all_text_contents() == ["", ""]
+
+
+@pytest.mark.integration
+def test_chromium_asks_an_example_and_follows_up(browser_page, quizzing, look_at):
+    page = browser_page
+    page.goto(f"http://127.0.0.1:{quizzing.server_address[1]}/")
+    page.select_option("#example", "1")
+    page.locator("#previews img").nth(1).wait_for()
+    assert page.input_value("#question") == '<b>Which</b> "one"?'
+    page.select_option("#example", "0")
+    page.locator("#previews img").wait_for()  # one alone
+    assert page.input_value("#version") == "en_r1" and page.locator("#gold").inner_text() == "Right answer: 4"
+    page.click("#ask")
+    page.locator("#follow:enabled").wait_for()
+    assert page.locator("#now .verdict").all_text_contents() == ["correct", "wrong"]
+    assert page.locator("#now .thought pre").first.text_content() == "I see two rows of two stars each."
+    assert not page.locator("#now .thought pre").first.is_visible()
+    assert page.locator("#now .answer mark").all_text_contents() == ["4", "3"]
+    look_at(page, "demo_example")
+    page.fill("#question", "And how many boxes?")
+    page.click("#follow")
+    page.locator("#follow:enabled").wait_for()
+    assert page.locator("#earlier summary").first.text_content() == "How many stars?"
+    assert page.locator("#now .verdict:visible").count() == 0
+    (tiles, question, _, history) = quizzing.contenders[0].model.asked[-1]
+    assert len(tiles) == 4 and question.startswith("And how many boxes?") and len(history) == 1
+    look_at(page, "demo_follow_up")
+    page.click("#ask")  # begins anew, with the image
+    page.locator("#follow:enabled").wait_for()
+    assert page.locator("#earlier *").count() == 0
+    assert quizzing.contenders[0].model.asked[-1][3] is None
+    assert page.problems == []
 
 
 @pytest.mark.integration

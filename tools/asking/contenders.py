@@ -5,19 +5,40 @@ from __future__ import annotations
 import argparse
 import secrets
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from internvl_chat.checkpoint.names import local_checkpoint
-from internvl_chat.data.images import Tiling
+from internvl_chat.data.images import Tiling, tile_share
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
+from tools.asking.turns import Turn
 from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions, Failure, Request, SamplingSettings
 from tools.reasoning_data_pipeline.engines.server_arguments import server_options
+
+History = list[tuple[str, str]]
+Tell = Callable[[str], None]
+"""Takes a further piece of an answer."""
+
+
+class Teller(TextStreamer):
+    """Hands on the pieces of an answer while it is made."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tell: Tell) -> None:
+        """`tell` is called in the thread that generates; what it raises ends the generation."""
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.tell = tell
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """As `TextStreamer` calls it."""
+        if text:
+            self.tell(text)
 
 
 @dataclass(frozen=True)
@@ -28,14 +49,36 @@ class Contender:
     model: InternVLChatModel
     tokenizer: PreTrainedTokenizerBase
     tiling: Tiling
+    takes_history: ClassVar = True
 
-    def answer(self, image: Image.Image | None, question: str, settings: dict[str, Any]) -> str:
-        """Answer a question, about an image if there is one; `settings` are keywords of `generate`."""
-        tiles = None
-        if image is not None:
-            [grid] = self.tiling.plan([image.size])
-            tiles = torch.from_numpy(self.tiling.cut(image, grid))
-        return str(self.model.chat(self.tokenizer, tiles, question, settings))
+    def answer(
+        self, turns: Sequence[Turn], history: History, settings: dict[str, Any], tell: Tell = lambda text: None
+    ) -> str:
+        """Answer the last of the turns.
+
+        Args:
+            turns: of the conversation, with the images of all.
+            history: the earlier ones as (text, own answer).
+            settings: keywords of `generate`.
+            tell: takes the answer piece by piece.
+        """
+        images = [image for turn in turns for image in turn.images]
+        parts = [self.tiling.cut(*each) for each in zip(images, self.plan(images), strict=True)]
+        tiles = torch.from_numpy(np.concatenate(parts)) if parts else None
+        settings = {**settings, "streamer": Teller(self.tokenizer, tell)}
+        answer = self.model.chat(
+            self.tokenizer,
+            tiles,
+            turns[-1].text,
+            settings,
+            history or None,
+            num_patches_list=[len(one) for one in parts],
+        )
+        return str(answer)
+
+    def plan(self, images: Sequence[Image.Image]) -> list[tuple[int, int]]:
+        """The grid of each image; all share the limit of tiles, as in training."""
+        return self.tiling.plan([image.size for image in images]) if images else []
 
 
 @dataclass(frozen=True)
@@ -45,22 +88,29 @@ class EngineContender:
     name: str
     engine: Engine
     max_tiles: int
+    takes_history: ClassVar = False
 
-    def answer(self, image: Image.Image | None, question: str, settings: dict[str, Any]) -> str:
-        """Answer a question, about an image if there is one; the engine was opened with its settings.
+    def answer(
+        self, turns: Sequence[Turn], history: History, settings: dict[str, Any], tell: Tell = lambda text: None
+    ) -> str:
+        """Answer a question; the engine was opened with its settings, and tells the answer whole.
 
         Raises:
-            ValueError: the engine cannot answer it.
+            ValueError: the engine cannot answer it, or there are earlier questions.
         """
+        if history:
+            raise ValueError("engines answer single questions; a conversation needs --engine chat")
         with tempfile.TemporaryDirectory() as folder:
-            images: tuple[str, ...] = ()
-            if image is not None:
-                images = (f"{folder}/upload.png",)
-                image.save(images[0])
-            request = Request("the question", question, {0: secrets.randbits(62)}, images, self.max_tiles)
+            asked = turns[-1]
+            paths = tuple(f"{folder}/{index}.png" for index in range(len(asked.images)))
+            for image, path in zip(asked.images, paths, strict=True):
+                image.save(path)
+            tiles = tile_share(self.max_tiles, len(paths))
+            request = Request("the question", asked.text, {0: secrets.randbits(62)}, paths, tiles)
             [result] = self.engine.generate([request])
         if isinstance(result, Failure):
             raise ValueError(result.reason)
+        tell(result.text.strip())
         return result.text.strip()
 
 

@@ -42,7 +42,7 @@ def choose_answers(answers: Mapping[str, Mapping[str, Any]], number: int) -> Sho
     Where one of both is empty, half of the places go to the other.
     """
     rows = [row for found in answers.values() for row in found.values()]
-    kinds = {change: [row for row in rows if _change(row) == change] for change in KINDS}
+    kinds = {change: [row for row in rows if change_of(row) == change] for change in KINDS}
     better, worse = kinds[1], kinds[-1]
     least = min(len(better), len(worse)) or max(len(better), len(worse))
     each = min(least, max(1, number // 2))
@@ -59,7 +59,7 @@ def _words(change: int) -> str:
     return KINDS[change] if change > 0 else f"are {KINDS[change]}"
 
 
-def _change(row: Mapping[str, Any]) -> int:
+def change_of(row: Mapping[str, Any]) -> int:
     """1 where the first answer became right, -1 where it no longer is, else 0."""
     before = row.get("before", row)["outcomes"][0] == "correct"
     return int(row["outcomes"][0] == "correct") - int(before)
@@ -73,7 +73,7 @@ def view(row: Mapping[str, Any]) -> AnswerView:
         way=row["way"],
         question=row["question"],
         gold=gold_text(row["answer"]),
-        kind=KINDS[_change(row)] if before else "",
+        kind=KINDS[change_of(row)] if before else "",
         pictures=[embed("/", path.lstrip("/"), MAX_SIDE) for path in row["images"]],
         before=one,
         outcome_before=before["outcomes"][0] if before else "",

@@ -127,6 +127,16 @@ def ask(question: str, num_images: int, *, version: str | None, style: str = "pl
     return head + INSTRUCTIONS[version].format(reasoning=reasoning, question=body)
 
 
+def unasked(text: str) -> tuple[str, str | None]:
+    """Question and prompt version of a text of `ask` without its leading placeholders; (text, None) of any other."""
+    for version, words in INSTRUCTIONS.items():
+        for reasoning in REASONING.values():
+            before, after = words.format(reasoning=reasoning[version[:2]], question="\0").split("\0")
+            if text.startswith(before) and text.endswith(after):
+                return text[len(before) : len(text) - len(after)], version
+    return text, None
+
+
 def without_images(question: str) -> str:
     """A question without the placeholders of images or a video and the line ends behind them."""
     for placeholder in (IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER):
