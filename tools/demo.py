@@ -2,13 +2,18 @@
 
     python tools/demo.py --checkpoints ckpt/InternVL2_5-8B work_dirs/mpo
     python tools/demo.py --checkpoints ckpt/tiny-base work_dirs/quickstart/checkpoint --port 8000
+    python tools/demo.py --checkpoints ckpt/base work_dirs/mpo --examples work_dirs/mpo/evaluation.json
 
 The page asks step by step, in the words of --prompt-version that the pipelines use and MPO trains on, or as typed;
-with two checkpoints it marks what one answer has and the other lacks. Answers come from `model.chat`, greedy unless a
+with two checkpoints it marks what one answer has and the other lacks, and it folds what stands in <think>..</think>.
+An answer can be followed up, with further images. --examples offers questions with a known answer, and shows the
+verdict of the pipelines' checks: of an evaluation (`tools/evaluate.py --against .. --out x.json`) those whose answer
+became right or no longer is, or rows question, image, answer.
+Answers come from `model.chat`, greedy unless a
 temperature is given, or from an engine of the pipelines: `--engine vllm`, or `--engine server --server URL URL`, one
 for each checkpoint. The page is served on this machine only, to requests whose Host header names it; from elsewhere,
-`ssh -L 7860:127.0.0.1:7860 HOST` brings it. An image is opened within the bounds of training, and an upload of more
-than --max-megabytes is refused before it is read.
+`ssh -L 7860:127.0.0.1:7860 HOST` brings it. An image is opened within the bounds of training; a conversation has up
+to 16 questions and 8 images, and one of more than --max-megabytes (images as base64, a third larger) is refused unread.
 """
 
 from __future__ import annotations

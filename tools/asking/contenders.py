@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.data.images import Tiling, tile_share
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
-from tools.asking.turns import Turn
+from tools.asking.turns import AskedTurn
 from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import Engine, EngineOptions, Failure, Request, SamplingSettings
 from tools.reasoning_data_pipeline.engines.server_arguments import server_options
@@ -52,7 +52,7 @@ class Contender:
     takes_history: ClassVar = True
 
     def answer(
-        self, turns: Sequence[Turn], history: History, settings: dict[str, Any], tell: Tell = lambda text: None
+        self, turns: Sequence[AskedTurn], history: History, settings: dict[str, Any], tell: Tell = lambda text: None
     ) -> str:
         """Answer the last of the turns.
 
@@ -91,7 +91,7 @@ class EngineContender:
     takes_history: ClassVar = False
 
     def answer(
-        self, turns: Sequence[Turn], history: History, settings: dict[str, Any], tell: Tell = lambda text: None
+        self, turns: Sequence[AskedTurn], history: History, settings: dict[str, Any], tell: Tell = lambda text: None
     ) -> str:
         """Answer a question; the engine was opened with its settings, and tells the answer whole.
 

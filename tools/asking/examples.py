@@ -15,7 +15,7 @@ from typing import Any
 
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row
-from tools.asking.turns import MAX_IMAGES, Turn
+from tools.asking.turns import MAX_IMAGES, AskedTurn
 from tools.evaluation.answering import judge
 from tools.evaluation.questions import AskedQuestion, direct, read_questions
 from tools.reasoning_data_pipeline.answers.checker import TYPED_CHECKS
@@ -53,7 +53,7 @@ class Example:
         """The right answer as text."""
         return gold_text(self.asked.prompt.answer)
 
-    def verdicts(self, turn: Turn, answers: Sequence[str]) -> list[str]:
+    def verdicts(self, turn: AskedTurn, answers: Sequence[str]) -> list[str]:
         """The outcome of each answer to a turn, as `Outcome`; [] where it asked something else."""
         if turn.question.strip() != self.question.strip():
             return []

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from tools.asking.contenders import Answering
 from tools.asking.examples import NONE, Examples, views
 from tools.asking.showing import show
-from tools.asking.turns import MAX_IMAGES, Turn, parse_request, read_turns
+from tools.asking.turns import MAX_IMAGES, AskedTurn, parse_request, read_turns
 from tools.pages.page import render
 from tools.pages.server import PageHandler, PageServer
 from tools.reasoning_data_pipeline.prompts.wording import AS_TYPED, VERSIONS
@@ -74,7 +74,7 @@ class DemoServer(PageServer):
         )
         self.busy = threading.Lock()  # two questions at once would need the memory of two
 
-    def answers(self, turns: Sequence[Turn], tell: TellOf = lambda index, text: None) -> list[str]:
+    def answers(self, turns: Sequence[AskedTurn], tell: TellOf = lambda index, text: None) -> list[str]:
         """The answer of each contender to the last of the turns; `tell` takes their pieces.
 
         Raises:
@@ -83,14 +83,14 @@ class DemoServer(PageServer):
         with self.busy:
             return [self._answer(index, turns, tell) for index in range(len(self.contenders))]
 
-    def verdicts(self, request: dict[str, Any], turns: Sequence[Turn], answers: Sequence[str]) -> list[str]:
+    def verdicts(self, request: dict[str, Any], turns: Sequence[AskedTurn], answers: Sequence[str]) -> list[str]:
         """The outcome of each answer where the question is that of the example the request names; else []."""
         number = str(request.get("example"))
         if len(turns) > 1 or number not in map(str, range(len(self.examples))):
             return []
         return self.examples[int(number)].verdicts(turns[0], answers)
 
-    def _answer(self, index: int, turns: Sequence[Turn], tell: TellOf) -> str:
+    def _answer(self, index: int, turns: Sequence[AskedTurn], tell: TellOf) -> str:
         history = [(turn.text, turn.answers[index]) for turn in turns[:-1]]
         return self.contenders[index].answer(turns, history, self.settings, lambda text: tell(index, text))
 
@@ -151,7 +151,7 @@ class Handler(PageHandler):
             raise ValueError(BROKEN_UPLOAD)
         return data
 
-    def stream(self, request: dict[str, Any], turns: Sequence[Turn]) -> None:
+    def stream(self, request: dict[str, Any], turns: Sequence[AskedTurn]) -> None:
         """Send the pieces of the answers as they come, then all of them, or why there are none."""
         with contextlib.suppress(ConnectionError):  # who asked is gone: nobody waits for the rest
             try:

@@ -26,7 +26,7 @@ Kind = TypeVar("Kind", str, list, dict)
 
 
 @dataclass(frozen=True)
-class Turn:
+class AskedTurn:
     """One question.
 
     Attributes:
@@ -44,7 +44,7 @@ class Turn:
     answers: tuple[str, ...]
 
 
-def read_turns(request: dict[str, Any], checkpoints: int) -> list[Turn]:
+def read_turns(request: dict[str, Any], checkpoints: int) -> list[AskedTurn]:
     """The turns of a request, one or more.
 
     Raises:
@@ -56,7 +56,7 @@ def read_turns(request: dict[str, Any], checkpoints: int) -> list[Turn]:
     number = sum(len(field(row, "images", list)) for row in rows)
     if number > MAX_IMAGES:
         raise ValueError(f"{number} images in the conversation; at most {MAX_IMAGES} are taken")
-    turns: list[Turn] = []
+    turns: list[AskedTurn] = []
     pixels = 0
     for index, row in enumerate(rows):
         turns.append(read_turn(row, 0 if index == len(rows) - 1 else checkpoints))
@@ -66,7 +66,7 @@ def read_turns(request: dict[str, Any], checkpoints: int) -> list[Turn]:
     return turns
 
 
-def read_turn(row: dict[str, Any], answers: int) -> Turn:
+def read_turn(row: dict[str, Any], answers: int) -> AskedTurn:
     """One turn that has so many answers; ValueError as of `read_turns`."""
     question, version = field(row, "question", str), field(row, "version", str)
     if not question.strip():
@@ -79,7 +79,7 @@ def read_turn(row: dict[str, Any], answers: int) -> Turn:
     seen = tuple(read_image(data) for data in field(row, "images", list))
     words = None if version == AS_TYPED else version
     text = ask(question, len(seen), version=words, where=Source("the question", 1))
-    return Turn(question, version, text, seen, tuple(found))
+    return AskedTurn(question, version, text, seen, tuple(found))
 
 
 def parse_request(data: bytes) -> dict[str, Any]:

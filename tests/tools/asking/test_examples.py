@@ -7,7 +7,7 @@ from PIL import Image
 
 from internvl_chat.records.rows import RecordError, Source
 from tools.asking.examples import MAX_EXAMPLES, read_examples, views
-from tools.asking.turns import Turn
+from tools.asking.turns import AskedTurn
 from tools.reasoning_data_pipeline.prompts.wording import REASONING, VERSIONS, ask, unasked
 
 WHERE = Source("a", 1)
@@ -85,11 +85,11 @@ def test_answers_are_judged_by_the_version_asked_in(write):
         "Two and two make four, as one sees.\n\nFinal answer: 4",
         "Three of them, I would say.\n\nFinal answer: 3",
     ]
-    turn = Turn("a: How many?", "en", "", (), ())
+    turn = AskedTurn("a: How many?", "en", "", (), ())
     assert example.verdicts(turn, answers) == ["correct", "wrong"]
-    as_typed = Turn("a: How many?", "as typed", "", (), ())
+    as_typed = AskedTurn("a: How many?", "as typed", "", (), ())
     assert example.verdicts(as_typed, ["4", "5"]) == ["correct", "wrong"]
-    assert example.verdicts(Turn("How many boxes?", "en", "", (), ()), answers) == []
+    assert example.verdicts(AskedTurn("How many boxes?", "en", "", (), ()), answers) == []
 
 
 @pytest.mark.parametrize("version", VERSIONS)
