@@ -98,7 +98,8 @@ def described_flags() -> Iterable[tuple[str, tuple[object, str, str]]]:
     """(name, (default, sentence, kind)) of each flag; a kind is the first word of its annotation."""
     for group in (ModelArguments, DataArguments, PreferenceFlags):
         for field in dataclasses.fields(group):
-            yield field.name, (field.default, field.metadata["help"], str(field.type).split(" ")[0])
+            kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)  # a parser makes it a type
+            yield field.name, (field.default, field.metadata["help"], kind.split(" ")[0])
     for name, (default, sentence) in TRAINER.items():
         yield name, (default, sentence, type(default).__name__)
 

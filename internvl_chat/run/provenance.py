@@ -10,11 +10,10 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -45,10 +44,16 @@ class RunRecord:
         begin = time.monotonic()
         try:
             yield
-        finally:
-            self.entry["seconds"][name] = round(time.monotonic() - begin, 1)
-            if self.is_writer:
-                self.write()
+        except BaseException:
+            with suppress(OSError):  # a disk that is full has said so already
+                self._note(name, time.monotonic() - begin)
+            raise
+        self._note(name, time.monotonic() - begin)
+
+    def _note(self, name: str, seconds: float) -> None:
+        self.entry["seconds"][name] = round(seconds, 1)
+        if self.is_writer:
+            self.write()
 
     def write(self) -> None:
         """Write all starts; OSError where the folder cannot be written to."""
@@ -87,15 +92,18 @@ def told_command(argv: Sequence[str]) -> str:
 
 
 def commit_of(root: Path) -> str:
-    """The commit of the clone that holds this package, with a mark where files were changed; `unknown` without git."""
-    git = ["git", "-C", str(root)]
+    """The commit of the clone that holds this package, as git's files name it; `unknown` where there is no clone."""
+    git = root / ".git"
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20, check=True)
-        words = [*git, "status", "--porcelain", "--untracked-files=no"]
-        changed = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+        kind, _, ref = (git / "HEAD").read_text(encoding="utf-8").strip().partition(": ")
+        if kind != "ref":
+            return kind
+        if (git / ref).is_file():
+            return (git / ref).read_text(encoding="utf-8").strip()
+        packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
+    except OSError:
         return UNKNOWN
-    return head.stdout.strip() + (" with changes" if changed.strip() else "")
+    return next((line.split()[0] for line in packed if line.endswith(f" {ref}")), UNKNOWN)
 
 
 def machine() -> str:

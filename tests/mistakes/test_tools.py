@@ -5,6 +5,7 @@ import socket
 from data import make_visual_reasoning
 from tests.mistakes.mistake import Mistake, each, write
 from tools import (
+    compose,
     convert,
     curate,
     demo,
@@ -156,6 +157,16 @@ def test_convert(mistake, refused):
 )
 def test_merge(mistake, refused):
     refused(merge_lora.main, mistake)
+
+
+@each(
+    Mistake("out_is_taken", "--llm x --vision_size 1:48:2 --out ckpt", ("ckpt",)),
+    Mistake("no_such_model", "--llm none --vision_size 1:48:2 --out o", ("none",)),
+    Mistake("no_tower", "--llm none --out o", ("--vision",)),
+    Mistake("size_in_words", "--llm none --vision_size small --out o", ("--vision_size",)),
+)
+def test_compose(mistake, refused):
+    refused(compose.main, mistake)
 
 
 @each(

@@ -43,6 +43,18 @@ def test_tokens_are_left_out_of_the_command():
     assert told_command(words) == "python --hub_token ... --hub_token=... --out 'a b'"
 
 
-def test_a_folder_that_is_no_clone_has_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+def test_a_folder_that_is_no_clone_has_no_commit(tmp_path):
     assert commit_of(tmp_path) == "unknown"
+
+
+def test_the_commit_is_that_of_a_branch_packed_or_not(tmp_path):
+    git = tmp_path / ".git"
+    git.mkdir()
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "packed-refs").write_text("# pack-refs\nabc1 refs/heads/maintenance\nabc2 refs/heads/main\n")
+    assert commit_of(tmp_path) == "abc2"
+    (git / "refs/heads").mkdir(parents=True)
+    (git / "refs/heads/main").write_text("abc3\n")
+    assert commit_of(tmp_path) == "abc3"
+    (git / "HEAD").write_text("abc4\n")
+    assert commit_of(tmp_path) == "abc4"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers.dynamic_module_utils import HF_MODULES_CACHE
 
 from internvl_chat.model import InternVLChatConfig, load_config, load_model, load_tokenizer
 from internvl_chat.model.loading import load_text_tokenizer
@@ -99,7 +101,10 @@ def test_fresh_rows_are_the_mean_of_old_ones_and_ties_stay(pair):
     assert ("language_model.lm_head.weight" in load_file(folder / "model.safetensors")) != tied[0]
 
 
-def test_remote_code_and_the_hf_layout_compute_the_same(pair, tmp_path):
+def test_remote_code_and_the_hf_layout_compute_the_same(pair, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(HF_MODULES_CACHE)  # before those that other tests have made of it
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)
     _, _, folder = pair
     ours, theirs = load_model(folder), AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     theirs.img_context_token_id = ours.img_context_token_id
