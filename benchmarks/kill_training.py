@@ -5,11 +5,12 @@
 
 Runs of one and of two processes in turn, forked from this one to save them the imports, train a tiny InternVL in
 float32 on the CPU: two epochs, a row that cannot be used in each, a log entry every second step and a checkpoint every
-third, so that some fall between two entries. Each round kills all processes of a run with SIGKILL: at a random moment,
-or at a random moment while a checkpoint is being written. Now and then a byte of the newest checkpoint is turned
-afterwards. The next round continues from what is left. When a run is at its end, every logged figure but speed and
-memory must be that of the undisturbed run of as many processes, bit for bit, as must the ledger, the skips and the
-exported weights; then the next run begins, until all kills are spent.
+third, so that some fall between two entries; half of them with pairs grouped by image and a budget of tokens. Each
+round kills all processes of a run with SIGKILL: at a random moment, or at a random moment while a checkpoint is being
+written. Now and then a byte of the newest checkpoint is turned afterwards. The next round continues from what is left.
+When a run is at its end, every logged figure but speed and memory must be that of the undisturbed run of as many
+processes, bit for bit, as must the ledger, the skips and the exported weights; then the next run begins, until all
+kills are spent.
 """
 
 from __future__ import annotations
@@ -40,14 +41,32 @@ from internvl_chat.checkpoint.files import SAVING
 from internvl_chat.run.process import free_port
 
 FORK = multiprocessing.get_context("fork")
-PAIRS_PER_STEP = 2
+PAIRS_PER_STEP = 4
+GROUPED = {"group_by": "image", "tokens_per_device": 2048}
 CHANGING = ("pairs_per_second", "tokens_per_second", "peak_memory_gib")  # from run to run
 CHANGING_AT_THE_END = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
 
 
+@dataclass(frozen=True)
+class Way:
+    """How runs are started: number of processes, and whether pairs are grouped."""
+
+    world: int
+    is_grouped: bool
+
+    def __str__(self) -> str:
+        return f"{self.world} process{'es' if self.world > 1 else ''}{', grouped' if self.is_grouped else ''}"
+
+
+WAYS = (Way(1, False), Way(2, True), Way(1, True), Way(2, False))
+
+
 def make_data(folder: Path) -> Path:
-    """The golden rows and one without its image; returns the meta.json."""
+    """The golden rows, a second question about each image, and a row without its image; returns the meta.json."""
     data = shutil.copytree(GOLDEN / "data", folder / "data")
+    rows = [json.loads(line) for line in (data / "mmpr_en.jsonl").read_text().splitlines()]
+    more = [{**row, "question": f"{row['question']} Say why."} for row in rows if isinstance(row.get("image"), str)]
+    (data / "mmpr_en.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*rows, *more)))
     rows = (data / "mmpr_zh.jsonl").read_text().splitlines()
     (data / "mmpr_zh.jsonl").write_text("\n".join([*rows, json.dumps({**json.loads(rows[0]), "image": "gone.png"})]))
     return data / "meta.json"
@@ -70,37 +89,42 @@ class Kills:
         folder: scratch space.
         meta: of the rows.
         chance: decides the moments.
-        expected: what the undisturbed run of so many processes left.
-        seconds: that a run of so many processes takes; it follows the load of the machine.
+        expected: what the undisturbed run of each way left.
+        seconds: that a run of each way takes; it follows the load of the machine.
         counts: kills, starts, runs.
     """
 
     folder: Path
     meta: Path
     chance: random.Random
-    expected: dict[int, dict[str, Any]] = field(default_factory=dict)
-    seconds: dict[int, float] = field(default_factory=dict)
+    expected: dict[Way, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[Way, float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def start(self, out: Path, world: int) -> list[BaseProcess]:
+    def start(self, out: Path, way: Way) -> list[BaseProcess]:
         """Start all processes of a run, or of what is left of it."""
-        batch = {"per_device_train_batch_size": PAIRS_PER_STEP // world, "drop_path_rate": 0.2, "num_train_epochs": 2}
+        batch = {
+            "per_device_train_batch_size": PAIRS_PER_STEP // way.world,
+            "drop_path_rate": 0.2,
+            "num_train_epochs": 2,
+        }
         saves = {"save_steps": 3, "save_total_limit": 3, "logging_steps": 2}
-        flags = golden_flags(out, meta_path=self.meta, max_skipped_share=0.5, watchdog_seconds=0, **batch, **saves)
+        saves |= {"max_skipped_share": 0.5, "watchdog_seconds": 0, **(GROUPED if way.is_grouped else {})}
+        flags = golden_flags(out, meta_path=self.meta, **batch, **saves)
         self.counts["starts"] += 1
         port = str(free_port())
         ranks = []
-        for rank in range(world):
-            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        for rank in range(way.world):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(way.world)}
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            ranks.append(FORK.Process(target=train, args=(flags, place if world > 1 else {}, self.folder / "log")))
+            ranks.append(FORK.Process(target=train, args=(flags, place if way.world > 1 else {}, self.folder / "log")))
             ranks[-1].start()
         return ranks
 
-    def disturb(self, out: Path, world: int) -> None:
+    def disturb(self, out: Path, way: Way) -> None:
         """One round: start, and kill at some moment."""
-        seconds = self.seconds[world]
-        ranks = self.start(out, world)
+        seconds = self.seconds[way]
+        ranks = self.start(out, way)
         kind = self.chance.choice(("kills at any moment", "kills while saving"))
         if kind == "kills while saving":
             skip = self.chance.randint(0, 2)  # checkpoints that this round lets pass
@@ -118,11 +142,11 @@ class Kills:
             rank.kill()
         for rank in ranks:
             rank.join()
-        self.seconds[world] *= 1.1 if all(was_alive) else 0.7
+        self.seconds[way] *= 1.1 if all(was_alive) else 0.7
         if all(was_alive):
             self.counts[kind] += 1
             self.counts["kills"] += 1
-            self.counts[f"kills of {world} process{'es' if world > 1 else ''}"] += 1
+            self.counts[f"kills of {way}"] += 1
             self.counts["unfinished checkpoints"] += torn
         self.turn_a_byte(out)
 
@@ -139,9 +163,9 @@ class Kills:
         path.write_bytes(content)
         self.counts["damaged checkpoints"] += 1
 
-    def finish(self, out: Path, world: int) -> dict[str, Any]:
+    def finish(self, out: Path, way: Way) -> dict[str, Any]:
         """Let a run come to its end; what it left, or RuntimeError where it failed."""
-        ranks = self.start(out, world)
+        ranks = self.start(out, way)
         for rank in ranks:
             rank.join()
         self.check_exits(out, ranks)
@@ -152,27 +176,29 @@ class Kills:
         if codes := [rank.exitcode for rank in ranks if rank.exitcode]:
             raise RuntimeError(f"{out}: exit codes {codes}; {(self.folder / 'log').read_text()[-3000:]}")
 
-    def run(self, kills: int, world: int, most: int) -> None:
+    def run(self, kills: int, way: Way, most: int) -> None:
         """One training: at most so many kills, then its end; RuntimeError if it is another run."""
         out = self.folder / f"run-{self.counts['runs']}"
         for _ in range(min(most, self.chance.randint(3, 8))):
             if self.counts["kills"] < kills and not (out / "train_results.json").is_file():
-                self.disturb(out, world)
-        result = self.finish(out, world)
-        if differing := [name for name, value in self.expected[world].items() if result[name] != value]:
-            expected = {name: self.expected[world][name] for name in differing}
+                self.disturb(out, way)
+        result = self.finish(out, way)
+        if differing := [name for name, value in self.expected[way].items() if result[name] != value]:
+            expected = {name: self.expected[way][name] for name in differing}
             found = {name: result[name] for name in differing}
             raise RuntimeError(f"{out}: not the undisturbed run, but {found} in place of {expected}")
         self.counts["runs"] += 1
         print(f"{self.counts['kills']} kills, {self.counts['runs']} runs as they should be", file=sys.stderr)
         shutil.rmtree(out)
 
-    def undisturbed(self, world: int) -> None:
+    def undisturbed(self, way: Way) -> None:
         """Train without a kill; the time it takes sets the moments of the kills."""
-        out = self.folder / f"calm-{world}"
+        out = self.folder / "calm"
         begin = time.perf_counter()
-        self.expected[world] = self.finish(out, world)
-        self.seconds[world] = time.perf_counter() - begin
+        self.expected[way] = self.finish(out, way)
+        self.seconds[way] = time.perf_counter() - begin
+        if way.is_grouped and "NOT GROUPED" in (self.folder / "log").read_text():
+            raise RuntimeError(f"{way}: the run did without groups, so this tells nothing of them")
         shutil.rmtree(out)
 
 
@@ -213,15 +239,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ["XDG_CACHE_HOME"] = name
         kills = Kills(Path(name), make_data(Path(name)), random.Random(args.seed))
-        for world in (1, 1, 2):  # the first one compiles, and its time says nothing
-            kills.undisturbed(world)
+        kills.undisturbed(WAYS[0])  # compiles, and its time says nothing
         while kills.counts["kills"] < wanted:
-            kills.run(wanted, world=1 + kills.counts["runs"] % 2, most=-(-wanted // 2))
+            way = WAYS[kills.counts["runs"] % len(WAYS)]
+            if kills.counts["runs"] < len(WAYS):
+                kills.undisturbed(way)
+            kills.run(wanted, way, most=-(-wanted // 2))
     counted = dict(kills.counts)
     figures = {
         **counted,
         "runs equal to the undisturbed one": counted["runs"],
-        "steps of a run": kills.expected[1]["log"][-1]["step"],
+        "steps of a run": kills.expected[WAYS[0]]["log"][-1]["step"],
         "seconds": round(time.perf_counter() - begin, 1),
     }
     if args.kills:

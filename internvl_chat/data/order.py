@@ -30,6 +30,8 @@ IN_FORCE = "groups in force"  # of the facts: what --group_by came to
 class EpochSampler(Sampler[list[int]]):
     """Micro-batches of one rank: the epoch in its order, cut into micro-batches that ranks take in turn."""
 
+    most_together = 1  # pairs that are brought together for what they share
+
     def __init__(
         self,
         num_places: int,

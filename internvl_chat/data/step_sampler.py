@@ -53,6 +53,11 @@ class StepSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     @property
+    def most_together(self) -> int:
+        """Pairs of the largest group; fewer of them meet where it is split."""
+        return int(self._group_sizes.max(initial=1))
+
+    @property
     def num_steps(self) -> int:
         """Steps of an epoch."""
         return -(-len(self._group) // self.pairs_per_step)

@@ -21,6 +21,15 @@ SECOND_ANSWER = 1024  # tokens of the longest row's other answer; its prompt and
 SEEN = 3  # keys over tokens of a row at most, gathered for a pair: its prompt once for itself and for each answer
 
 
+def most_seen(pairs: int) -> int:
+    """Keys over tokens of a row at most, where so many pairs share a prompt or an image.
+
+    What they share is gathered once by itself, and by the question and both answers of each; a pair alone has no
+    question beside its prompt.
+    """
+    return SEEN if pairs == 1 else 3 * pairs + 1
+
+
 @dataclass(frozen=True)
 class StepLoad:
     """Sizes of what one process computes at once.

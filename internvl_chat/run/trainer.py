@@ -31,7 +31,7 @@ from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.upstream import get_parameter_names
 from internvl_chat.packed.attention import kernel_refusals, use_shared_prefix
 from internvl_chat.packed.logps import answer_logps
-from internvl_chat.packed.memory import SECOND_ANSWER, StepLoad
+from internvl_chat.packed.memory import SECOND_ANSWER, StepLoad, most_seen
 from internvl_chat.packed.packing import collate_packed, idle_batch, with_packed
 from internvl_chat.packed.sequence_parallel import SequenceGroup, split_rows
 from internvl_chat.reference.cache import LogpsCache
@@ -176,7 +176,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
             tokens = self.processing_class.model_max_length + SECOND_ANSWER
             tokens = max(tokens, args.tokens_per_device or args.per_device_train_batch_size * tokens)
             tokens //= args.sequence_parallel_size
-            longest = StepLoad(tokens, tokens // model.num_image_token)
+            seen = most_seen(self.sampler.most_together if self.sampler is not None else 1)
+            longest = StepLoad(tokens, tokens // model.num_image_token, keys=seen * tokens)
         return Recomputation(model, half=bool(args.bf16 or args.fp16), alike_for=longest)
 
     def compute_loss(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.fake_gpu import Case, accounted, estimated_peak
-from internvl_chat.packed.memory import StepLoad, StepMemory, Weights, language_tower, vision_tower
+from internvl_chat.packed.memory import StepLoad, StepMemory, Weights, language_tower, most_seen, vision_tower
 from tools.plan.model_sizes import count_parameters, meta_model, published_config
 
 LOAD = StepLoad(7 * 256 + 64 + 650, 7, 650)  # of the usual case: an image, text, and two answers
@@ -103,3 +103,12 @@ def test_inputs_that_wait_in_the_host_are_not_held():
     load = StepLoad(9000, 13)
     entries = memory.peak(load, 48).total - waiting.peak(load, 48).total
     assert entries > 0
+
+
+@pytest.mark.parametrize(("question", "pairs"), [(0, 1), (0, 8), (1, 8), (1, 3)])
+def test_no_group_gathers_more_keys_than_are_reckoned_with(question, pairs):
+    """A long prefix by itself; then of each pair a question that sees it, and two answers that see both."""
+    prefix, answer = 20_000, 10
+    tokens = prefix + pairs * (question + 2 * answer)
+    keys = prefix + pairs * ((prefix + question if question else 0) + 2 * (prefix + question + answer))
+    assert 0.6 * most_seen(pairs) < keys / tokens <= most_seen(pairs)
