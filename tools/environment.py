@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from internvl_chat.run.entry import Parser, enter, versions
+from internvl_chat.run.provenance import commit_of
 
 ROOT = Path(__file__).parents[1]
 GIB = 1024**3
@@ -62,9 +63,8 @@ def commit(root: Path) -> str:
     """Of the clone, with a mark where files are changed; words where there is none."""
     if not (root / ".git").exists():
         return "installed, no clone"
-    number = said_by("git", "-C", str(root), "rev-parse", "--short", "HEAD")
     changed = said_by("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
-    return f"{number or 'unknown'}{', with changes' if changed else ''}"
+    return f"{commit_of(root)}{', with changes' if changed else ''}"
 
 
 def said_by(*command: str) -> str:

@@ -7,19 +7,22 @@ also tells of a start that was killed. Values of flags that end in `token` are l
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from internvl_chat.records.durable import write_atomically
 from internvl_chat.run.entry import versions
+
+logger = logging.getLogger(__name__)
 
 PROVENANCE_NAME = "provenance.json"
 ROOT = Path(__file__).parents[2]
@@ -44,16 +47,17 @@ class RunRecord:
         begin = time.monotonic()
         try:
             yield
-        except BaseException:
-            with suppress(OSError):  # a disk that is full has said so already
-                self._note(name, time.monotonic() - begin)
-            raise
-        self._note(name, time.monotonic() - begin)
+        finally:
+            self.entry["seconds"][name] = round(time.monotonic() - begin, 1)
+            if self.is_writer:
+                self._write_or_warn()
 
-    def _note(self, name: str, seconds: float) -> None:
-        self.entry["seconds"][name] = round(seconds, 1)
-        if self.is_writer:
+    def _write_or_warn(self) -> None:
+        """Write all starts; a disk that is full must not hide what a stage has raised, nor end a training."""
+        try:
             self.write()
+        except OSError as error:
+            logger.warning("%s: not written, %s; a report will not know how long the stages took", self.path, error)
 
     def write(self) -> None:
         """Write all starts; OSError where the folder cannot be written to."""
@@ -62,10 +66,13 @@ class RunRecord:
 
 
 def read_provenance(path: Path) -> list[dict[str, Any]]:
-    """The starts that are written down; none where the file is not there or broken, which must not stop a training."""
+    """The starts that are written down; none of a broken file, which is warned of and must not stop a training."""
+    if not path.is_file():
+        return []
     try:
         return list(json.loads(path.read_text(encoding="utf-8"))["starts"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: left out, it does not tell of the earlier starts of this run: %s", path, error)
         return []
 
 
@@ -95,9 +102,13 @@ def commit_of(root: Path) -> str:
     """The commit of the clone that holds this package, as git's files name it; `unknown` where there is no clone."""
     git = root / ".git"
     try:
+        if git.is_file():  # of a worktree or a submodule
+            git = root / git.read_text(encoding="utf-8").strip().removeprefix("gitdir: ")
         kind, _, ref = (git / "HEAD").read_text(encoding="utf-8").strip().partition(": ")
         if kind != "ref":
             return kind
+        if (git / "commondir").is_file():
+            git = git / (git / "commondir").read_text(encoding="utf-8").strip()
         if (git / ref).is_file():
             return (git / ref).read_text(encoding="utf-8").strip()
         packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()

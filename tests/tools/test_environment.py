@@ -74,6 +74,8 @@ def test_the_commit_says_where_files_are_changed(tmp_path):
     for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *words], check=True)
     clean = environment.commit(tmp_path)
+    subprocess.run([*git, "worktree", "add", "-q", str(tmp_path / "tree")], check=True)
+    assert environment.commit(tmp_path / "tree") == clean
     (tmp_path / "file").write_text("2")
     assert len(clean) >= 7 and environment.commit(tmp_path) == f"{clean}, with changes"
 

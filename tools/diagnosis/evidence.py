@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import numpy as np
+
+from tools.diagnosis.verdicts import FEWEST, Judged, too_few
 
 BETA = 0.1  # where no settings tell
 
@@ -81,3 +83,38 @@ def as_number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return float("nan")
+
+
+def of_curve(name: str, least: int = FEWEST) -> Callable[[Callable[..., Judged]], Callable[[Evidence], Judged | None]]:
+    """Make a rule of one that takes the values of a curve: None where the log has no such curve, too few are told."""
+
+    def decorate(rule: Callable[..., Judged]) -> Callable[[Evidence], Judged | None]:
+        @wraps(rule)
+        def judge(run: Evidence) -> Judged | None:
+            values = run.values(name)
+            if len(values) < least:
+                return too_few(len(values)) if len(values) else None
+            return rule(run, values)
+
+        return judge
+
+    return decorate
+
+
+def of_curves(
+    names: Iterable[str],
+) -> Callable[[Callable[..., Judged]], Callable[[Evidence], Judged | None]]:
+    """As `of_curve`, of a rule that takes those of some curves that the log has, by name; the longest counts."""
+
+    def decorate(rule: Callable[..., Judged]) -> Callable[[Evidence], Judged | None]:
+        @wraps(rule)
+        def judge(run: Evidence) -> Judged | None:
+            known = {name: values for name in names if len(values := run.values(name))}
+            longest = max(map(len, known.values()), default=0)
+            if longest < FEWEST:
+                return too_few(longest) if longest else None
+            return rule(run, known)
+
+        return judge
+
+    return decorate

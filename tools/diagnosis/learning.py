@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tools.diagnosis.evidence import BETA, Evidence
+from tools.diagnosis.evidence import BETA, Evidence, of_curve
 from tools.diagnosis.measures import ends, level, rolling_mean
 from tools.diagnosis.verdicts import FEWEST, Judged, Sign, judged, too_few
 
@@ -24,21 +24,17 @@ SURE = 2.0  # standard errors
 UNMOVED = 1e-4  # width of a loss that does not move, as a share of it
 
 
-def rate_is_on(run: Evidence) -> Judged | None:
+@of_curve("learning_rate", least=3)
+def rate_is_on(run: Evidence, rates: np.ndarray) -> Judged:
     """The learning rate is above 0, but for the first entry of a warm-up and the last of a schedule."""
-    rates = run.values("learning_rate")
-    if len(rates) < 3:
-        return too_few(len(rates)) if len(rates) else None
     off = int((rates[1:-1] <= 0).sum())
     value = f"highest {rates.max():.3g}; 0 in {off} of {len(rates) - 2} entries between first and last"
     return judged(value, off > 0.05 * (len(rates) - 2))
 
 
-def rate_follows(run: Evidence) -> Judged | None:
+@of_curve("learning_rate", least=3)
+def rate_follows(run: Evidence, rates: np.ndarray) -> Judged:
     """The learning rate reaches what the flag says, and does not leap; a flag changed on the way tells nothing."""
-    rates = run.values("learning_rate")
-    if len(rates) < 3:
-        return too_few(len(rates)) if len(rates) else None
     inner, before, after = rates[1:-1], rates[:-2], rates[2:]
     leaps = inner > 1.5 * np.maximum(before, after)
     highest, flag = float(rates.max()), float(run.flags.get("learning_rate") or 0)
@@ -52,11 +48,9 @@ def rate_follows(run: Evidence) -> Judged | None:
     return judged(value, highest > 1.1 * flag or (highest < 0.5 * flag and not run.is_early))
 
 
-def loss_falls(run: Evidence) -> Judged | None:
+@of_curve("loss", least=3)
+def loss_falls(run: Evidence, values: np.ndarray) -> Judged:
     """The loss moves, and is lower at the end; asked only where noise lets the levels be known."""
-    values = run.values("loss")
-    if len(values) < 3:
-        return too_few(len(values)) if len(values) else None
     if (np.abs(values) < 1e-9).sum() > max(1, 0.05 * len(values)):
         return judged(f"exactly 0 in {int((np.abs(values) < 1e-9).sum())} of {len(values)} entries", is_fault=True)
     if len(values) < FEWEST:
@@ -70,13 +64,9 @@ def loss_falls(run: Evidence) -> Judged | None:
     return judged(str(sides), is_known and sides.rise > -SURE * sides.error)
 
 
-def margin_rises(run: Evidence) -> Judged | None:
+@of_curve("rewards/margins")
+def margin_rises(run: Evidence, values: np.ndarray) -> Judged:
     """The reward margin is higher at the end, and above next to nothing."""
-    values = run.values("rewards/margins")
-    if not len(values):
-        return None
-    if len(values) < FEWEST:
-        return too_few(len(values))
     sides = ends(values)
     value = f"margin {sides}"
     if run.is_early:
@@ -86,13 +76,9 @@ def margin_rises(run: Evidence) -> Judged | None:
     return judged(value, sides.end.mean < LEAST_MARGIN * run.beta or is_flat)
 
 
-def beats_chance(run: Evidence) -> Judged | None:
+@of_curve("rewards/accuracies")
+def beats_chance(run: Evidence, values: np.ndarray) -> Judged:
     """The chosen answer has the higher reward in more than half of the pairs."""
-    values = run.values("rewards/accuracies")
-    if not len(values):
-        return None
-    if len(values) < FEWEST:
-        return too_few(len(values))
     sides = ends(values)
     if run.is_early:
         return Judged(f"accuracy {sides}; too early to judge", Sign.UNKNOWN)
@@ -121,26 +107,19 @@ def learned_stays(run: Evidence) -> Judged | None:
     return judged("; ".join(told), is_fault)
 
 
-def chosen_stays(run: Evidence) -> Judged | None:
+@of_curve("rewards/chosen")
+def chosen_stays(run: Evidence, values: np.ndarray) -> Judged:
     """Chosen answers do not become much less likely than the reference finds them."""
-    values, margins = run.values("rewards/chosen"), run.values("rewards/margins")
-    if not len(values):
-        return None
-    if len(values) < FEWEST:
-        return too_few(len(values))
+    margins = run.values("rewards/margins")
     sides = ends(values)
     margin = ends(margins).end.mean if len(margins) else 0.0
     is_low = sides.end.mean < -CHOSEN_FALL * run.beta
     return judged(f"{sides}; margin {margin:.4g}", is_low and -sides.end.mean > 0.5 * margin)
 
 
-def nll_stays(run: Evidence) -> Judged | None:
+@of_curve("nll_loss")
+def nll_stays(run: Evidence, values: np.ndarray) -> Judged:
     """The NLL of chosen answers does not end above its begin."""
-    values = run.values("nll_loss")
-    if not len(values):
-        return None
-    if len(values) < FEWEST:
-        return too_few(len(values))
     sides = ends(values)
     if run.is_early:  # it rises a little while the rate does
         return Judged(f"{sides}; too early to judge", Sign.UNKNOWN)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tools.diagnosis.evidence import Evidence, as_number
+from tools.diagnosis.evidence import Evidence, as_number, of_curve, of_curves
 from tools.diagnosis.measures import comeback, ends, noise, outliers, rolling_mean
-from tools.diagnosis.verdicts import FEWEST, Judged, judged, too_few
+from tools.diagnosis.verdicts import FEWEST, Judged, judged
 
 CORE = ("loss", "grad_norm", "learning_rate", "nll_loss", "rewards/chosen", "rewards/rejected", "rewards/margins")
 LOSSES = {"loss": 1.5, "nll_loss": 10.0, "losses/sigmoid": 10.0, "losses/bco_pair": 10.0}  # times what is usual
@@ -81,25 +81,25 @@ def consistent(run: Evidence) -> Judged | None:
     return judged(f"{len(wrong)} of {len(margin)} entries do not, the first: {first}", is_fault=True)
 
 
-def loss_leaps(run: Evidence) -> Judged | None:
+@of_curves(LOSSES)
+def loss_leaps(run: Evidence, known: Mapping[str, np.ndarray]) -> Judged:
     """No entry of a loss stands far above its neighbours; parts of a loss hang on single rows and vary more."""
-    return _leaps(run, LOSSES)
+    found = _first_leap(run, known, LOSSES)
+    return judged(found or _none_of(known), found is not None)
 
 
-def _leaps(run: Evidence, factors: Mapping[str, float]) -> Judged | None:
-    """No entry of the curves is so many times what is usual around it, and far out of the noise."""
-    known = {name: values for name in factors if len(values := run.values(name))}
-    if not known:
-        return None
-    longest = max(map(len, known.values()))
-    if longest < FEWEST:
-        return too_few(longest)
+def _first_leap(run: Evidence, known: Mapping[str, np.ndarray], factors: Mapping[str, float]) -> str | None:
+    """An entry of the curves that is so many times what is usual around it, and far out of the noise; in words."""
     for name, values in known.items():
         found = _leap(values, factors[name]) if len(values) >= FEWEST else None
         if found is not None:
             index, usual = found
-            return judged(f"{name} is {values[index]:.4g} {_at(run, name, index)}, {usual:.4g} around it", True)
-    return judged(f"{longest} entries, none stands out", is_fault=False)
+            return f"{name} is {values[index]:.4g} {_at(run, name, index)}, {usual:.4g} around it"
+    return None
+
+
+def _none_of(known: Mapping[str, np.ndarray]) -> str:
+    return f"{max(map(len, known.values()))} entries, none stands out"
 
 
 def _leap(values: np.ndarray, factor: float) -> tuple[int, float] | None:
@@ -117,11 +117,9 @@ def _at(run: Evidence, name: str, index: int) -> str:
     return f"at step {entries[index].get('step', '?')}"
 
 
-def loss_comes_back(run: Evidence) -> Judged | None:
+@of_curve("loss")
+def loss_comes_back(run: Evidence, values: np.ndarray) -> Judged:
     """The rolling mean of the loss does not rise far above one before it."""
-    values = run.values("loss")
-    if len(values) < FEWEST:
-        return too_few(len(values)) if len(values) else None
     low, high = comeback(values)
     window = len(values) - len(rolling_mean(values)) + 1
     error = noise(values) * math.sqrt(2 / window)
@@ -129,22 +127,19 @@ def loss_comes_back(run: Evidence) -> Judged | None:
     return judged(f"rolling mean rises from {low:.4g} to {high:.4g}", is_fault)
 
 
-def gradient_explodes(run: Evidence) -> Judged | None:
+@of_curve("grad_norm")
+def gradient_explodes(run: Evidence, values: np.ndarray) -> Judged:
     """The norm of the gradient keeps its size."""
-    values = run.values("grad_norm")
-    found = _leaps(run, GRADIENT_LEAP)
-    if len(values) < FEWEST or found is None or found.value.startswith("grad_norm"):
-        return found
+    if found := _first_leap(run, {"grad_norm": values}, GRADIENT_LEAP):
+        return judged(found, is_fault=True)
     sides = ends(values)
     grows = sides.end.mean > GRADIENT_GROWTH * sides.begin.mean and sides.rise > SURE / 2 * sides.error
     return judged(str(sides), grows and sides.rise > 0)
 
 
-def gradient_vanishes(run: Evidence) -> Judged | None:
+@of_curve("grad_norm", least=3)
+def gradient_vanishes(run: Evidence, values: np.ndarray) -> Judged:
     """There is a gradient in nearly all entries, and at the end."""
-    values = run.values("grad_norm")
-    if len(values) < 3:
-        return too_few(len(values)) if len(values) else None
     zeros = int((values == 0).sum())
     begin, end = (float(np.median(part)) for part in (values[: len(values) // 3], values[-max(1, len(values) // 5) :]))
     is_dead = zeros > FEW * len(values) or end < GRADIENT_DEATH * begin
@@ -153,30 +148,20 @@ def gradient_vanishes(run: Evidence) -> Judged | None:
     )
 
 
-def rewards_leap(run: Evidence) -> Judged | None:
+@of_curves(REWARDS)
+def rewards_leap(run: Evidence, known: Mapping[str, np.ndarray]) -> Judged:
     """No entry of a reward is further from its neighbours than nearly all of the run is wide."""
-    known = {name: values for name in REWARDS if len(values := run.values(name))}
-    if not known:
-        return None
-    longest = max(map(len, known.values()))
-    if longest < FEWEST:
-        return too_few(longest)
     for name, values in known.items():
         low, high = np.quantile(values, (0.05, 0.95))
         for index, usual in outliers(values) if len(values) >= FEWEST else []:
             if abs(values[index] - usual) > high - low:
                 return judged(f"{name} is {values[index]:.4g} {_at(run, name, index)}, {usual:.4g} around it", True)
-    return judged(f"{longest} entries, none stands out", is_fault=False)
+    return judged(_none_of(known), is_fault=False)
 
 
-def lengths_stay(run: Evidence) -> Judged | None:
+@of_curves(LENGTHS)
+def lengths_stay(run: Evidence, known: Mapping[str, np.ndarray]) -> Judged:
     """Lengths of answers are the same at the begin and at the end."""
-    known = {name: values for name in LENGTHS if len(values := run.values(name))}
-    if not known:
-        return None
-    longest = max(map(len, known.values()))
-    if longest < FEWEST:
-        return too_few(longest)
     told, is_fault = [], False
     for name, values in known.items():
         sides = ends(values)

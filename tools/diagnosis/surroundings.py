@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tools.diagnosis.evidence import Evidence, as_number
-from tools.diagnosis.verdicts import FEWEST, Judged, judged, too_few
+from tools.diagnosis.evidence import Evidence, as_number, of_curve
+from tools.diagnosis.verdicts import Judged, judged
 
 MOST_EPOCHS = 10
 SKIPPED = 0.05  # share of the rows that came
@@ -34,20 +34,16 @@ def rows_used(run: Evidence) -> Judged | None:
     return judged(value, is_off or skipped > allowed * came)
 
 
-def speed_holds(run: Evidence) -> Judged | None:
+@of_curve("tokens_per_second")
+def speed_holds(run: Evidence, values: np.ndarray) -> Judged:
     """Tokens per second do not break down."""
-    values = run.values("tokens_per_second")
-    if len(values) < FEWEST:
-        return too_few(len(values)) if len(values) else None
     size = max(2, len(values) // 5)
     begin, end = float(np.median(values[:size])), float(np.median(values[-size:]))
     return judged(f"median {begin:.4g} at the begin, {end:.4g} at the end", end < SLOWEST * begin)
 
 
-def memory_holds(run: Evidence) -> Judged | None:
+@of_curve("peak_memory_gib")
+def memory_holds(run: Evidence, values: np.ndarray) -> Judged:
     """Peak memory comes to rest."""
-    values = run.values("peak_memory_gib")
-    if len(values) < FEWEST:
-        return too_few(len(values)) if len(values) else None
     early, last = float(values[len(values) // 4]), float(values[-1])
     return judged(f"{early:.4g} GiB after a quarter, {last:.4g} at the end", last > MEMORY_GROWTH * early > 0)
