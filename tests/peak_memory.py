@@ -11,7 +11,7 @@ import torch
 
 from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model
-from internvl_chat.train_mpo import main
+from internvl_chat.training import train
 
 
 def resident_bytes():
@@ -26,7 +26,7 @@ def touch(model):
 
 
 RUNS = {
-    "train": lambda *flags: main(list(flags)),
+    "train": lambda *flags: train(list(flags)),
     "load": lambda source: touch(load_model(source, dtype=torch.float32)),
     "export": lambda source, folder: export_checkpoint(load_model(source, dtype=torch.float32), source, folder),
 }
