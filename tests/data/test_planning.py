@@ -128,6 +128,19 @@ def test_micro_batches_hold_the_budget_in_every_step_and_are_the_fewest(dataset_
     assert made.micro_batches == -(-max(need) // 2)
 
 
+@pytest.mark.parametrize(
+    ("flags", "looked_at"),
+    [({"num_train_epochs": 1}, {0}), ({"num_train_epochs": 2.5}, {0, 1, 2}), ({"max_steps": 2}, {0})],
+)
+def test_the_epochs_to_come_are_looked_at_and_no_others(dataset_of, tmp_path, monkeypatch, flags, looked_at):
+    args = config(tmp_path, per_device_train_batch_size=4, tokens_per_device=300, **flags)
+    made = train_sampler(dataset_of(rows_of(16, 1)), args, 0, 1)
+    seen, steps = set(), made.steps
+    monkeypatch.setattr(made, "steps", lambda epoch: seen.add(epoch) or steps(epoch))
+    planning.fewest_micro_batches(made, args)
+    assert seen == looked_at
+
+
 def test_a_pair_above_the_budget_is_counted_and_runs_alone(dataset_of, tmp_path, said):
     rows = rows_of(8, 1)
     rows[5]["chosen"] = "c" * 4000

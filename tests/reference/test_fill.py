@@ -101,11 +101,9 @@ def test_augmented_rows_have_other_pixels_in_every_copy_and_share_no_prompt(mix)
         (1000, 3, [[0, 1, 2, 3, 4, 5]]),
         (1000, 2, [[0, 1, 2, 3, 4], [5]]),
         (1000, 1, [[0, 1], [2, 3, 4], [5]]),
-        (
-            25,
-            3,
-            [[0, 1], [2, 3, 4], [5]],
-        ),  # 8 + 3 + 5 of the first prompt; the second would fit in part: it begins anew
+        # 8 + 3 + 5 of the first prompt; the second would fit in part: it begins anew
+        (25, 3, [[0, 1], [2, 3, 4], [5]]),
+        (16, 3, [[0, 1], [2], [3], [4], [5]]),  # just as many as are allowed
         (20, 3, [[0, 1], [2, 3], [4], [5]]),  # its third row needs the image again
         (1, 3, [[0], [1], [2], [3], [4], [5]]),  # a row stays whole
     ],
@@ -165,6 +163,14 @@ def test_an_index_that_lost_its_log_probs_is_not_believed(mix, filling, tmp_path
     computed, _ = filling(mix())
     (tmp_path / "cache" / "logps.npy").unlink()
     assert filling(mix()) == (computed, 0)
+
+
+def test_the_index_knows_both_answers_of_a_row_and_the_only_one_twice(tmp_path):
+    index = RowIndex(tmp_path)
+    index.append({b"r" * 16: [b"a" * 16, b"b" * 16], b"s" * 16: [b"c" * 16]})
+    records, is_known = index.find([b"r" * 16, b"s" * 16, b"t" * 16])
+    assert is_known.tolist() == [True, True, False]
+    assert records["answers"][:2].tolist() == [[b"a" * 16, b"b" * 16], [b"c" * 16] * 2]
 
 
 def test_a_stale_index_is_dropped_with_the_mark(mix, filling, tmp_path):

@@ -211,6 +211,20 @@ def test_a_gradient_that_is_lost_in_float16_is_no_fault():
     assert "Every figure is a number" not in faults(Evidence(entries, {"training": {"fp16": True}}))
 
 
+def test_a_rate_far_from_its_flag_is_no_fault_where_a_later_start_changed_the_flag():
+    run = read("healthy_0")
+    entries = [dict(entry) for entry in training(run)]
+    scaled("learning_rate", lambda t: 0.01)(entries)
+    settings = {**run.settings, "starts": [{"changed": {"--learning_rate": [1e-5, 1e-3]}}]}
+    assert "The learning rate follows its schedule" not in faults(Evidence(entries, settings))
+
+
+def test_curves_without_a_break_are_counted():
+    run = read("healthy_0")
+    [view] = [view for view in judge_run(run) if view.rule.name == "No curve breaks off"]
+    assert view.value == f"{len(training(run))} entries"
+
+
 def test_too_little_is_not_judged():
     views = judge_run(Evidence(training(read("healthy_0"))[:3]))
     assert {view.sign for view in views} == {Sign.FINE, Sign.UNKNOWN}
