@@ -1,4 +1,4 @@
-"""The quickstart over several seeds: held-out accuracy of base, MPO and ceiling, and the time it takes.
+"""The quickstart over several seeds: held-out answers and steps of base, MPO and ceiling, and the time it takes.
 
     python benchmarks/quickstart_seeds.py --seeds 0 1 2
 
@@ -39,22 +39,18 @@ def figures_of(out: Path, seed: int) -> dict[str, Any]:
         settings = {**os.environ, "SEED": str(seed), "OUT": str(out.resolve())}
         subprocess.run(["bash", str(ROOT / "shell" / "quickstart.sh")], env=settings, check=True)
         done.write_text(json.dumps(round(time.perf_counter() - start)), encoding="utf-8")
-    before, after, ceiling = (
-        json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in ("before", "after", "ceiling")
-    )
+    names = {"base": "before", "mpo": "after", "sft_on_right_steps": "ceiling"}
+    reports = {key: json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for key, name in names.items()}
+    after = reports["mpo"]
     return {
-        "questions": before["reasoned"]["all"]["questions"],
-        "step_by_step": {"base": percent(before), "mpo": percent(after), "sft_on_right_steps": percent(ceiling)},
-        "direct": {"base": percent(before, "direct"), "mpo": percent(after, "direct")},
+        "questions": after["reasoned"]["all"]["questions"],
+        "step_by_step": {key: found["reasoned"]["all"]["percent"] for key, found in reports.items()},
+        "right_steps": {key: found["reasoned"]["all"]["right_steps"] for key, found in reports.items()},
+        "direct": {key: reports[key]["direct"]["all"]["percent"] for key in ("base", "mpo")},
         "comparison": after["comparison"]["reasoned"],
         "reward_accuracy": after["pairs"]["reward_accuracy"],
         "seconds": json.loads(done.read_text(encoding="utf-8")),
     }
-
-
-def percent(report: dict[str, Any], kind: str = "reasoned") -> float:
-    """Accuracy on all questions of one kind."""
-    return float(report[kind]["all"]["percent"])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ Held-out pictures never occur in training, whatever the seed (see `tools/visual_
     look_{describe,ask}.jsonl and look.json     fine-tuning: what is in the picture, questions about what is seen
     reason.jsonl                                step-by-step answers, some careless; with the former in sft.json
     pairs.jsonl and pairs.json                  preference pairs: right steps, and careless ones
-    train_en_prompts.jsonl                      questions of the pairs with their answers, for the samplers
-    held_out_en_prompts.jsonl                   held-out questions with their answers
+    train_en_prompts.jsonl                      questions of the pairs with answer and right steps, for the samplers
+    held_out_en_prompts.jsonl                   held-out questions with answer and right steps
     held_out_en_direct.jsonl                    about what is seen in the same pictures, to be answered in a word
     held_out_pairs.jsonl and held_out_pairs.json  held-out preference pairs
 """
@@ -116,7 +116,8 @@ def _add_pair_rows(files: Files, split: str, image: str, question: SceneQuestion
         asked["direct"] = (text, answer, text.split()[0].lower())
     for kind, (text, answer, task) in asked.items():
         row = {"image": f"images/{image}", "question": PLACEHOLDER + text, "answer": answer, "task": task}
-        files[f"{split}_en_{kind}"].append(row)
+        known = {"right_response": solution.response} if kind == "prompts" else {}
+        files[f"{split}_en_{kind}"].append({**row, **known})
 
 
 def _write_meta(path: Path, files: Files, args: argparse.Namespace) -> None:

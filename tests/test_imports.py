@@ -57,7 +57,7 @@ TOOLS = {
     "composing": {"checkpoints"},
     "visual_reasoning": {"reasoning_data_pipeline.prompts"},
     "evaluation": {
-        "curves",
+        *("curves", "visual_reasoning"),
         *(f"reasoning_data_pipeline.{room}" for room in ("answers", "engines", "files", "prompts")),
     },
     "validation": {"pages", "reasoning_data_pipeline.answers"},

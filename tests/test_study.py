@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.machine import RESULTS
 from benchmarks.study.arms import ARMS, CORE
-from benchmarks.study.measures import probe, right_steps
+from benchmarks.study.measures import probe
 from benchmarks.study.pairs import SOURCES
 from benchmarks.study.report import (
     CLAIMS,
@@ -133,14 +133,6 @@ def test_pairs_are_swapped_and_chosen_by_their_kind(tmp_path):
     swapped = json.loads(SOURCES["swapped"](settings, 0).read_text())
     row = json.loads((pairs / swapped["x_pairs_vqa_format_rules"]["annotation"]).read_text())
     assert (row["chosen"], row["rejected"]) == ("wrong", "right format")
-
-
-def test_right_steps_are_right_to_the_word(tmp_path):
-    pairs = [{"image": f"{n}.png", "chosen": f"two: 2.\n\nFinal answer: {n}"} for n in range(4)]
-    (tmp_path / "held_out_pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    said = [pairs[0]["chosen"], "by luck\n\nFinal answer: 1", pairs[2]["chosen"] + "\n", ""]
-    rows = [{"images": [f"/x/{n}.png"], "responses": [response]} for n, response in enumerate(said)]
-    assert right_steps(rows, tmp_path) == 50.0
 
 
 def test_what_is_seen_though_not_there():

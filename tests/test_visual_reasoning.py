@@ -14,6 +14,7 @@ from internvl_chat.records.rows import PreferencePair, Prompt, Source
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, parse_answer
 from tools.visual_reasoning.questions import IN_A_WORD, LOOKS, SceneQuestion, ask, ask_anything, describe, look
 from tools.visual_reasoning.scenes import CELL, COLOURS, HELD_OUT_SHARE, Scene, Shape, draw_scene, render
+from tools.visual_reasoning.steps import has_right_steps, judge_steps
 
 RED, BLUE = Shape("red", "circle"), Shape("blue", "square")
 SCENE = Scene((RED, None, BLUE, RED))
@@ -44,6 +45,23 @@ def test_a_slip_is_lucky_where_nothing_below_counts():
     lucky = [question.slip().answer == question.solution().answer for question in asked]
     assert 0.45 < sum(lucky) / len(lucky) < 0.65
     assert all(question.slip() != question.solution() for question in asked)
+
+
+def test_every_step_is_judged():
+    solution = count("red").solution().response
+    slip = count("green").slip().response
+    assert judge_steps(solution + "\n", solution) == [True] * 3 and has_right_steps(solution + "\n", solution)
+    assert judge_steps(slip, count("green").solution().response) == [False, True, True]  # right by luck
+    short = solution.replace(f"{SEEN}\n\n", "")
+    assert judge_steps(short, solution) == [True] * 2 and not has_right_steps(short, solution)
+    assert judge_steps("", solution) == [] and not has_right_steps("", solution)
+
+
+def test_no_slip_has_right_steps_however_lucky_its_answer():
+    rng = random.Random(0)
+    for question in (ask_anything(rng) for _ in range(500)):
+        right = question.solution().response
+        assert not judge_steps(question.slip().response, right)[0] and has_right_steps(right, right)
 
 
 def test_the_checks_of_the_pipelines_tell_right_steps_from_slips():
@@ -157,6 +175,9 @@ def test_prompts_name_their_pictures_and_direct_ones_are_answered_in_a_word(tmp_
         rows = rows_of(files, name)
         assert len(rows) == number
         assert all((tmp_path / Prompt.from_row(row, Source(name, 1)).image[0]).is_file() for row in rows)
+        solutions = [row["right_response"] for row in rows if "right_response" in row]
+        assert len(solutions) == (0 if name == "held_out_en_direct" else number)
+        assert all(s.endswith(f"Final answer: {row['answer']}") for s, row in zip(solutions, rows, strict=False))
     kinds = {row["task"] for row in rows_of(files, "held_out_en_direct")}
     assert kinds <= {kind.split()[0] for kind in IN_A_WORD}
 

@@ -55,21 +55,14 @@ def measure(checkpoint: Path, base: Path, folder: Path) -> dict[str, Any]:
         "direct": direct,
         "direct_sampled": report["direct"]["all"]["percent"],
         "cot_minus_direct": round(cot - direct, 2),
-        "right_steps": right_steps(answers["reasoned_greedy"].values(), data),
+        "right_steps": report["reasoned_greedy"]["all"]["right_steps"],
         **probe(answers["direct_greedy"].values()),
         "words": mean([len(row["responses"][0].split()) for row in answers["reasoned_greedy"].values()]),
         "kl": divergence(checkpoint, base, sampled[:KL_ANSWERS], data / "images", out.with_suffix("")),
     }
 
 
-def right_steps(rows: Iterable[Mapping[str, Any]], data: Path) -> float:
-    """Of step-by-step answers, percent that are the right steps to the word, not only to the right answer."""
-    lines = (data / "held_out_pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    right = {pair["image"]: pair["chosen"] for pair in map(json.loads, lines)}
-    return 100 * mean([row["responses"][0].strip() == right[Path(row["images"][0]).name] for row in rows])
-
-
-def probe(rows: Any) -> dict[str, float]:
+def probe(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Of the questions whether a thing is there: percent right, and percent of those not there that are seen."""
     asked = [row for row in rows if row["answer"] in ("yes", "no")]
     right = [row["responses"][0].strip() == row["answer"] for row in asked]

@@ -115,6 +115,13 @@ def test_the_table_shows_intervals_and_what_was_before():
     assert "->" not in table(report(70.0))
 
 
+def test_the_table_shows_right_steps_where_they_are_known():
+    before, after = report(50.0), report(70.0)
+    before["reasoned"]["all"]["right_steps"], after["reasoned"]["all"]["right_steps"] = 20.0, 45.5
+    assert "every step right" in table(after) and "every step right" not in table(report(50.0))
+    assert "20.00 -> 45.50 (+25.50) %" in table({**after, "before": before})
+
+
 def test_lift_needs_two_evaluations():
     assert lift({**report(70.0), "before": report(50.0)}) == 20.0
     with pytest.raises(ValueError, match="--before"):

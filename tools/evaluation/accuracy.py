@@ -9,6 +9,9 @@ from typing import Any
 from tools.evaluation.answering import Answered
 from tools.evaluation.statistics import Interval, share_interval, wilson
 from tools.reasoning_data_pipeline.answers.checker import Outcome
+from tools.visual_reasoning.steps import has_right_steps
+
+RIGHT_RESPONSE = "right_response"  # field of a row: a response whose steps are all right
 
 
 def percent(share: float) -> float:
@@ -30,7 +33,8 @@ def summarize(answered: Sequence[Answered], by: str = "task") -> dict[str, dict[
 
     Returns:
         Group name -> `percent` of right answers and its `interval`; counts of `questions`, `answers`, `correct` ones,
-        `format_errors` and `undecided` ones; for several answers `majority` with the same.
+        `format_errors` and `undecided` ones; for several answers `majority` with the same; for questions whose rows
+        have a `right_response`, percent of the answers that take its steps, `right_steps`.
     """
     groups: dict[str, list[Answered]] = defaultdict(list)
     for one in answered:
@@ -61,7 +65,17 @@ def accuracy(answered: Sequence[Answered]) -> dict[str, Any]:
         "format_errors": outcomes.count(Outcome.FORMAT_ERROR),
         "undecided": outcomes.count(Outcome.UNDECIDED),
     }
-    return {**found, "majority": majority(answered)} if len(outcomes) > len(answered) else found
+    if len(outcomes) > len(answered):
+        found["majority"] = majority(answered)
+    if all(RIGHT_RESPONSE in one.question.prompt.extra for one in answered):
+        found["right_steps"] = right_steps(answered)
+    return found
+
+
+def right_steps(answered: Sequence[Answered]) -> float:
+    """Percent of the answers that take the steps of their row's right response."""
+    pairs = [(response, one.question.prompt.extra[RIGHT_RESPONSE]) for one in answered for response in one.responses]
+    return percent(sum(has_right_steps(response, str(solution)) for response, solution in pairs) / len(pairs))
 
 
 def majority(answered: Sequence[Answered]) -> dict[str, Any]:

@@ -72,6 +72,8 @@ def _accuracy_lines(title: str, found: Mapping[str, Any], before: Mapping[str, A
     for name in ("format_errors", "undecided"):
         more += f", {found[name]} {name.replace('_', ' ')}" if found[name] else ""
     lines = [_line(title, found, before, "percent", " %") + more]
+    if "right_steps" in found:
+        lines.append(_line("  every step right", found, before, "right_steps", " %"))
     if "majority" in found:
         voted = found["majority"]
         of = f"majority of {found['answers'] // found['questions']}"

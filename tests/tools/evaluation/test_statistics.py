@@ -83,6 +83,18 @@ def test_accuracy_counts_answers_and_questions():
     assert "majority" not in accuracy([answered([RIGHT])])
 
 
+def test_right_steps_are_counted_where_the_rows_have_a_right_response():
+    solution = "7.\n\n3.\n\nFinal answer: 4"
+    responses = [solution + "\n", "7.\n\nFinal answer: 4", "7.\n\n3.\n\nFinal answer: 5", "by luck"]
+    judged = [
+        Answered(
+            question("4", right_response=solution), responses, (RIGHT, RIGHT, WRONG, WRONG), Vote("4", RIGHT, 2, False)
+        )
+    ]
+    assert accuracy(judged)["right_steps"] == 25
+    assert "right_steps" not in accuracy([*judged, answered([RIGHT])])
+
+
 def voted(*predicted):
     texts = {"1": RIGHT, "2": WRONG, "?": OPEN, None: NONE}
     with AnswerChecker() as checker:

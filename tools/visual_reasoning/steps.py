@@ -1,0 +1,27 @@
+"""Which steps of an answer are right: in the small world that is known, for critics and for what right answers hide.
+
+There is one right way to each answer (`SceneQuestion.solution`), and rows carry it: `right_response` of prompts,
+`chosen` of the generator's pairs. So a step is right where it is one of that way's, word for word.
+
+    solution = "red circle, nothing, nothing, blue circle.\n\ncircles: red circle, blue circle: 2.\n\nFinal answer: 2"
+    judge_steps("red circle, nothing, nothing, nothing.\n\ncircles: red circle: 1.\n\nFinal answer: 1", solution)
+    # [False, False, False]
+"""
+
+from __future__ import annotations
+
+
+def steps_of(response: str) -> list[str]:
+    """The steps of a response, which stand apart by blank lines; the final line is the last of them."""
+    return [step.strip() for step in response.split("\n\n") if step.strip()]
+
+
+def judge_steps(response: str, solution: str) -> list[bool]:
+    """For each of the response's steps, the final line among them, whether it is a step of the solution."""
+    right = set(steps_of(solution))
+    return [step in right for step in steps_of(response)]
+
+
+def has_right_steps(response: str, solution: str) -> bool:
+    """Whether the response takes the solution's steps, all of them and no others, in their order."""
+    return steps_of(response) == steps_of(solution)
