@@ -21,6 +21,7 @@ LIBRARY = {
     "data": {"records", "model"},
     "packed": {"records", "model"},
     "publishing": {"model", "checkpoint"},
+    "critic": {"records", "data", "model", "packed", "checkpoint"},
     "adapters": {"model"},
     "checkpoint": {"records", "model"},
     "reference": {"records", "arguments", "data", "model", "packed", "adapters", "checkpoint"},

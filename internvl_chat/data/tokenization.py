@@ -74,7 +74,7 @@ class RowTokenizer:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        template: str,
+        template: str | None,
         num_image_token: int,
         system_message: str | None = None,
     ) -> None:
@@ -94,9 +94,13 @@ class RowTokenizer:
         self.answer_start = encoder.encode([Part(part.answer_prefix, True)])
         self._end = [encoder.special_id(part.stop_token)]
         self._separator = encoder.encode([Part(part.separator, True)])
-        said = part.system_message if system_message is None else system_message
-        system = Part(part.system_prefix + said + self._close, True)
-        self._head = encoder.beginning() + encoder.encode([system])
+        self._head = self.opening(system_message)
+
+    def opening(self, system_message: str | None = None) -> list[int]:
+        """Ids of all that stands in front of the first turn, under a system message in place of the template's own."""
+        said = self.template.system_message if system_message is None else system_message
+        parts = [Part(self.template.system_prefix, True), Part(said, False), Part(self._close, True)]
+        return self.encoder.beginning() + self.encoder.encode(parts)
 
     def check_length(self, texts: Iterable[str], where: Source, max_seq_length: int) -> None:
         """Raise RecordError for a text that cannot fit, by its length alone: before it costs time and memory.

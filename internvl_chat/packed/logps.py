@@ -37,52 +37,54 @@ def token_logps(
 ) -> Tensor:
     """log softmax(hidden weight^T + bias)[label] per position, exact, with gradients for hidden, weight and bias.
 
-    The product runs in the type of `hidden`, under autocast in its type; the log-softmax in float32, or float64 where
-    `hidden` is that. Where there are several chunks, their weight gradients are summed in float32.
+    A position may be asked for K labels, alternatives of the token that follows, as a critic is. The product runs in
+    the type of `hidden`, under autocast in its type; the log-softmax in float32, or float64 where `hidden` is that.
+    Where there are several chunks, their weight gradients are summed in float32.
 
     Args:
         hidden: (..., D), the decoder's output at positions that predict `labels`: already shifted.
         weight: (V, D), the LM head's; may be frozen or shared with the embedding.
-        labels: (...) int64 in [0, V), or IGNORE_INDEX where there is none: those positions cost nothing.
+        labels: (...) or (..., K) int64 in [0, V), or IGNORE_INDEX where there is none: those positions cost nothing.
         bias: (V,) or None.
         positions: (L,) where the flattened labels have one. None: they are looked up, for which the host has to wait.
         chunk_size: positions per chunk, >= 1.
 
     Returns:
-        (...) float32 (float64 for float64), <= 0; 0 where there is no label.
+        In the shape of `labels` float32 (float64 for float64), <= 0; 0 where there is no label.
 
     Raises:
         ValueError: shapes that do not fit, or a chunk size below 1.
     """
-    if hidden.shape[:-1] != labels.shape or hidden.shape[-1] != weight.shape[-1] or weight.dim() != 2:
+    alternatives = labels if labels.dim() == hidden.dim() else labels[..., None]  # (..., K)
+    if hidden.shape[:-1] != alternatives.shape[:-1] or hidden.shape[-1] != weight.shape[-1] or weight.dim() != 2:
         shapes = f"hidden {tuple(hidden.shape)}, labels {tuple(labels.shape)}, weight {tuple(weight.shape)}"
-        raise ValueError(f"need hidden (..., D), labels (...), weight (V, D), got {shapes}")
+        raise ValueError(f"need hidden (..., D), labels (...) or (..., K), weight (V, D), got {shapes}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size {chunk_size} must be at least 1")
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
-    flat = labels.flatten()
-    kept = (flat != IGNORE_INDEX).nonzero().squeeze(-1) if positions is None else positions
+    flat = alternatives.flatten(0, -2)
+    kept = (flat[:, 0] != IGNORE_INDEX).nonzero().squeeze(-1) if positions is None else positions
     hidden = hidden.reshape(-1, hidden.shape[-1])[kept]
     logps = _ChunkedLogps.apply(hidden, weight, bias, flat[kept], chunk_size)
     return logps.new_zeros(flat.shape).index_copy(0, kept, logps).view(labels.shape)
 
 
 class _ChunkedLogps(torch.autograd.Function):
-    """hidden (N, D), weight (V, D), bias (V,), labels (N,) -> (N,): z[label] - logsumexp(z) with z = W h + b."""
+    """hidden (N, D), weight (V, D), bias (V,), labels (N, K) -> (N, K): z[label] - logsumexp(z) with z = W h + b."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk_size: int
     ) -> Tensor:
         head = _cast(weight, bias, hidden.dtype)
-        logps = hidden.new_empty(len(hidden), dtype=_precise(hidden))
-        normalizers = torch.empty_like(logps)
+        logps = hidden.new_empty(labels.shape, dtype=_precise(hidden))
+        normalizers = logps.new_empty(len(hidden), 1)
         for part in _chunks(len(hidden), chunk_size):
             logits = functional.linear(hidden[part], *head).to(logps.dtype)
-            normalizers[part] = logits.logsumexp(-1)
-            logps[part] = logits.gather(-1, labels[part, None]).squeeze(-1) - normalizers[part]
+            normalizers[part] = logits.logsumexp(-1, keepdim=True)
+            logps[part] = logits.gather(-1, labels[part]) - normalizers[part]
         ctx.chunk_size = chunk_size
         ctx.save_for_backward(hidden, weight, bias, labels, normalizers)
         return logps
@@ -100,8 +102,8 @@ class _ChunkedLogps(torch.autograd.Function):
         for part in _chunks(len(hidden), ctx.chunk_size):
             # d logp / d z = onehot(label) - softmax(z), the softmax from the logits, computed again
             by_logits = functional.linear(hidden[part], *head).to(grad.dtype)
-            by_logits.sub_(normalizers[part, None]).exp_().mul_(-grad[part, None])
-            by_logits.scatter_add_(-1, labels[part, None], grad[part, None])
+            by_logits.sub_(normalizers[part]).exp_().mul_(-grad[part].sum(-1, keepdim=True))
+            by_logits.scatter_add_(-1, labels[part], grad[part])
             by_logits = by_logits.to(hidden.dtype)
             if by_hidden is not None:
                 by_hidden[part] = by_logits @ head[0]
@@ -144,7 +146,7 @@ class LogpsHead(nn.Linear):
         *,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Logits (..., V), or with labels (...) their log-probs (...) by `token_logps`."""
+        """Logits (..., V), or with labels, (...) or (..., K), their log-probs by `token_logps`."""
         if labels is None:
             return super().forward(hidden)
         return token_logps(hidden, self.weight, labels, self.bias, positions=positions, chunk_size=chunk_size)

@@ -105,48 +105,69 @@ def pack_pairs(
         answers.setdefault(pair.prompt_key, {}).update(zip(pair.answer_keys, pair.answers, strict=True))
     pack = _Pack()
     for (key, prompt), fork in zip(prompts.items(), forks or [Fork()] * len(prompts), strict=True):
-        pack.add(prompt, answers[key], fork)
+        pack.add_prompt(prompt, answers[key], fork)
     return pack.finish([pair.answer_keys for pair in pairs], image_token_id)
 
 
-class _Pack:
-    """Packed tokens in the making."""
+class TokenTree:
+    """Packed tokens in the making: sequences, of each only what it does not share with an earlier one."""
 
     def __init__(self) -> None:
-        self.pieces: list[tuple[np.ndarray, ...]] = []  # token ids, positions, labels, answer ids
+        """Nothing is packed yet."""
+        self.pieces: list[tuple[np.ndarray, np.ndarray]] = []  # token ids, positions
         self.segments: list[Segment] = []
-        self.paths: list[tuple[Span, ...]] = []  # where each prompt lies, without its last token
-        self.answer_ids: dict[bytes, int] = {}
-        self.lengths: list[int] = []
+        self.paths: list[tuple[Span, ...]] = []  # where each sequence lies
         self.size = 0
 
-    def add(self, prompt: np.ndarray, answers: Mapping[bytes, np.ndarray], fork: Fork) -> None:
-        """Append what a prompt does not share with an earlier one, and a branch for each of its answers."""
+    def add(self, ids: np.ndarray, fork: Fork) -> tuple[Span, ...]:
+        """Append the sequence that leaves an earlier one at `fork`; returns where it lies."""
         path = cut_spans(self.paths[fork.parent], 0, fork.length) if fork.length else ()
-        own = prompt[fork.length : -1]
+        own = ids[fork.length :]
         if len(own):
-            start = self.size
-            self._append(own, path, labels=np.full(len(own), IGNORE_INDEX), answer_id=0)
-            path = (*path, (start, len(own)))
+            path = (*path, self.append(own, path))
         self.paths.append(path)
+        return path
+
+    def append(self, ids: np.ndarray, path: Sequence[Span]) -> Span:
+        """Append a segment with what lies before it in its row; returns where it lies."""
+        segment = Segment.behind(path, self.size, len(ids))
+        self.segments.append(segment)
+        self.pieces.append((ids, np.arange(segment.before, segment.num_keys)))
+        self.size += len(ids)
+        return segment.start, segment.length
+
+    def columns(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) token ids and positions."""
+        ids, positions = (np.concatenate(column).astype(np.int64) for column in zip(*self.pieces, strict=True))
+        return torch.from_numpy(ids), torch.from_numpy(positions)
+
+
+class _Pack(TokenTree):
+    """Prompts and the branches of their answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks: list[tuple[np.ndarray, np.ndarray]] = []  # labels, answer ids
+        self.answer_ids: dict[bytes, int] = {}
+        self.lengths: list[int] = []
+
+    def add_prompt(self, prompt: np.ndarray, answers: Mapping[bytes, np.ndarray], fork: Fork) -> None:
+        """Append what a prompt does not share with an earlier one, and a branch for each of its answers."""
+        before = self.size
+        path = self.add(prompt[:-1], fork)
+        own = self.size - before
+        self.marks.append((np.full(own, IGNORE_INDEX), np.zeros(own, np.int64)))
         for key, answer in answers.items():
             self.answer_ids[key] = len(self.lengths)
             self.lengths.append(len(answer))
-            branch = np.concatenate([prompt[-1:], answer[:-1]])
-            self._append(branch, path, labels=answer, answer_id=self.answer_ids[key])
-
-    def _append(self, ids: np.ndarray, path: Sequence[Span], *, labels: np.ndarray, answer_id: int) -> None:
-        """A segment with what lies before it in its row."""
-        segment = Segment.behind(path, self.size, len(ids))
-        positions = np.arange(segment.before, segment.num_keys)
-        self.segments.append(segment)
-        self.pieces.append((ids, positions, labels, np.full(len(ids), answer_id)))
-        self.size += len(ids)
+            self.append(np.concatenate([prompt[-1:], answer[:-1]]), path)
+            self.marks.append((answer, np.full(len(answer), self.answer_ids[key])))
 
     def finish(self, pairs: Sequence[Sequence[bytes]], image_token_id: int | None) -> PackedPairs:
         """The pack, for pairs that name their answers by key."""
-        columns = [np.concatenate(column).astype(np.int64) for column in zip(*self.pieces, strict=True)]
-        input_ids, position_ids, labels, answer_ids = map(torch.from_numpy, columns)
+        input_ids, position_ids = self.columns()
+        marks = (np.concatenate(column).astype(np.int64) for column in zip(*self.marks, strict=True))
+        labels, answer_ids = map(torch.from_numpy, marks)
         numbers = [[self.answer_ids[key] for key in keys] for keys in pairs]
         return PackedPairs(
             input_ids=input_ids[None],

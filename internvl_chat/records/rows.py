@@ -199,7 +199,7 @@ def _video(row: Mapping[str, Any], where: Source) -> VideoClip | None:
     return VideoClip(path, (float(clip[0]), float(clip[1])))
 
 
-def _images(row: Mapping[str, Any], where: Source) -> tuple[tuple[str, ...], ImageForm]:
+def read_images(row: Mapping[str, Any], where: Source) -> tuple[tuple[str, ...], ImageForm]:
     """Image paths in order, () for a text-only row, and the form in which the row wrote them."""
     if "image" not in row:
         return (), "absent"
@@ -278,7 +278,7 @@ class PreferencePair(_Record):
         allow_no_rejected: an absent or null `rejected` is legal and becomes None.
         """
         row = own_keys(row, where)
-        images, form = _images(row, where)
+        images, form = read_images(row, where)
         question, chosen = _question(row, where), _text(row, "chosen", where)
         rejected = _optional_text(row, "rejected", where) if allow_no_rejected else _text(row, "rejected", where)
         video, history = _video(row, where), _history(row, where)
@@ -317,7 +317,7 @@ class Prompt(_Record):
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
         row = own_keys(row, where)
         _no_video_or_history(row, where)
-        images, form = _images(row, where)
+        images, form = read_images(row, where)
         question, answer = _question(row, where), _answer(row, where, allow_no_answer)
         return cls(images, question, answer, cls._extra(row), image_form=form)
 
@@ -363,7 +363,7 @@ class SampledResponse(_Record):
         """Check a parsed row. RecordError when a field is missing or of a wrong type, or the question is empty."""
         row = own_keys(row, where)
         _no_video_or_history(row, where)
-        images, form = _images(row, where)
+        images, form = read_images(row, where)
         return cls(
             image=images,
             question=_question(row, where),

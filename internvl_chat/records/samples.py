@@ -6,7 +6,8 @@ prompt. Only the adapter for other code joins and pads them (`internvl_chat.data
 `find_forks` says which prompts begin with the same pictures, so that a pack holds that beginning once. Questions about
 one image share the system message, the image and its tokens, and what they have in common behind it, such as earlier
 turns. Prompts are alike as far as their tokens and tiles are; a beginning without a picture is too short to be worth a
-segment of its own. So the prompts of an image are a tree, each of whose tokens runs once: no other layout has fewer.
+segment of its own, unless a caller says otherwise. So the prompts of an image are a tree, each of whose tokens runs
+once: no other layout has fewer.
 """
 
 from __future__ import annotations
@@ -64,19 +65,24 @@ class Fork:
 
 
 def find_forks(
-    prompts: Sequence[tuple[np.ndarray, Mapping[str, Any]]], image_token_id: int | None = None
+    prompts: Sequence[tuple[np.ndarray, Mapping[str, Any]]],
+    image_token_id: int | None = None,
+    *,
+    fewest_of_text: int | None = None,
 ) -> list[Fork]:
     """For each prompt, the earlier one that it has most in common with; its last token is never shared.
 
     Args:
         prompts: token ids (P,) of each, and a sample with its `pixel_values` (T, ...) and `image_flags` (T,).
         image_token_id: of `<IMG_CONTEXT>`; None where nobody said which token that is: then nothing is shared.
+        fewest_of_text: tokens of a beginning without a picture that are worth a segment; None: none are.
     """
     if image_token_id is None or len(prompts) < 2:
         return [Fork()] * len(prompts)
     tiles = [_tiles_of_images(sample) for _, sample in prompts]
     told = [content_ids(ids, own, image_token_id)[:-1] for (ids, _), own in zip(prompts, tiles, strict=True)]
-    return [_longest(told[:number], own, len(tiles[number])) for number, own in enumerate(told)]
+    least = np.inf if fewest_of_text is None else fewest_of_text
+    return [_longest(told[:number], own, len(tiles[number]), least) for number, own in enumerate(told)]
 
 
 def _tiles_of_images(sample: Mapping[str, Any]) -> np.ndarray:
@@ -100,14 +106,15 @@ def content_ids(prompt: np.ndarray, tiles: np.ndarray, image_token_id: int) -> n
     return told
 
 
-def _longest(earlier: Sequence[np.ndarray], own: np.ndarray, num_tiles: int) -> Fork:
-    """The fork with the most tokens, a picture among them; one of no tokens where there is none."""
+def _longest(earlier: Sequence[np.ndarray], own: np.ndarray, num_tiles: int, least: float) -> Fork:
+    """The fork with the most tokens, a picture or enough text among them; one of no tokens where there is none."""
     is_image = own < 0
     best = Fork()
     for parent, other in enumerate(earlier):
         length = _shared_length(other, own)
-        if length > best.length and (shared := int(is_image[:length].sum())):
-            best = Fork(parent, length, shared * num_tiles // int(is_image.sum()))
+        shared = int(is_image[:length].sum())
+        if length > best.length and (shared or length >= least):
+            best = Fork(parent, length, shared * num_tiles // max(1, int(is_image.sum())))
     return best
 
 

@@ -11,28 +11,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from internvl_chat.records.judged import PRM_SYSTEM_PROMPT, first_turn
 from internvl_chat.records.rows import Prompt, RecordError, Source, is_blank, parse_row, shown
 from tools.reasoning_data_pipeline.answers.steps import STEP_BREAK, ScoredStep
 from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFile, RowFiles, Tally
 from tools.reasoning_data_pipeline.pairs.grouping import draw, question_key
-
-PRM_SYSTEM_PROMPT = """\
-You are an advanced AI assistant, designed to serve as a process supervision model. In this task, I will provide a \
-problem statement followed by the first step of the solution process. For each subsequent turn, I will give you a new \
-step in the solution. Your role is to assess whether the solution process is correct up to the current step.
-
-- In the **first round**, I will input the problem and the first step of the solution process.
-- In **each subsequent round**, I will provide the next step in the solution.
-
-For each step, you should:
-
-- Respond with **"+"** if you believe the solution process is correct up to this step.
-- Respond with **"-"** if you detect any issues or errors in the process up to this step.
-
-Please note:
-- Only respond with **"+"** or **"-"**. Do not provide any additional explanations, comments, or justifications.
-
-Your task is to verify the accuracy and correctness of each step in the given solution process."""
 
 
 def outcome_label(steps: Sequence[ScoredStep], threshold: float) -> str | None:
@@ -51,8 +34,8 @@ def _conversation(row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> d
     """A training conversation: the first turn carries the question."""
     messages = [{"from": "system", "value": PRM_SYSTEM_PROMPT}]
     for index, (text, label) in enumerate(turns):
-        head = f"### Question:\n{row['question']}\n\n### Solution Process:\n" if index == 0 else ""
-        messages += [{"from": "human", "value": head + text}, {"from": "gpt", "value": label}]
+        said = text if index else first_turn(row["question"], text)
+        messages += [{"from": "human", "value": said}, {"from": "gpt", "value": label}]
     image = {"image": row["image"]} if row.get("image") else {}
     return {"id": -1, **image, "conversations": messages}
 

@@ -1,0 +1,159 @@
+"""The conversation in which a critic judges steps, and how it becomes token ids: the one home of its layout.
+
+    system     PRM_SYSTEM_PROMPT
+    user       ### Question:\\n{question}\\n\\n### Solution Process:\\n{step 1}
+    assistant  +            or -
+    user       {step 2}
+    assistant  ...
+
+A judgement is a single token, read off the position before it. Training puts the true judgements into the earlier
+answers; scoring puts `+` there, as the released VisualPRM-8B does (`generate_steps_with_soft_score_v2` of its code). An
+image stands in front of the question, inside the first turn, where that code puts it. Ids are those of the whole
+conversation in the checkpoint's template, encoded in one go, as its training code did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from internvl_chat.critic.packing import JudgedSample
+from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow, place_images
+from internvl_chat.model.constants import IMAGE_PLACEHOLDER
+from internvl_chat.model.conversation import Part
+from internvl_chat.records.judged import QUESTION_HEAD, RIGHT, WRONG
+from internvl_chat.records.rows import Source
+
+WORDS = (RIGHT, WRONG)  # the order of all pairs of log-probs
+
+
+class Marks(NamedTuple):
+    """What is known of each step: whether it was `measured`, is `right`, and the share of `+` to learn, 0..1."""
+
+    measured: Sequence[bool]
+    right: Sequence[bool]
+    targets: Sequence[float]
+
+
+@dataclass(frozen=True)
+class JudgedTokens:
+    """A conversation up to its last judgement, whose tile counts are not known yet.
+
+    Attributes:
+        text: its ids; there are no answers apart from them.
+        from_end: for each judgement, how many ids there are from the one that predicts it to the end, the last one 1.
+    """
+
+    text: TokenizedRow
+    from_end: tuple[int, ...]
+
+    def sample(
+        self, tiles: Tensor, tile_counts: Sequence[int], row_id: str, marks: Marks | None = None
+    ) -> JudgedSample:
+        """The sample of a conversation.
+
+        Args:
+            tiles: (T, 3, S, S) uint8 of its images, a blank one where it has none.
+            tile_counts: tiles of each image.
+            row_id: "<data set>:<line>".
+            marks: which of its judgements are measured, and what to learn there; None: all of them, `+`.
+        """
+        ids = torch.tensor(self.text.prompt_ids(tile_counts))
+        judged = len(ids) - torch.tensor(self.from_end)
+        marks = marks or Marks([True] * len(judged), [True] * len(judged), [1.0] * len(judged))
+        measured = torch.tensor(marks.measured)
+        return {
+            "ids": ids,
+            "judged": judged[measured],
+            "right": torch.tensor(marks.right)[measured],
+            "targets": torch.tensor(marks.targets, dtype=torch.float32)[measured],
+            "pixel_values": tiles,
+            "image_flags": torch.full((len(tiles),), int(bool(tile_counts)), dtype=torch.int64),
+            "row_id": row_id,
+        }
+
+
+class StepTokenizer:
+    """Tokenizes judged conversations in one chat template.
+
+    Attributes:
+        words: ids of `+` and `-`.
+    """
+
+    def __init__(self, rows: RowTokenizer) -> None:
+        """Take the tokenizer of a checkpoint and its template.
+
+        Raises:
+            ValueError: `+` or `-` is not a single token there.
+        """
+        self.rows = rows
+        part = rows.template
+        self._user, self._close = Part(part.user_prefix, True), Part(part.end_token + part.separator, True)
+        self._assistant = Part(part.assistant_prefix + part.answer_prefix, True)
+        self._ask = rows.encoder.encode([self._assistant])
+        self._closed = rows.encoder.encode([self._close])
+        self.words = tuple(map(self._word, WORDS))
+
+    def _word(self, word: str) -> int:
+        """Id of a judgement."""
+        ids = self.rows.encoder.encode([self._assistant, Part(word, False), self._close])
+        before, behind = len(self._ask), len(self._closed)
+        if len(ids) != before + 1 + behind or ids[:before] != self._ask or ids[before + 1 :] != self._closed:
+            raise ValueError(
+                f"the tokenizer makes {ids[before : len(ids) - behind]} of the judgement {word!r} in template "
+                f"{self.rows.template.name}: a critic needs it to be a single token; take a checkpoint of InternVL"
+            )
+        return ids[before]
+
+    def tokenize(
+        self,
+        turns: Sequence[str],
+        judgements: Sequence[str],
+        *,
+        num_images: int,
+        where: Source,
+        system_message: str | None = None,
+    ) -> JudgedTokens:
+        """Tokenize a conversation.
+
+        Args:
+            turns: texts of the user, the first with one `<image>` per image, or with none; see `place_question`.
+            judgements: `+` or `-` behind each of them but the last, whose answer is open; a longer list is cut.
+            num_images: images of the conversation.
+            where: for the error.
+            system_message: in place of the template's own.
+
+        Raises:
+            RecordError: the placeholders do not match the images.
+        """
+        first, *later = turns
+        before, *pieces = place_question(first, num_images, where).split(IMAGE_PLACEHOLDER)
+        groups = [[self._user, Part(before, False)], *([Part(piece, False)] for piece in pieces)]
+        groups[-1].append(self._close)
+        encode = self.rows.encoder.encode
+        head, *others = map(encode, groups)
+        ids = [self.rows.opening(system_message) + head, *others]
+        last, ends = ids[-1], []
+        for number, text in enumerate([None, *later]):
+            if text is not None:
+                word = self.words[WORDS.index(judgements[number - 1])]
+                last += [word, *self._closed, *encode([self._user, Part(text, False), self._close])]
+            last += self._ask
+            ends.append(len(last))
+        row = TokenizedRow(tuple(ids), ([],), [], self.rows.image)
+        return JudgedTokens(row, tuple(len(last) - end + 1 for end in ends))
+
+
+def place_question(turn: str, num_images: int, where: Source) -> str:
+    """The first turn with one `<image>` per image: as it is, or, where it has none, with a line each.
+
+    They come in front of the question, behind its heading where there is one. RecordError when it has some, but not as
+    many as there are images.
+    """
+    heading = QUESTION_HEAD if turn.startswith(QUESTION_HEAD) else ""
+    (placed,) = place_images([turn.removeprefix(heading)], num_images, where)
+    return heading + placed

@@ -1,0 +1,32 @@
+"""Tiny checkpoints of both families, a stock model and a critic of each, and pictures to judge."""
+
+import pytest
+import torch
+from PIL import Image
+
+from internvl_chat.critic.scoring import StepCritic
+from internvl_chat.model import load_model, load_tokenizer
+
+FAMILIES = ("tiny-qwen2", "tiny-internlm2")
+
+
+def picture(width, height, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+@pytest.fixture(params=FAMILIES)
+def checkpoint(request, golden_folder):
+    return golden_folder / "ckpt" / request.param
+
+
+@pytest.fixture
+def critic(checkpoint):
+    return StepCritic.load(checkpoint, device="cpu")
+
+
+@pytest.fixture
+def stock(checkpoint):
+    """The model as other code runs it, and its tokenizer."""
+    return load_model(checkpoint, dtype=torch.float32).eval(), load_tokenizer(checkpoint)

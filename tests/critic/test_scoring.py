@@ -1,0 +1,53 @@
+"""Scores by packed branches against a plain forward for every turn of every candidate, as the released code takes."""
+
+import pytest
+import torch
+
+from internvl_chat.data.images import Tiling
+from internvl_chat.model.constants import IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
+from internvl_chat.model.conversation import get_template
+from internvl_chat.records.judged import PRM_SYSTEM_PROMPT
+from tests.critic.conftest import picture
+
+QUESTION = "How many red circles are there?"
+CANDIDATES = [
+    ["There are 2 circles.\nOne is red.", "So the answer is 1.", "Answer: 1"],
+    ["There are 2 circles.\nOne is red.", "Answer: 2"],
+    ["Nothing is red."],
+    ["There are 2 circles.\nOne is red.", "So the answer is 1.", "Answer: 1"],
+]
+IMAGES = {"no image": [], "one": [(120, 56)], "two": [(60, 60), (60, 130)]}
+
+
+def turn_by_turn(model, tokenizer, question, images, steps, system=PRM_SYSTEM_PROMPT):
+    """p(+) of each step by a stock forward of the conversation up to it, rendered as text and tokenized whole."""
+    template = get_template(model.config.template)
+    tiling = Tiling(image_size=56, max_num=6)
+    grids = tiling.plan([image.size for image in images]) if images else []
+    cut = [torch.from_numpy(tiling.cut(image, grid)) for image, grid in zip(images, grids, strict=True)]
+    turns, scores = [], []
+    words = [tokenizer.encode(f"{template.assistant_prefix}{word}")[-1] for word in ("+", "-")]
+    for number, step in enumerate(steps):
+        head = f"### Question:\n{'<image>' + chr(10) if images else ''}" if number == 0 else ""
+        head = head.replace("<image>\n", "<image>\n" * len(images))
+        text = f"{head}{question}\n\n### Solution Process:\n{step}" if number == 0 else step
+        prompt = template.prompt([*turns, ("user", text), ("assistant", None)], system)
+        for tiles in cut:
+            tokens = IMG_CONTEXT_TOKEN * (model.num_image_token * len(tiles))
+            prompt = prompt.replace("<image>", IMG_START_TOKEN + tokens + IMG_END_TOKEN, 1)
+        ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=True)])
+        with torch.no_grad():
+            logits = model(torch.cat(cut) if cut else None, ids).logits[0, -1, words]
+        scores.append(logits.double().softmax(-1)[0].item())
+        turns += [("user", text), ("assistant", "+")]
+    return scores
+
+
+@pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
+def test_scores_are_those_of_a_forward_for_every_turn(critic, stock, images):
+    pictures = [picture(*size, seed=number) for number, size in enumerate(images)]
+    ours = critic.score(QUESTION, pictures, CANDIDATES)
+    theirs = [turn_by_turn(*stock, QUESTION, pictures, steps) for steps in CANDIDATES]
+    assert [len(scores) for scores in ours] == [3, 2, 1, 3]
+    assert torch.allclose(torch.tensor(sum(ours, [])), torch.tensor(sum(theirs, [])), rtol=0, atol=1e-5)
+    assert len({round(score, 4) for score in sum(ours, [])}) > 4  # they tell steps apart
