@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from internvl_chat.model.critic_turns import RIGHT, STEP_BREAK, WRONG
+from internvl_chat.model.critic_turns import split_steps as split_steps  # those who score steps find it here
 from internvl_chat.records.rows import RecordError, Source, shown
-
-STEP_BREAK = "\n\n"
 
 # Scripts written without spaces between words, with the marks that belong to the character before them.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
@@ -36,18 +36,6 @@ def answer_prefix(answer: str, ratio: float) -> str:
     ends = [unit.end() for unit in _UNIT.finditer(answer)]
     kept = math.floor(ratio * len(ends))
     return answer[: ends[kept - 1]] if kept else ""
-
-
-def split_steps(response: str, max_steps: int | None = None) -> list[str]:
-    """Split at blank lines; neighbours are joined in equal groups so that at most `max_steps` remain (None: all).
-
-    `"\\n\\n".join(split_steps(r, n)) == r` for every response.
-    """
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, not {max_steps}")
-    pieces = response.split(STEP_BREAK)
-    size = 1 if max_steps is None else math.ceil(len(pieces) / max_steps)
-    return [STEP_BREAK.join(pieces[start : start + size]) for start in range(0, len(pieces), size)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ class ScoredStep:
         """'+' for a score above the threshold, '-' for one at or below it, None for a step that was not measured."""
         if not self.measured:
             return None
-        return "+" if self.score > threshold else "-"
+        return RIGHT if self.score > threshold else WRONG
 
     @classmethod
     def from_row(cls, row: object, where: Source) -> ScoredStep:

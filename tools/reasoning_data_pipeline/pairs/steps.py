@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from internvl_chat.records.judged import PRM_SYSTEM_PROMPT, first_turn
+from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, STEP_BREAK, step_turns
 from internvl_chat.records.rows import Prompt, RecordError, Source, is_blank, parse_row, shown
-from tools.reasoning_data_pipeline.answers.steps import STEP_BREAK, ScoredStep
+from tools.reasoning_data_pipeline.answers.steps import ScoredStep
 from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFile, RowFiles, Tally
 from tools.reasoning_data_pipeline.pairs.grouping import draw, question_key
 
@@ -32,10 +32,10 @@ def outcome_label(steps: Sequence[ScoredStep], threshold: float) -> str | None:
 
 def _conversation(row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """A training conversation: the first turn carries the question."""
-    messages = [{"from": "system", "value": PRM_SYSTEM_PROMPT}]
-    for index, (text, label) in enumerate(turns):
-        said = text if index else first_turn(row["question"], text)
-        messages += [{"from": "human", "value": said}, {"from": "gpt", "value": label}]
+    texts, labels = zip(*turns, strict=True)
+    messages = [{"from": "system", "value": CRITIC_SYSTEM_MESSAGE}]
+    for text, label in zip(step_turns(row["question"], texts), labels, strict=True):
+        messages += [{"from": "human", "value": text}, {"from": "gpt", "value": label}]
     image = {"image": row["image"]} if row.get("image") else {}
     return {"id": -1, **image, "conversations": messages}
 

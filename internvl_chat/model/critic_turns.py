@@ -1,0 +1,54 @@
+"""What a critic of steps (a process reward model) is asked: an answer as steps, the steps as turns, the two marks.
+
+The format of VisualPRM (arXiv 2503.10291): a system message, the question with the first step in the first turn, one
+step in each later turn, and `+` or `-` as the answer to each. Data, training, scoring and saved checkpoints share these
+words; a critic that is asked in others is another critic.
+
+    turns = step_turns(question, split_steps(response, 12))
+"""
+
+import math
+from collections.abc import Sequence
+
+STEP_BREAK = "\n\n"
+MAX_STEPS = 12  # of an answer that is judged, as published
+RIGHT, WRONG = MARKS = ("+", "-")
+
+CRITIC_SYSTEM_MESSAGE = """\
+You are an advanced AI assistant, designed to serve as a process supervision model. In this task, I will provide a \
+problem statement followed by the first step of the solution process. For each subsequent turn, I will give you a new \
+step in the solution. Your role is to assess whether the solution process is correct up to the current step.
+
+- In the **first round**, I will input the problem and the first step of the solution process.
+- In **each subsequent round**, I will provide the next step in the solution.
+
+For each step, you should:
+
+- Respond with **"+"** if you believe the solution process is correct up to this step.
+- Respond with **"-"** if you detect any issues or errors in the process up to this step.
+
+Please note:
+- Only respond with **"+"** or **"-"**. Do not provide any additional explanations, comments, or justifications.
+
+Your task is to verify the accuracy and correctness of each step in the given solution process."""
+
+
+def split_steps(response: str, max_steps: int | None = None) -> list[str]:
+    """Split at blank lines; neighbours are joined in equal groups so that at most `max_steps` remain (None: all).
+
+    `"\\n\\n".join(split_steps(r, n)) == r` for every response.
+
+    Raises:
+        ValueError: `max_steps` is below 1.
+    """
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, not {max_steps}")
+    pieces = response.split(STEP_BREAK)
+    size = 1 if max_steps is None else math.ceil(len(pieces) / max_steps)
+    return [STEP_BREAK.join(pieces[start : start + size]) for start in range(0, len(pieces), size)]
+
+
+def step_turns(question: str, steps: Sequence[str]) -> list[str]:
+    """The user's turns that put these steps: the question stands in front of the first one."""
+    heads = [f"### Question:\n{question}\n\n### Solution Process:\n", *[""] * (len(steps) - 1)]
+    return [head + step for head, step in zip(heads, steps, strict=True)]
