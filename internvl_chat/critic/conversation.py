@@ -1,6 +1,6 @@
 """The conversation in which a critic judges steps, and how it becomes token ids: the one home of its layout.
 
-    system     PRM_SYSTEM_PROMPT
+    system     CRITIC_SYSTEM_MESSAGE
     user       ### Question:\\n{question}\\n\\n### Solution Process:\\n{step 1}
     assistant  +            or -
     user       {step 2}
@@ -25,10 +25,8 @@ from internvl_chat.critic.packing import JudgedSample
 from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow, place_images
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.model.conversation import Part
-from internvl_chat.records.judged import QUESTION_HEAD, RIGHT, WRONG
+from internvl_chat.model.critic_turns import MARKS, QUESTION_HEAD
 from internvl_chat.records.rows import Source
-
-WORDS = (RIGHT, WRONG)  # the order of all pairs of log-probs
 
 
 class Marks(NamedTuple):
@@ -96,7 +94,7 @@ class StepTokenizer:
         self._assistant = Part(part.assistant_prefix + part.answer_prefix, True)
         self._ask = rows.encoder.encode([self._assistant])
         self._closed = rows.encoder.encode([self._close])
-        self.words = tuple(map(self._word, WORDS))
+        self.words = tuple(map(self._word, MARKS))
 
     def _word(self, word: str) -> int:
         """Id of a judgement."""
@@ -140,7 +138,7 @@ class StepTokenizer:
         last, ends = ids[-1], []
         for number, text in enumerate([None, *later]):
             if text is not None:
-                word = self.words[WORDS.index(judgements[number - 1])]
+                word = self.words[MARKS.index(judgements[number - 1])]
                 last += [word, *self._closed, *encode([self._user, Part(text, False), self._close])]
             last += self._ask
             ends.append(len(last))

@@ -22,8 +22,8 @@ from internvl_chat.critic.packing import JudgedSample, collate_steps, judgement_
 from internvl_chat.data.images import Tiling, blank_tile, decode_rgb
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
+from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, RIGHT, step_turns
 from internvl_chat.packed.attention import use_shared_prefix
-from internvl_chat.records.judged import PRM_SYSTEM_PROMPT, RIGHT, first_turn
 from internvl_chat.records.rows import Source
 
 RELEASED = "InternVLRewardModel"  # architecture of VisualPRM-8B, which judges under the template's own system message
@@ -109,7 +109,7 @@ class StepCritic:
             where = Source("candidate", number)
             if not steps:
                 raise ValueError(f"candidate {number} has no step: leave it out, or give its text as one step")
-            turns = [first_turn(question, steps[0]), *steps[1:]]
+            turns = step_turns(question, steps)
             words = [RIGHT] * len(turns)
             told.append(
                 self.tokenizer.tokenize(turns, words, num_images=len(images), where=where, system_message=self.system)
@@ -128,4 +128,4 @@ def system_message_of(config: InternVLChatConfig) -> str | None:
     trained = getattr(config, "critic", None)
     if trained:
         return str(trained["system_message"])
-    return None if RELEASED in (config.architectures or []) else PRM_SYSTEM_PROMPT
+    return None if RELEASED in (config.architectures or []) else CRITIC_SYSTEM_MESSAGE

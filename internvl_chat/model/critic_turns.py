@@ -13,6 +13,7 @@ from collections.abc import Sequence
 STEP_BREAK = "\n\n"
 MAX_STEPS = 12  # of an answer that is judged, as published
 RIGHT, WRONG = MARKS = ("+", "-")
+QUESTION_HEAD, STEPS_HEAD = "### Question:\n", "\n\n### Solution Process:\n"  # an image goes between the two, in front
 
 CRITIC_SYSTEM_MESSAGE = """\
 You are an advanced AI assistant, designed to serve as a process supervision model. In this task, I will provide a \
@@ -50,5 +51,5 @@ def split_steps(response: str, max_steps: int | None = None) -> list[str]:
 
 def step_turns(question: str, steps: Sequence[str]) -> list[str]:
     """The user's turns that put these steps: the question stands in front of the first one."""
-    heads = [f"### Question:\n{question}\n\n### Solution Process:\n", *[""] * (len(steps) - 1)]
+    heads = [f"{QUESTION_HEAD}{question}{STEPS_HEAD}", *[""] * (len(steps) - 1)]
     return [head + step for head, step in zip(heads, steps, strict=True)]

@@ -17,32 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from internvl_chat.model.critic_turns import MARKS, RIGHT, STEPS_HEAD, WRONG
 from internvl_chat.records.rows import RecordError, Source, is_blank, own_keys, read_images, shown
 
-RIGHT, WRONG, UNMEASURED = "+", "-", ""
-QUESTION_HEAD, STEPS_HEAD = "### Question:\n", "\n\n### Solution Process:\n"
-PRM_SYSTEM_PROMPT = """\
-You are an advanced AI assistant, designed to serve as a process supervision model. In this task, I will provide a \
-problem statement followed by the first step of the solution process. For each subsequent turn, I will give you a new \
-step in the solution. Your role is to assess whether the solution process is correct up to the current step.
-
-- In the **first round**, I will input the problem and the first step of the solution process.
-- In **each subsequent round**, I will provide the next step in the solution.
-
-For each step, you should:
-
-- Respond with **"+"** if you believe the solution process is correct up to this step.
-- Respond with **"-"** if you detect any issues or errors in the process up to this step.
-
-Please note:
-- Only respond with **"+"** or **"-"**. Do not provide any additional explanations, comments, or justifications.
-
-Your task is to verify the accuracy and correctness of each step in the given solution process."""
-
-
-def first_turn(question: str, step: str) -> str:
-    """The text of the first turn: the question and the first step."""
-    return f"{QUESTION_HEAD}{question}{STEPS_HEAD}{step}"
+UNMEASURED = ""
 
 
 def question_of(turn: str) -> str:
@@ -121,7 +99,7 @@ def _sides(turns: Sequence[tuple[str, str]], where: Source) -> tuple[tuple[str, 
     for number, (step, judgement) in enumerate(zip(steps, judgements, strict=True), 1):
         if is_blank(step.rpartition(STEPS_HEAD)[2] if number == 1 else step):
             raise RecordError(*where, f"step {number} has no text: {shown(step)}; leave it out", "empty_step")
-        if judgement not in (RIGHT, WRONG, UNMEASURED):
+        if judgement not in (*MARKS, UNMEASURED):
             cure = f"write {RIGHT} or {WRONG}, or nothing where it was not measured"
             raise RecordError(*where, f"step {number} is judged {shown(judgement)}: {cure}", "other_judgement")
     return steps, judgements

@@ -6,7 +6,7 @@ import torch
 from internvl_chat.data.images import Tiling
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
 from internvl_chat.model.conversation import get_template
-from internvl_chat.records.judged import PRM_SYSTEM_PROMPT
+from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE
 from tests.critic.conftest import picture
 
 QUESTION = "How many red circles are there?"
@@ -19,7 +19,7 @@ CANDIDATES = [
 IMAGES = {"no image": [], "one": [(120, 56)], "two": [(60, 60), (60, 130)]}
 
 
-def turn_by_turn(model, tokenizer, question, images, steps, system=PRM_SYSTEM_PROMPT):
+def turn_by_turn(model, tokenizer, question, images, steps, system=CRITIC_SYSTEM_MESSAGE):
     """p(+) of each step by a stock forward of the conversation up to it, rendered as text and tokenized whole."""
     template = get_template(model.config.template)
     tiling = Tiling(image_size=56, max_num=6)
