@@ -16,25 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from internvl_chat.critic.packing import JudgedSample
+from internvl_chat.critic.targets import Marks
 from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow, place_images
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.model.conversation import Part
 from internvl_chat.model.critic_turns import MARKS, QUESTION_HEAD
 from internvl_chat.records.rows import Source
-
-
-class Marks(NamedTuple):
-    """What is known of each step: whether it was `measured`, is `right`, and the share of `+` to learn, 0..1."""
-
-    measured: Sequence[bool]
-    right: Sequence[bool]
-    targets: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -49,26 +41,22 @@ class JudgedTokens:
     text: TokenizedRow
     from_end: tuple[int, ...]
 
-    def sample(
-        self, tiles: Tensor, tile_counts: Sequence[int], row_id: str, marks: Marks | None = None
-    ) -> JudgedSample:
+    def sample(self, tiles: Tensor, tile_counts: Sequence[int], marks: Marks, row_id: str) -> JudgedSample:
         """The sample of a conversation.
 
         Args:
             tiles: (T, 3, S, S) uint8 of its images, a blank one where it has none.
             tile_counts: tiles of each image.
+            marks: of its steps.
             row_id: "<data set>:<line>".
-            marks: which of its judgements are measured, and what to learn there; None: all of them, `+`.
         """
         ids = torch.tensor(self.text.prompt_ids(tile_counts))
-        judged = len(ids) - torch.tensor(self.from_end)
-        marks = marks or Marks([True] * len(judged), [True] * len(judged), [1.0] * len(judged))
         measured = torch.tensor(marks.measured)
         return {
             "ids": ids,
-            "judged": judged[measured],
+            "judged": (len(ids) - torch.tensor(self.from_end))[measured],
             "right": torch.tensor(marks.right)[measured],
-            "targets": torch.tensor(marks.targets, dtype=torch.float32)[measured],
+            "targets": torch.tensor(marks.targets)[measured],
             "pixel_values": tiles,
             "image_flags": torch.full((len(tiles),), int(bool(tile_counts)), dtype=torch.int64),
             "row_id": row_id,
@@ -110,7 +98,7 @@ class StepTokenizer:
     def tokenize(
         self,
         turns: Sequence[str],
-        judgements: Sequence[str],
+        words: Sequence[str],
         *,
         num_images: int,
         where: Source,
@@ -120,7 +108,7 @@ class StepTokenizer:
 
         Args:
             turns: texts of the user, the first with one `<image>` per image, or with none; see `place_question`.
-            judgements: `+` or `-` behind each of them but the last, whose answer is open; a longer list is cut.
+            words: `+` or `-` behind each of them but the last, whose answer is open; a longer list is cut.
             num_images: images of the conversation.
             where: for the error.
             system_message: in place of the template's own.
@@ -138,7 +126,7 @@ class StepTokenizer:
         last, ends = ids[-1], []
         for number, text in enumerate([None, *later]):
             if text is not None:
-                word = self.words[MARKS.index(judgements[number - 1])]
+                word = self.words[MARKS.index(words[number - 1])]
                 last += [word, *self._closed, *encode([self._user, Part(text, False), self._close])]
             last += self._ask
             ends.append(len(last))

@@ -84,12 +84,15 @@ def collate_steps(
 
     Returns:
         `packed`; `pixel_values` (T, ...) and `image_flags` (T,) of each conversation, without what it shares with an
-        earlier one, and `image_tiles`, the tiles whose flag is set; `row_ids`; `skipped` where there are some. Only
-        that, or nothing, where no row can be used.
+        earlier one, and `image_tiles`, the tiles whose flag is set. Without these where nothing is measured; a sample
+        of which nothing is takes no tokens. `row_ids` and `skipped`, where there are some.
     """
     skipped = [feature for feature in features if isinstance(feature, SkippedRow)]
-    samples = [feature for feature in features if not isinstance(feature, SkippedRow)]
+    rows = [feature for feature in features if not isinstance(feature, SkippedRow)]
     batch: dict[str, Any] = {"skipped": skipped} if skipped else {}
+    if rows:
+        batch["row_ids"] = [row["row_id"] for row in rows]
+    samples = [row for row in rows if len(row["judged"])]
     if not samples:
         return batch
     told = [(sample["ids"].numpy(), sample) for sample in samples]
@@ -102,7 +105,6 @@ def collate_steps(
     flags = torch.cat([sample["image_flags"][fork.tiles :] for sample, fork in zip(samples, forks, strict=True)])
     pixels = [sample["pixel_values"][fork.tiles :] for sample, fork in zip(samples, forks, strict=True)]
     return batch | {
-        "row_ids": [sample["row_id"] for sample in samples],
         "packed": _pack(tree, torch.cat(places), samples, image_token_id, words),
         "pixel_values": torch.cat(pixels),
         "image_flags": flags,

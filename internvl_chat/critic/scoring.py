@@ -19,10 +19,11 @@ from PIL import Image
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.critic.conversation import StepTokenizer
 from internvl_chat.critic.packing import JudgedSample, collate_steps, judgement_logps, right_probability
+from internvl_chat.critic.targets import Marks
 from internvl_chat.data.images import Tiling, blank_tile, decode_rgb
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
-from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, RIGHT, step_turns
+from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, step_turns
 from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.records.rows import Source
 
@@ -104,20 +105,23 @@ class StepCritic:
         self, question: str, images: Sequence[Image.Image], candidates: Sequence[Sequence[str]]
     ) -> list[JudgedSample]:
         """A conversation for each candidate, all with the same tiles."""
-        told = []
-        for number, steps in enumerate(candidates):
-            where = Source("candidate", number)
-            if not steps:
-                raise ValueError(f"candidate {number} has no step: leave it out, or give its text as one step")
-            turns = step_turns(question, steps)
-            words = [RIGHT] * len(turns)
-            told.append(
-                self.tokenizer.tokenize(turns, words, num_images=len(images), where=where, system_message=self.system)
-            )
         grids = self.tiling.plan([image.size for image in images]) if images else []
         cut = [self.tiling.cut(decode_rgb(image), grid) for image, grid in zip(images, grids, strict=True)]
         tiles = torch.from_numpy(np.concatenate(cut) if cut else blank_tile(self.tiling.image_size))
-        return [tokens.sample(tiles, [len(part) for part in cut], row_id=str(n)) for n, tokens in enumerate(told)]
+        samples = []
+        for number, steps in enumerate(candidates):
+            if not steps:
+                raise ValueError(f"candidate {number} has no step: leave it out, or give its text as one step")
+            marks = Marks.to_score(len(steps))
+            tokens = self.tokenizer.tokenize(
+                step_turns(question, steps),
+                marks.words,
+                num_images=len(images),
+                where=Source("candidate", number),
+                system_message=self.system,
+            )
+            samples.append(tokens.sample(tiles, [len(part) for part in cut], marks, row_id=f"candidate:{number}"))
+        return samples
 
 
 def system_message_of(config: InternVLChatConfig) -> str | None:

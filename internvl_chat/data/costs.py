@@ -19,7 +19,7 @@ from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.images import ImageError, count_tiles, open_image, resolve_image
 from internvl_chat.data.mixture import BYTES_PER_TOKEN, MixedDataset
 from internvl_chat.data.steps import Sizes
-from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
+from internvl_chat.records.rows import RecordError, Source, parse_row
 from internvl_chat.run.process import gather_objects
 
 WORK_PER_IMAGE_TOKEN = 2
@@ -81,9 +81,8 @@ def place_sizes(dataset: MixtureDataset, rank: int = 0, world_size: int = 1, *, 
         for other, part in enumerate(gather_objects(own)):
             by_row[other::world_size] = part
         sizes.append(by_row[data.order % len(data.rows)])
-    frame = dataset.rows.tokenize("a", ["a"], 0, Source("template", 0)).length(0)
     image, prompt, answers = np.concatenate(sizes).T.copy()
-    return PairSizes(image, prompt, answers, dataset.rows.image.per_tile, frame)
+    return PairSizes(image, prompt, answers, dataset.rows.image.per_tile, dataset.frame())
 
 
 def _sizes_of_rows(dataset: MixtureDataset, data: MixedDataset, rows: range, *, quiet: bool) -> np.ndarray:
@@ -110,14 +109,13 @@ def row_sizes(
     line, number = data.rows[row]
     where = Source(data.rows.path, number)
     try:
-        pair = PreferencePair.from_row(parse_row(line, *where), where, allow_no_rejected=True)
+        texts = dataset.texts_of(parse_row(line, *where), where)
     except RecordError:
         return 0.0, 0.0, 0.0
-    answers = len(pair.chosen.encode()) + len((pair.rejected or "").encode())
-    tiles = tiles_of(pair.image) if pair.video is None else dataset.frames.most
-    has_pictures = bool(pair.image) or pair.video is not None
-    image = dataset.rows.image.per_tile * tiles * has_pictures
-    return image, len(pair.conversation.encode()) / BYTES_PER_TOKEN, answers / BYTES_PER_TOKEN
+    answers = sum(len(answer.encode()) for answer in texts.answers)
+    tiles = dataset.frames.most if texts.video else tiles_of(texts.images)
+    image = dataset.rows.image.per_tile * tiles * (bool(texts.images) or texts.video)
+    return image, len(texts.prompt.encode()) / BYTES_PER_TOKEN, answers / BYTES_PER_TOKEN
 
 
 def num_tiles(dataset: MixtureDataset, data: MixedDataset, images: tuple[str, ...]) -> int:

@@ -10,10 +10,11 @@ Tiles are planned before images are decoded, so that prompt and longest answer f
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,6 +75,15 @@ class PlannedRow:
     def pictures(self) -> Iterator[Image.Image]:
         """The images or frames, decoded to RGB one by one; ImageError where one is broken."""
         return map(decode_rgb, self.images) if self.video is None else read_frames(self.video, len(self.grids))
+
+
+class RowTexts(NamedTuple):
+    """What a row consists of: its `images`, whether it has a `video`, and its texts."""
+
+    images: tuple[str, ...]
+    video: bool
+    prompt: str
+    answers: tuple[str, ...]
 
 
 class RecentTiles:
@@ -198,9 +208,9 @@ class MixtureDataset(Dataset):
         if self.with_rejected and pair.rejected is not None:
             answers.append(pair.rejected)
         self.rows.check_length([pair.conversation, *answers], where, self.max_seq_length)
-        resolve = partial(resolve_image, data.root, allow_file_symlinks=self.allow_file_symlinks)
         if pair.video is not None:
-            video = open_video(resolve(pair.video.path), pair.video.clip)
+            path = resolve_image(data.root, pair.video.path, allow_file_symlinks=self.allow_file_symlinks)
+            video = open_video(path, pair.video.clip)
             texts = (pair.question, answers)
             text_with = partial(self.rows.tokenize_video, *texts, where=where, history=pair.history)
             text, number = plan_frames(
@@ -208,11 +218,24 @@ class MixtureDataset(Dataset):
             )
             return PlannedRow(text, [(1, 1)] * number, [], video)
         text = self.rows.tokenize(pair.question, answers, len(pair.image), where, pair.history)
-        paths = [resolve(path) for path in pair.image]
+        return self.with_images(text, pair.image, data, where)
+
+    def with_images(self, text: TokenizedRow, images: Sequence[str], data: MixedDataset, where: Source) -> PlannedRow:
+        """A tokenized row with its images opened and their tiles planned; ImageError, RecordError as of `plan_row`."""
+        paths = [resolve_image(data.root, path, allow_file_symlinks=self.allow_file_symlinks) for path in images]
         opened = [open_image(path) for path in paths]
         sizes, limit = [image.size for image in opened], data.spec.max_dynamic_patch
         grids = plan_tiles(self.tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
         return PlannedRow(text, grids, opened)
+
+    def texts_of(self, row: Mapping[str, Any], where: Source) -> RowTexts:
+        """The texts of a parsed row; RecordError where it cannot be used."""
+        pair = PreferencePair.from_row(row, where, allow_no_rejected=True)
+        return RowTexts(pair.image, pair.video is not None, pair.conversation, (pair.chosen, pair.rejected or ""))
+
+    def frame(self) -> int:
+        """Tokens that the chat template puts around a prompt."""
+        return self.rows.tokenize("a", ["a"], 0, Source("template", 0)).length(0)
 
     def _sample(self, found: Place, row_id: str) -> Sample:
         """The sample of a row; RecordError or ImageError where it cannot be used."""

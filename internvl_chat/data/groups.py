@@ -11,6 +11,7 @@ import xxhash
 
 from internvl_chat.data.mixture import Mixture
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
+from internvl_chat.records.judged import asked_of
 from internvl_chat.records.rows import Source, own_keys
 
 GOLDEN_STEP = np.uint64(0x9E3779B97F4A7C15)  # copies of a row land in groups of their own
@@ -59,7 +60,7 @@ def _common(line: bytes, common: Callable[[Mapping[str, Any]], bytes]) -> bytes:
 def prompt_of(row: Mapping[str, Any]) -> bytes:
     """What a row asks, and of which pictures."""
     more = {name: row[name] for name in ("video", "clip", "history") if row.get(name)}
-    return orjson.dumps([row.get("image"), row.get("question"), *more.items()])
+    return orjson.dumps([row.get("image"), asked_of(row), *more.items()])
 
 
 def picture_of(row: Mapping[str, Any]) -> bytes:
@@ -75,6 +76,6 @@ def _before_pictures(row: Mapping[str, Any]) -> str:
     """The text up to the last placeholder of a picture; "" where there is none: pictures then stand in front."""
     turns = row.get("history") or []
     texts = [text for turn in turns if isinstance(turn, list) for text in turn] if isinstance(turns, list) else []
-    text = "\n".join(text for text in (*texts, row.get("question")) if isinstance(text, str))
+    text = "\n".join(text for text in (*texts, asked_of(row)) if isinstance(text, str))
     end = max(text.rfind(IMAGE_PLACEHOLDER), text.rfind(VIDEO_PLACEHOLDER))
     return text[: max(end, 0)]

@@ -28,6 +28,21 @@ def question_of(turn: str) -> str:
     return turn.partition(STEPS_HEAD)[0]
 
 
+def asked_of(row: Mapping[str, Any]) -> Any:
+    """What a row of either kind asks: its question, or what the first turn of its conversation says of it."""
+    turns = row.get("conversations")
+    if "question" in row or not isinstance(turns, list):
+        return row.get("question")
+    said = (turn.get("value") for turn in turns if isinstance(turn, dict) and turn.get("from") == "human")
+    first = next(said, None)
+    return question_of(first) if isinstance(first, str) else None
+
+
+def is_judged(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a conversation of judged steps, and no pair."""
+    return "conversations" in row and not {"question", "chosen"} & set(row)
+
+
 @dataclass(frozen=True)
 class JudgedRow:
     """A conversation whose steps are judged.
@@ -69,7 +84,8 @@ def _turns(row: Mapping[str, Any], where: Source) -> list[tuple[str, str]]:
     turns = row.get("conversations")
     if not isinstance(turns, list) or not turns:
         found = shown(sorted(row), 200) if turns is None else shown(turns)
-        reason = f"field 'conversations' must list the turns of a judged answer; the row has {found}"
+        cure = "; pairs are trained on without --loss_type prm" if "chosen" in row else ""
+        reason = f"field 'conversations' must list the turns of a judged answer; the row has {found}{cure}"
         raise RecordError(*where, reason, "missing_field")
     return [_turn(number, turn, where) for number, turn in enumerate(turns)]
 

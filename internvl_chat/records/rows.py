@@ -142,7 +142,9 @@ def is_blank(answer: str) -> bool:
 def _text(row: Mapping[str, Any], key: str, where: Source) -> str:
     """The string under `key`; RecordError when it is absent or of another type."""
     if key not in row:
-        raise RecordError(*where, f"field {key!r} is missing; the row has {shown(sorted(row), 200)}", "missing_field")
+        cure = "; conversations of judged steps train with --loss_type prm" if "conversations" in row else ""
+        reason = f"field {key!r} is missing; the row has {shown(sorted(row), 200)}{cure}"
+        raise RecordError(*where, reason, "missing_field")
     if not isinstance(row[key], str):
         reason = f"field {key!r} must be a string, not {type(row[key]).__name__}: {shown(row[key])}"
         raise RecordError(*where, reason, "wrong_type")

@@ -1,0 +1,138 @@
+"""meta.json of judged conversations to training samples, as `internvl_chat.data.dataset` does it with pairs.
+
+Every conversation of a run is under one system message, which the critic will be asked under later: that of
+`--system_prompt`, or of the first row that can be read. A row with another one is skipped, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from internvl_chat.critic.conversation import JudgedTokens, StepTokenizer
+from internvl_chat.critic.packing import JudgedSample
+from internvl_chat.critic.targets import Marks, StepTargets
+from internvl_chat.data.dataset import MixtureDataset, PlannedRow, RowTexts
+from internvl_chat.data.mixture import MixedDataset, Place
+from internvl_chat.model.critic_turns import STEPS_HEAD
+from internvl_chat.records.judged import JudgedRow
+from internvl_chat.records.rows import RecordError, Source, parse_row, shown
+from internvl_chat.run.process import gather_objects
+
+
+class JudgedDataset(MixtureDataset):
+    """The judged conversations of a mixture; `dataset[place]` is a `JudgedSample` or a `SkippedRow`.
+
+    Attributes:
+        targets: what is learned of a step.
+        steps: tokenizer of conversations.
+        said: the system message; None for the template's own.
+    """
+
+    def __init__(
+        self,
+        meta_path: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        targets: StepTargets,
+        system_message: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Open the mixture.
+
+        Args:
+            meta_path: meta.json of the mixture.
+            tokenizer: of the checkpoint.
+            targets: what is learned of a step.
+            system_message: in place of that of the rows.
+            options: as `MixtureDataset` takes them.
+
+        Raises:
+            FileNotFoundError, ValueError: as of `MixtureDataset`; `+` or `-` is no single token.
+        """
+        super().__init__(meta_path, tokenizer, system_message=system_message, **options)
+        self.targets, self.steps = targets, StepTokenizer(self.rows)
+        self.is_told = system_message is not None
+        self.said = system_message if self.is_told else next((row.system for row, _ in self._readable()), None)
+
+    @property
+    def system_message(self) -> str:
+        """The text of the system turn."""
+        return self.rows.template.system_message if self.said is None else self.said
+
+    def _readable(self) -> Iterator[tuple[JudgedRow, Source]]:
+        """The rows that can be read, in the order of the files."""
+        for data in self.mixture.datasets:
+            for line, number in map(data.rows.__getitem__, range(len(data.rows))):
+                where = Source(data.rows.path, number)
+                try:
+                    yield JudgedRow.from_row(parse_row(line, *where), where), where
+                except RecordError:
+                    continue
+
+    def plan_row(self, data: MixedDataset, row: int) -> PlannedRow:
+        """As in `MixtureDataset`, of a conversation."""
+        return self._plan(data, row)[0]
+
+    def _plan(self, data: MixedDataset, row: int) -> tuple[PlannedRow, JudgedTokens, Marks]:
+        """A conversation up to the last step that has a loss; RecordError or ImageError where it cannot be used."""
+        where = Source(data.rows.path, data.rows.line_number(row))
+        judged = JudgedRow.from_row(parse_row(data.rows[row][0], *where), where)
+        if not self.is_told and judged.system != self.said:
+            cure = "give all rows one, or set --system_prompt"
+            reason = f"its system message {shown(judged.system)} is not that of the first row, {shown(self.said)}"
+            raise RecordError(*where, f"{reason}: a critic has one; {cure}", "other_system_message")
+        marks = self.targets.marks(judged, where)
+        kept = max(1, marks.last_measured)
+        turns, marks = judged.steps[:kept], marks.first(kept)
+        self.rows.check_length(turns, where, self.max_seq_length)
+        tokens = self.steps.tokenize(
+            turns, marks.words, num_images=len(judged.image), where=where, system_message=self.said
+        )
+        return self.with_images(tokens.text, judged.image, data, where), tokens, marks
+
+    def _sample(self, found: Place, row_id: str) -> JudgedSample:  # type: ignore[override]
+        planned, tokens, marks = self._plan(found.data, found.row)
+        tiles, tile_counts = self._cut_images(planned, found)
+        return tokens.sample(torch.from_numpy(tiles), tile_counts, marks, row_id)
+
+    def texts_of(self, row: Mapping[str, Any], where: Source) -> RowTexts:
+        """As in `MixtureDataset`: the question, and the steps that follow it."""
+        judged = JudgedRow.from_row(row, where)
+        question, _, first = judged.steps[0].rpartition(STEPS_HEAD)
+        return RowTexts(judged.image, False, question, (first, *judged.steps[1:]))
+
+    def frame(self) -> int:
+        """As in `MixtureDataset`, with the system message of the conversations."""
+        tokens = self.steps.tokenize(["a"], [], num_images=0, where=Source("template", 0), system_message=self.said)
+        return tokens.text.length(0)
+
+    def count_steps(self, rank: int = 0, world_size: int = 1) -> dict[str, np.ndarray]:
+        """Right, wrong and unmeasured steps of an epoch, and rows of which nothing is measured: (4,) by data set.
+
+        Ranks share the reading and tell each other; a collective. Rows that cannot be used do not count.
+        """
+        counts = {}
+        for data in self.mixture.datasets:
+            own = self._counts_of(data, range(rank, len(data.rows), world_size))
+            counts[data.spec.name] = np.sum(gather_objects(own), axis=0)
+        return counts
+
+    def _counts_of(self, data: MixedDataset, rows: range) -> np.ndarray:
+        times = np.bincount(data.order % len(data.rows), minlength=len(data.rows))
+        counts = np.zeros(4, np.int64)
+        for row in rows:
+            line, number = data.rows[row]
+            where = Source(data.rows.path, number)
+            try:
+                marks = self.targets.marks(JudgedRow.from_row(parse_row(line, *where), where), where)
+            except RecordError:
+                continue
+            counts += times[row] * np.array(marks.counts())
+        data.rows.forget_pages()
+        return counts
