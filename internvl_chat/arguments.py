@@ -22,6 +22,7 @@ from transformers import TrainingArguments
 from internvl_chat.data.arguments import DataArguments, described
 from internvl_chat.flags import ModelArguments, PreferenceFlags
 from internvl_chat.losses.mixture import LossMixture, parse_loss_type
+from internvl_chat.records.step_targets import StepTargets
 
 __all__ = ["DataArguments", "MPOConfig", "ModelArguments", "described"]
 
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Values of --report_to that are no names of packages: of none, and of trackers that transformers looks for itself.
 PACKAGED_OTHERWISE = frozenset({"all", "none", "", "azure_ml", "flyte", "kubeflow"})
+JUDGING = "prm"  # the --loss_type of a critic
 DEEPSPEED_FOLDER = Path(__file__).resolve().parents[1] / "shell" / "deepspeed"
 
 YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")  # as transformers reads a bool
@@ -61,6 +63,7 @@ class MPOConfig(PreferenceFlags, TrainingArguments):
         if self.reference_cache_dir is None:
             self.reference_cache_dir = str(Path(self.output_dir or ".").resolve().parent / "reference_cache")
         self.loss_mixture()
+        self._check_judging()
         super().__post_init__()
         if self.offload_activations:
             if not self.activation_checkpointing:
@@ -128,6 +131,25 @@ class MPOConfig(PreferenceFlags, TrainingArguments):
         if self.on_non_finite not in ("stop", "skip"):
             raise ValueError(f"--on_non_finite {self.on_non_finite} is unknown: take stop or skip")
 
+    @property
+    def judges_steps(self) -> bool:
+        """Whether a critic of steps is trained."""
+        return self.loss_type.strip().lower() == JUDGING
+
+    def step_targets_of_rows(self) -> StepTargets:
+        """What is learned of a step; ValueError where --step_thresholds cannot be read."""
+        return StepTargets.parse(self.step_thresholds, soft=self.step_targets == "scores")
+
+    def _check_judging(self) -> None:
+        """Raise ValueError for flags of a critic that cannot be read, or are given to another training."""
+        if self.step_targets not in ("labels", "scores"):
+            raise ValueError(f"--step_targets {self.step_targets} is unknown: take labels or scores")
+        self.step_targets_of_rows()
+        named = {name: getattr(self, name) for name in ("step_targets", "step_thresholds", "balance_steps")}
+        given = [f"--{name} {value}" for name, value in named.items() if value not in ("labels", None, False)]
+        if given and not self.judges_steps:
+            raise ValueError(f"{', '.join(given)} is of --loss_type {JUDGING}, which is {self.loss_type}: leave it out")
+
     def _follow_the_machine(self) -> None:
         """Bars where a person looks on; a CPU where there is no GPU."""
         if self.disable_tqdm is None:  # type: ignore[has-type]
@@ -181,6 +203,10 @@ class MPOConfig(PreferenceFlags, TrainingArguments):
             ValueError: an unknown loss, or weights that do not match.
         """
         names = [name.strip().removesuffix("+") for name in self.loss_type.split(",")]
+        if self.judges_steps:
+            return parse_loss_type("sft")  # the NLL of its judgements, and of nothing else
+        if JUDGING in names:
+            raise ValueError(f"--loss_type {self.loss_type}: {JUDGING} trains a critic and goes with no other loss")
         if self.loss_weights is not None:
             values = [float(value) for value in self.loss_weights.split(",")]
             if len(names) != len(values):

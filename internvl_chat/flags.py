@@ -54,7 +54,9 @@ class ModelArguments:
 class PreferenceFlags:
     """How to train on preferences (arXiv 2411.10442, section 3); what transformers names otherwise or not at all."""
 
-    loss_type: str = described("sigmoid,bco_pair", "Preference losses joined by commas; `sft` for fine-tuning.")
+    loss_type: str = described(
+        "sigmoid,bco_pair", "Preference losses joined by commas; `sft` for fine-tuning; `prm` for a critic of steps."
+    )
     sigmoid_loss_weight: float | None = described(None, "Weight of the sigmoid loss in a mixture, 0.8 unless given.")
     bco_pair_loss_weight: float | None = described(None, "Weight of the BCO loss in a mixture, 0.2 unless given.")
     loss_weights: str | None = described(None, "Weights of all losses of --loss_type in its order, joined by commas.")
@@ -62,6 +64,15 @@ class PreferenceFlags:
     nll_mode: str = described("token", "NLL mean over the micro-batch's chosen `token`s, or per `pair` first (paper).")
     beta: float = described(0.1, "Strength of the tie to the reference, > 0.")
     label_smoothing: float = described(0.0, "Share of pairs whose order is taken as wrong, in [0, 0.5).")
+    step_targets: str = described(
+        "labels", "Of prm: learn the `labels` of steps, 0 or 1, or their Monte-Carlo `scores`."
+    )
+    step_thresholds: str | None = described(
+        None,
+        "Of prm: a score above which a step is right, or two joined by a comma: wrong up to the first, right from the "
+        "second on, no loss between. Default: the + and - of the rows.",
+    )
+    balance_steps: bool = described(False, "Of prm: let right and wrong steps weigh the same in the loss.")
     reference: str | None = described(
         None,
         "Reference log-probs: `model`, a second one in memory; `cache`, on disk; `adapter`, the policy with its LoRA "

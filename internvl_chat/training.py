@@ -35,6 +35,8 @@ from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.checkpoint.output import check_writable, writing
 from internvl_chat.checkpoint.resume import last_whole_checkpoint
 from internvl_chat.config_file import parse_flags, with_config
+from internvl_chat.critic.dataset import JudgedDataset
+from internvl_chat.critic.trainer import StepTrainer
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.order import EpochSampler, StepSampler, train_sampler
 from internvl_chat.data.preflight import preflight
@@ -113,6 +115,8 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
         record = RunRecord(folder, step=start.step, processes=mpo_args.world_size, is_writer=is_first)
         data = {"processing_class": tokenizer, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
         if train_dataset is not None:
+            if isinstance(train_dataset, JudgedDataset):
+                config.critic = {"system_message": train_dataset.system_message}  # for those who score with it
             with record.stage("order of the data"):
                 data["sampler"] = plan_steps(train_dataset, mpo_args, start.groups)
         with record.stage("models and reference"):
@@ -167,7 +171,8 @@ def build_trainer(
         reference = CachedReference(opened.cache)
     needs_model = kind == "model" or (opened is not None and not opened.is_filled)
     model = load_again() if needs_model else None
-    trainer = MultimodalDPOTrainer(policy, model, mpo_args, source=source, reference=reference, **kwargs)
+    trainer_class = StepTrainer if mpo_args.judges_steps else MultimodalDPOTrainer
+    trainer = trainer_class(policy, model, mpo_args, source=source, reference=reference, **kwargs)
     if opened is not None and needs_model:
         trainer.cache_reference(opened.cache, opened.data)
     return trainer
@@ -224,7 +229,10 @@ def build_dataset(
     num_image_token: int,
 ) -> MixtureDataset:
     """The rows of a meta.json as samples; ValueError where a look at a few says that a data set is of no use."""
-    dataset = MixtureDataset(
+    options: dict[str, Any] = {"with_rejected": bool(mpo_args.loss_mixture().names)}
+    if mpo_args.judges_steps:
+        options = {"targets": mpo_args.step_targets_of_rows()}
+    dataset = (JudgedDataset if mpo_args.judges_steps else MixtureDataset)(
         meta_path,
         tokenizer,
         template=data_args.conv_style,
@@ -241,8 +249,8 @@ def build_dataset(
         min_num_frame=data_args.min_num_frame,
         max_num_frame=data_args.max_num_frame,
         allow_file_symlinks=data_args.follow_symlinks,
-        with_rejected=bool(mpo_args.loss_mixture().names),
         seed=mpo_args.seed,
+        **options,
     )
     preflight(dataset, meta_path)
     return dataset

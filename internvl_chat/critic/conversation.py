@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from internvl_chat.critic.packing import JudgedSample
-from internvl_chat.critic.targets import Marks
 from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow, place_images
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.model.conversation import Part
-from internvl_chat.model.critic_turns import MARKS, QUESTION_HEAD
+from internvl_chat.model.critic_turns import MARKS, QUESTION_HEAD, STEPS_HEAD
 from internvl_chat.records.rows import Source
+from internvl_chat.records.step_targets import Marks
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class StepTokenizer:
         """Tokenize a conversation.
 
         Args:
-            turns: texts of the user, the first with one `<image>` per image, or with none; see `place_question`.
+            turns: texts of the user, the question with one `<image>` per image, or with none; see `place_question`.
             words: `+` or `-` behind each of them but the last, whose answer is open; a longer list is cut.
             num_images: images of the conversation.
             where: for the error.
@@ -117,9 +117,9 @@ class StepTokenizer:
             RecordError: the placeholders do not match the images.
         """
         first, *later = turns
-        before, *pieces = place_question(first, num_images, where).split(IMAGE_PLACEHOLDER)
+        (before, *pieces), step = place_question(first, num_images, where)
         groups = [[self._user, Part(before, False)], *([Part(piece, False)] for piece in pieces)]
-        groups[-1].append(self._close)
+        groups[-1] += [Part(step, False), self._close]
         encode = self.rows.encoder.encode
         head, *others = map(encode, groups)
         ids = [self.rows.opening(system_message) + head, *others]
@@ -134,12 +134,13 @@ class StepTokenizer:
         return JudgedTokens(row, tuple(len(last) - end + 1 for end in ends))
 
 
-def place_question(turn: str, num_images: int, where: Source) -> str:
-    """The first turn with one `<image>` per image: as it is, or, where it has none, with a line each.
+def place_question(turn: str, num_images: int, where: Source) -> tuple[list[str], str]:
+    """The first turn cut where images go, and what follows its question, in which `<image>` is text.
 
-    They come in front of the question, behind its heading where there is one. RecordError when it has some, but not as
-    many as there are images.
+    A question without `<image>` gets one per image in front, a line each, behind its heading where it has one.
+    RecordError when it has some, but not as many as there are images.
     """
-    heading = QUESTION_HEAD if turn.startswith(QUESTION_HEAD) else ""
-    (placed,) = place_images([turn.removeprefix(heading)], num_images, where)
-    return heading + placed
+    question, steps_head, step = turn.partition(STEPS_HEAD)
+    heading = QUESTION_HEAD if question.startswith(QUESTION_HEAD) else ""
+    (placed,) = place_images([question.removeprefix(heading)], num_images, where)
+    return (heading + placed).split(IMAGE_PLACEHOLDER), steps_head + step

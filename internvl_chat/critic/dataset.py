@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from internvl_chat.critic.conversation import JudgedTokens, StepTokenizer
 from internvl_chat.critic.packing import JudgedSample
-from internvl_chat.critic.targets import Marks, StepTargets
 from internvl_chat.data.dataset import MixtureDataset, PlannedRow, RowTexts
 from internvl_chat.data.mixture import MixedDataset, Place
 from internvl_chat.model.critic_turns import STEPS_HEAD
 from internvl_chat.records.judged import JudgedRow
 from internvl_chat.records.rows import RecordError, Source, parse_row, shown
+from internvl_chat.records.step_targets import Marks, StepTargets
 from internvl_chat.run.process import gather_objects
 
 

@@ -50,7 +50,7 @@ class PackedSteps:
         right: (J,) bool, whether a step is right.
         targets: (J,) float32 in 0..1, the share of `+` to learn.
         layout: who attends to whom.
-        image_positions: (K,) where an image token stands.
+        image_positions: (K,) where an image token stands; None where nobody said which token that is.
     """
 
     input_ids: Tensor
@@ -61,7 +61,7 @@ class PackedSteps:
     right: Tensor
     targets: Tensor
     layout: SharedPrefixLayout
-    image_positions: Tensor
+    image_positions: Tensor | None = None
 
     def to(self, *args: Any, **kwargs: Any) -> PackedSteps:
         """Like `Tensor.to`, for all tensors; accelerate and transformers call it."""
@@ -73,7 +73,7 @@ class PackedSteps:
 
 
 def collate_steps(
-    features: Sequence[JudgedSample | SkippedRow], image_token_id: int, words: tuple[int, ...]
+    features: Sequence[JudgedSample | SkippedRow], image_token_id: int | None, words: tuple[int, ...]
 ) -> dict[str, Any]:
     """Samples to what a step needs.
 
@@ -113,7 +113,7 @@ def collate_steps(
 
 
 def _pack(
-    tree: TokenTree, places: Tensor, samples: Sequence[JudgedSample], image_token_id: int, words: tuple[int, ...]
+    tree: TokenTree, places: Tensor, samples: Sequence[JudgedSample], image_token_id: int | None, words: tuple[int, ...]
 ) -> PackedSteps:
     """The pack of a tree, whose judgements stand at `places` (J,)."""
     input_ids, position_ids = tree.columns()
@@ -129,7 +129,7 @@ def _pack(
         right=torch.cat([sample["right"] for sample in samples]),
         targets=torch.cat([sample["targets"] for sample in samples]),
         layout=build_layout(tree.segments),
-        image_positions=(input_ids == image_token_id).nonzero().squeeze(-1),
+        image_positions=None if image_token_id is None else (input_ids == image_token_id).nonzero().squeeze(-1),
     )
 
 

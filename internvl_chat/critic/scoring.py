@@ -19,13 +19,13 @@ from PIL import Image
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.critic.conversation import StepTokenizer
 from internvl_chat.critic.packing import JudgedSample, collate_steps, judgement_logps, right_probability
-from internvl_chat.critic.targets import Marks
 from internvl_chat.data.images import Tiling, blank_tile, decode_rgb
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
 from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, step_turns
 from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.records.rows import Source
+from internvl_chat.records.step_targets import Marks
 
 RELEASED = "InternVLRewardModel"  # architecture of VisualPRM-8B, which judges under the template's own system message
 

@@ -143,7 +143,10 @@ class StepGuard:
 
     def add(self, result: PreferenceLoss, row_ids: Sequence[str]) -> None:
         """Remember the losses of a micro-batch until `check`."""
-        parts = {"loss": result.total.detach(), **result.parts, "nll": result.nll.detach()}
+        self.add_parts({"loss": result.total.detach(), **result.parts, "nll": result.nll.detach()}, row_ids)
+
+    def add_parts(self, parts: Mapping[str, torch.Tensor], row_ids: Sequence[str]) -> None:
+        """The same of a loss in scalars without gradient, `loss` itself the first."""
         values = torch.stack([value.double() for value in parts.values()])
         self.batches.append(MicroBatch(tuple(parts), values, row_ids))
 

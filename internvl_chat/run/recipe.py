@@ -31,6 +31,7 @@ REFUSED = frozenset(
         *("conv_style", "system_prompt", "max_seq_length", "force_image_size", "down_sample_ratio", "pad2square"),
         *("dynamic_image_size", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch", "fast_resize"),
         *("min_num_frame", "max_num_frame", "normalize_type"),
+        *("step_targets", "step_thresholds", "balance_steps"),
         *("beta", "label_smoothing", "nll_mode", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
         *("optim", "optim_args", "optim_target_modules", "lr_scheduler_type", "lr_scheduler_kwargs", "bf16", "fp16"),
     }
@@ -106,6 +107,7 @@ def recipe(
     made = {f"--{name}": value for name, value in flags.items() if name not in BY_CONTENT | INDIFFERENT}
     made["losses with weights"] = dict(zip(mixture.names, mixture.weights, strict=True)) | {"nll": mixture.nll_weight}
     made["base weights (--model_name_or_path)"] = weights_fingerprint(source)
+    made["rows"] = "judged steps" if mpo_args.judges_steps else "answers"
     made["DeepSpeed"], made["FSDP"] = bool(mpo_args.deepspeed), bool(mpo_args.fsdp)
     for data in datasets:
         made[f"content of {data.spec.name}"] = checksum(Path(data.rows.path))

@@ -199,24 +199,14 @@ class MultimodalDPOTrainer(ResumableTrainer):
         """
         if self.counts_rows:
             self._count_rows(inputs, is_training=model.training)
-        is_idle = "pixel_values" not in inputs
-        if is_idle:  # all ranks have to run the same modules
-            inputs = idle_batch(self.accelerator.unwrap_model(model), self.args.device)
+        if "pixel_values" not in inputs:
+            loss = self._idle_loss(model)
+            return (loss, None) if return_outputs else loss
         inputs = with_packed(inputs, self.image_token_id)
         pack = inputs["packed"]
-        if self.recomputation is not None and model.training:
-            sizes = pack.input_ids.numel(), len(inputs["pixel_values"]), len(pack.label_positions)
-            load = StepLoad(*sizes, keys=len(pack.layout.varlen.keys))
-            has_moments = self.is_deepspeed_enabled or bool(self.optimizer and self.optimizer.state)
-            self.recomputation.choose(load, has_moments=has_moments)
+        self._recompute_by_need(model, inputs, len(pack.label_positions))
         policy = answer_logps(model, inputs)
-        # An idle rank runs a reference model along with the others; a cache knows nothing of its blank row.
-        asked = None if is_idle and isinstance(self.reference, CachedReference) else self.reference
-        reference = asked.answer_logps(inputs) if asked is not None else None
-        if is_idle:
-            if self.mixture.needs_delta and model.training:
-                self.running_mean.update(policy[:0])
-            return (policy.sum() * 0.0, None) if return_outputs else policy.sum() * 0.0
+        reference = self.reference.answer_logps(inputs) if self.reference is not None else None
         pairs = PreferenceLogps.of_answers(pack.pair_answers, pack.lengths, policy, reference)
         result = self._preference_loss(pairs, is_training=model.training)
         num_pairs = len(pairs.policy_chosen)
@@ -231,6 +221,27 @@ class MultimodalDPOTrainer(ResumableTrainer):
         if num_items_in_batch is not None:  # the mean over ranks that follows takes num_processes out again
             loss = loss * (num_pairs * self.accelerator.num_processes / num_items_in_batch)
         return (loss, result) if return_outputs else loss
+
+    def _idle_loss(self, model: torch.nn.Module) -> torch.Tensor:
+        """Zero, of a rank without a row: all ranks have to run the same modules, a reference model among them."""
+        inputs = idle_batch(self.accelerator.unwrap_model(model), self.args.device)
+        self._recompute_by_need(model, inputs, len(inputs["packed"].label_positions))
+        policy = answer_logps(model, inputs)
+        if self.reference is not None and not isinstance(self.reference, CachedReference):  # which knows no blank row
+            self.reference.answer_logps(inputs)
+        if self.mixture.needs_delta and model.training:
+            self.running_mean.update(policy[:0])
+        return policy.sum() * 0.0
+
+    def _recompute_by_need(self, model: torch.nn.Module, inputs: dict[str, Any], num_labels: int) -> None:
+        """Choose the layers that are computed again for this batch, where --grad_checkpoint auto leaves that open."""
+        if self.recomputation is None or not model.training:
+            return
+        pack = inputs["packed"]
+        sizes = pack.input_ids.numel(), len(inputs["pixel_values"]), num_labels
+        load = StepLoad(*sizes, keys=len(pack.layout.varlen.keys))
+        has_moments = self.is_deepspeed_enabled or bool(self.optimizer and self.optimizer.state)
+        self.recomputation.choose(load, has_moments=has_moments)
 
     def _count_rows(self, inputs: dict[str, Any], *, is_training: bool) -> None:
         """Enter the rows of a batch into the ledger."""
@@ -323,7 +334,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
         """
         if "loss" in logs or "eval_loss" in logs:
             kind, prefix = ("train", "") if "loss" in logs else ("eval", "eval_")
-            metrics = self.sums[kind].read(self.accelerator)
+            metrics = self.read_metrics(kind)
             if self.mixture.needs_delta:
                 metrics["delta"] = self.running_mean.mean.item()
             metrics["skipped_rows"] = self._flush_skipped(kind)
@@ -333,6 +344,10 @@ class MultimodalDPOTrainer(ResumableTrainer):
                 metrics["recomputed_layers"] = self.recomputation.mean()
             logs |= {f"{prefix}{name}": value for name, value in metrics.items()}
         super().log(logs, start_time)
+
+    def read_metrics(self, kind: str) -> dict[str, float]:
+        """Means of training or evaluation since the last entry of the log, over all ranks; a collective."""
+        return self.sums[kind].read(self.accelerator)
 
     def _flush_skipped(self, kind: str) -> int:
         """Rows skipped so far in training, or in this evaluation, over all ranks."""
