@@ -11,8 +11,8 @@ from internvl_chat.critic.scoring import StepCritic
 from internvl_chat.model import load_config
 from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE
 from internvl_chat.train_mpo import main
-from tests.critic.judged_rows import ROWS, log_of, training_flags, write_mixture
 from tests.critic.conftest import picture
+from tests.critic.judged_rows import ROWS, log_of, training_flags, write_mixture
 
 
 @pytest.fixture
