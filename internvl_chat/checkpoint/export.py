@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from internvl_chat import model as remote_code
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
+from internvl_chat.model.configuration_internvl_chat import AUTO_MAP
 from internvl_chat.model.hf_layout import HF_MODEL_TYPE, run_settings
 
 CONFIG_NAME = "config.json"
@@ -86,7 +87,8 @@ def export_checkpoint(
     if json.loads((folder / CONFIG_NAME).read_text())["model_type"] == HF_MODEL_TYPE:
         write_hf_settings(folder, model.config)
         return
-    copy_remote_code(source, folder)
+    # A critic is chosen by what its remote code can do: score steps, sort answers. A source's own cannot.
+    copy_remote_code(source, folder, replace=bool(model.config.critic))
     write_config(source, folder, model.config.to_dict())
 
 
@@ -132,9 +134,9 @@ def remote_code_files() -> list[Path]:
     return sorted(file for file in Path(remote_code.__path__[0]).glob("*.py") if file.name not in NO_REMOTE_CODE)
 
 
-def copy_remote_code(source: Path, folder: Path) -> None:
-    """Copy our remote code where the source names some but brought none."""
-    if not any(source.glob("modeling_*.py")):
+def copy_remote_code(source: Path, folder: Path, *, replace: bool = False) -> None:
+    """Copy our remote code where the source names some but brought none; with `replace`, over the source's own."""
+    if replace or not any(source.glob("modeling_*.py")):
         for path in remote_code_files():
             shutil.copyfile(path, folder / path.name)
 
@@ -144,6 +146,8 @@ def write_config(source: Path, folder: Path, current: Mapping[str, Any]) -> None
     config = json.loads((source / CONFIG_NAME).read_text())
     config.update({name: current[name] for name in RUN_FIELDS if name in current})
     config["auto_map"] = config.get("auto_map") or current["auto_map"]
+    if current["critic"]:
+        config |= {"critic": current["critic"], "auto_map": AUTO_MAP}
     # Another tile size resizes the position embedding, so the weights tell their own size.
     config["vision_config"]["image_size"] = current["vision_config"]["image_size"]
     write_json(folder / CONFIG_NAME, config)

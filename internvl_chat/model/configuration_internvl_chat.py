@@ -72,6 +72,8 @@ class InternVLChatConfig(PreTrainedConfig):
         pad2square: pad pictures to squares instead of stretching them.
         use_backbone_lora: LoRA rank that the checkpoint was made with in the vision model; 0 none.
         use_llm_lora: likewise in the language model.
+        critic: {"system_message": ...} of a critic of steps (a process reward model), which its training wrote down; None
+            for a model that answers questions.
         auto_map: where the classes stand for `trust_remote_code`.
 
     Raises:
@@ -95,6 +97,7 @@ class InternVLChatConfig(PreTrainedConfig):
     pad2square: bool = False
     use_backbone_lora: int = 0
     use_llm_lora: int = 0
+    critic: dict | None = None
     auto_map: dict | None = None
 
     def __post_init__(self, **kwargs: object) -> None:

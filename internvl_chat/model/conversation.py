@@ -222,6 +222,25 @@ class Part(NamedTuple):
     trusted: bool
 
 
+def expand_placeholders(text: str, images: list[str]) -> list[Part]:
+    """Return `text` as parts, its placeholders replaced in order by what is taken from the front of `images`.
+
+    Only the replacements are trusted to hold special tokens.
+
+    Raises:
+        ValueError: there are more placeholders than images.
+    """
+    parts = text.split(IMAGE_PLACEHOLDER)
+    if len(parts) - 1 > len(images):
+        raise ValueError(
+            f"{len(parts) - 1} {IMAGE_PLACEHOLDER} placeholders but {len(images)} images left; "
+            f"num_patches_list must name the tiles of every image: {text!r}"
+        )
+    taken = [images.pop(0) for _ in parts[1:]]
+    pairs = zip(taken, parts[1:], strict=True)
+    return [Part(parts[0], False), *(p for image, after in pairs for p in (Part(image, True), Part(after, False)))]
+
+
 def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> set[str]:
     """The tokens of a tokenizer that build prompts; all others that were added to its vocabulary are content."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 STEP_BREAK = "\n\n"
 MAX_STEPS = 12  # of an answer that is judged, as published
 RIGHT, WRONG = MARKS = ("+", "-")
+RELEASED_CRITIC = "InternVLRewardModel"  # architecture of VisualPRM-8B
 QUESTION_HEAD, STEPS_HEAD = "### Question:\n", "\n\n### Solution Process:\n"  # an image goes between the two, in front
 
 CRITIC_SYSTEM_MESSAGE = """\

@@ -1,6 +1,7 @@
 """InternVL as published: the network of `modeling_internvl.py`, and asking it.
 
-`chat`, `batch_chat` and `generate` have the signatures known from the hub. `chat` is a batch of one.
+`chat`, `batch_chat` and `generate` have the signatures known from the hub. `chat` is a batch of one. A critic also
+scores steps and sorts answers, see `step_scoring.py`.
 """
 
 from copy import deepcopy
@@ -11,8 +12,9 @@ from transformers import GenerationConfig
 
 from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMAGE_PLACEHOLDER, IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
-from .conversation import Part, Template, TextEncoder, get_template
+from .conversation import Part, Template, TextEncoder, expand_placeholders, get_template
 from .modeling_internvl import InternVLNetwork
+from .step_scoring import generate_steps_with_soft_score, select_best_response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,25 +22,6 @@ if TYPE_CHECKING:
 History = list[tuple[str, str]]  # (question, answer), oldest first
 
 _HOLE = "\0"  # stands in no template
-
-
-def expand_placeholders(text: str, images: list[str]) -> list[Part]:
-    """Return `text` as parts, its placeholders replaced in order by what is taken from the front of `images`.
-
-    Only the replacements are trusted to hold special tokens.
-
-    Raises:
-        ValueError: there are more placeholders than images.
-    """
-    parts = text.split(IMAGE_PLACEHOLDER)
-    if len(parts) - 1 > len(images):
-        raise ValueError(
-            f"{len(parts) - 1} {IMAGE_PLACEHOLDER} placeholders but {len(images)} images left; "
-            f"num_patches_list must name the tiles of every image: {text!r}"
-        )
-    taken = [images.pop(0) for _ in parts[1:]]
-    pairs = zip(taken, parts[1:], strict=True)
-    return [Part(parts[0], False), *(p for image, after in pairs for p in (Part(image, True), Part(after, False)))]
 
 
 def _opened(history: History | None, question: str) -> History:
@@ -58,13 +41,17 @@ class InternVLChatModel(InternVLNetwork):
     """The whole model.
 
     Attributes:
-        system_message: replaces that of the chat template when not None.
+        system_message: replaces that of the chat template when not None; that of a critic is under
+            which it was trained.
     """
 
     def __init__(self, config: InternVLChatConfig) -> None:
         super().__init__(config)
         get_template(config.template)  # an unknown one is known now, not at the first question
-        self.system_message: str | None = None
+        self.system_message: str | None = config.critic["system_message"] if config.critic else None
+
+    generate_steps_with_soft_score = generate_steps_with_soft_score
+    select_best_response = select_best_response
 
     @property
     def conv_template(self) -> Template:
@@ -148,7 +135,7 @@ class InternVLChatModel(InternVLNetwork):
         """
         if num_patches_list is None and pixel_values is not None:
             num_patches_list = [len(pixel_values)]
-        images = self._image_strings(tokenizer, pixel_values, num_patches_list, **image_tokens)
+        images = self.image_strings(tokenizer, pixel_values, num_patches_list, **image_tokens)
         opened = [_opened(history, question)]
         [conversation] = self._answered(tokenizer, pixel_values, opened, images, generation_config)
         question, answer = conversation[-1]
@@ -178,7 +165,7 @@ class InternVLChatModel(InternVLNetwork):
 
         The other arguments, the results and the errors are those of `chat`, a list per question instead of one.
         """
-        images = self._image_strings(tokenizer, pixel_values, num_patches_list, **image_tokens)
+        images = self.image_strings(tokenizer, pixel_values, num_patches_list, **image_tokens)
         histories = history or [None] * len(questions)
         opened = [_opened(turns, question) for turns, question in zip(histories, questions, strict=True)]
         conversations = self._answered(tokenizer, pixel_values, opened, images, generation_config)
@@ -187,7 +174,7 @@ class InternVLChatModel(InternVLNetwork):
         answers = [turns[-1][1] for turns in conversations]
         return (answers, conversations) if return_history else answers
 
-    def _image_strings(
+    def image_strings(
         self,
         tokenizer: "PreTrainedTokenizerBase",
         pixel_values: torch.Tensor | None,
