@@ -174,8 +174,8 @@ def _score_steps(
 def judging_message(model: "InternVLChatModel") -> str:
     """The system message under which a model judges.
 
-    That which it was trained with; the released VisualPRM-8B judges under its template's own, a chat model that was never
-    trained to judge is told what to do.
+    That which it was trained with; the released VisualPRM-8B judges under its template's own, a chat model that was
+    never trained to judge is told what to do.
     """
     if model.system_message is not None:
         return model.system_message
