@@ -33,14 +33,14 @@ def flags(qwen2, golden_folder, tmp_path, monkeypatch):
 
 def test_a_critic_is_trained_counted_and_saved(flags, tmp_path, caplog):
     caplog.set_level("INFO")
-    main(flags(max_steps=24, save_steps=12, eval_meta_path=tmp_path / "data" / "meta.json", eval_strategy="epoch"))
+    main(flags(max_steps=10, save_steps=5, eval_meta_path=tmp_path / "data" / "meta.json"))
     assert "steps of steps_prm: 9 right, 4 wrong (30.8 % of these), 2 without loss" in caplog.text
     log = log_of(tmp_path / "run", "loss", "accuracy", "f1/macro", "steps/right", "steps_per_second")
     assert log[-1][1] < 0.7 * log[0][1]
     assert json.loads((tmp_path / "run" / "eval_results.json").read_text())["eval_f1/macro"] > 0
     assert load_config(tmp_path / "run").critic == {"system_message": CRITIC_SYSTEM_MESSAGE}
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
-    assert ledger["adds_up"] and ledger["used"] == 24 * 4 and not ledger["skipped"]
+    assert ledger["adds_up"] and ledger["used"] == 10 * 4 and not ledger["skipped"]
     critic = StepCritic.load(tmp_path / "run", device="cpu")
     assert critic.system == CRITIC_SYSTEM_MESSAGE
     assert len(critic.score("How many?", [picture(60, 60)], [["One.", "Two."]])[0]) == 2

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from internvl_chat.records.judged import JudgedRow
 from internvl_chat.records.meta import read_meta
 from internvl_chat.records.rows import PreferencePair, Source
 from tools.reasoning_data_pipeline.visualprm_data_pipeline_postprocess import main
@@ -156,3 +157,16 @@ def test_a_run_that_made_nothing_fails_and_one_without_pairs_does_not(data, caps
     assert "error: no row was made for meta.json, prm_meta.json: 5 rows could not be used" in capsys.readouterr().err
     write(data, ROWS[:1])
     assert main([*command, str(data / "conversations")]) == 0  # a PRM trains on these
+
+
+def test_rows_keep_the_scores_of_their_steps(data):
+    undecided = answer("Q4", ("a", 1.0), ("b", None), ("c", 0.25), ("d", None))
+    write(data, [*ROWS, undecided])
+    written = rows(run(data, "--include-orm-data") / "raw" / "geometry_prm.jsonl")
+    judged = [JudgedRow.from_row(row, Source("x", 1)) for row in written]
+    assert {row.scores for row in judged if "Q1" in row.steps[0]} == {
+        *((1.0, 0.75, 1.0), (1.0, 0.25, 0.0), (0.0,)),  # by steps
+        *((1.0,), (0.0,)),  # of whole answers, the last step's
+    }
+    (gap,) = [row for row in judged if "Q4" in row.steps[0]]  # nothing decides about the whole answer
+    assert (gap.judgements, gap.scores) == (("+", "", "+"), (1.0, None, 0.25))

@@ -11,7 +11,9 @@ num_mc_correct, num_mc_total}]}. Files of one name are one data set. Writes belo
     meta.json, prm_meta.json             the pairs, and the conversations, ready for training
     summary.json, rejects.jsonl          what was counted, and the rows that could not be used
 
-A step that was not measured has no label: its conversation ends before it.
+Conversations keep the `scores` of their steps, so that a training can choose other thresholds or learn them as they
+are: `train_mpo --loss_type prm`. A step that was not measured has no label: its conversation ends before it, unless a
+later one was measured; then it stays, its judgement empty.
 """
 
 from __future__ import annotations

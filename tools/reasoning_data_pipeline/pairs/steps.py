@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, STEP_BREAK, step_turns
+from internvl_chat.records.judged import UNMEASURED
 from internvl_chat.records.rows import Prompt, RecordError, Source, is_blank, parse_row, shown
 from tools.reasoning_data_pipeline.answers.steps import ScoredStep
 from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFile, RowFiles, Tally
@@ -31,7 +32,7 @@ def outcome_label(steps: Sequence[ScoredStep], threshold: float) -> str | None:
 
 
 def _conversation(row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """A training conversation: the first turn carries the question."""
+    """A training conversation: the first turn carries the question; see `internvl_chat.records.judged`."""
     texts, labels = zip(*turns, strict=True)
     messages = [{"from": "system", "value": CRITIC_SYSTEM_MESSAGE}]
     for text, label in zip(step_turns(row["question"], texts), labels, strict=True):
@@ -43,19 +44,21 @@ def _conversation(row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> d
 def prm_conversation(
     row: Mapping[str, Any], steps: Sequence[ScoredStep], *, threshold: float, early_stop: bool
 ) -> dict[str, Any] | None:
-    """A conversation with one turn per labelled step, up to the first unmeasured one; None where none is labelled.
+    """A conversation with a turn per step, up to the last measured one; None where none is measured.
+
+    A step between them that was not measured stays, without a label: what comes after it builds on it.
 
     early_stop: end with the first '-'.
     """
     turns: list[tuple[str, str]] = []
+    measured = 0
     for step in steps:
         label = step.label(threshold)
-        if label is None:
-            break
-        turns.append((step.step, label))
+        turns.append((step.step, label or UNMEASURED))
+        measured = len(turns) if step.measured else measured
         if early_stop and label == "-":
             break
-    return _conversation(row, turns) if turns else None
+    return _conversation(row, turns[:measured]) if measured else None
 
 
 def orm_conversation(row: Mapping[str, Any], steps: Sequence[ScoredStep], *, threshold: float) -> dict[str, Any] | None:
@@ -175,9 +178,14 @@ def write_conversations(
         if conversation is None:
             counts[f"{kind} unmeasured"] += 1
             continue
-        file.write(conversation)
+        labels = [turn["value"] for turn in conversation["conversations"] if turn["from"] == "gpt"]
+        counts.update(f"{kind} {label}" for label in labels if label)
+        if unmeasured := labels.count(UNMEASURED):
+            counts[f"{kind} steps without label"] += unmeasured
+        # The score of an answer is that of its last step, 0 where early stopping left it unmeasured.
+        known = [step.score if step.measured else None for step in steps[: len(labels)]]
+        file.write({**conversation, "scores": known if kind == "prm" else [steps[-1].score]})
         counts["conversations"] += 1
-        counts.update(f"{kind} {turn['value']}" for turn in conversation["conversations"] if turn["from"] == "gpt")
 
 
 STEP_SCORES = Conversion(
