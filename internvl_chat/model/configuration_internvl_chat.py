@@ -72,7 +72,7 @@ class InternVLChatConfig(PreTrainedConfig):
         pad2square: pad pictures to squares instead of stretching them.
         use_backbone_lora: LoRA rank that the checkpoint was made with in the vision model; 0 none.
         use_llm_lora: likewise in the language model.
-        critic: {"system_message": ...} of a critic of steps (a process reward model), as its training wrote it down; None
+        critic: {"system_message": ...} of a critic of steps (a process reward model), written by its training; None
             for a model that answers questions.
         auto_map: where the classes stand for `trust_remote_code`.
 
