@@ -6,7 +6,7 @@ Every conversation of a run is under one system message, which the critic will b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from internvl_chat.critic.packing import JudgedSample
 from internvl_chat.data.dataset import MixtureDataset, PlannedRow, RowTexts
 from internvl_chat.data.mixture import MixedDataset, Place
 from internvl_chat.model.critic_turns import STEPS_HEAD
-from internvl_chat.records.judged import JudgedRow
-from internvl_chat.records.rows import RecordError, Source, parse_row, shown
+from internvl_chat.records.judged import JudgedRow, check_system
+from internvl_chat.records.rows import RecordError, Source, parse_row
 from internvl_chat.records.step_targets import Marks, StepTargets
 from internvl_chat.run.process import gather_objects
+
+FIRST_ROWS = 100  # of a data set, in which one is looked for that can be read
 
 
 class JudgedDataset(MixtureDataset):
@@ -32,6 +34,7 @@ class JudgedDataset(MixtureDataset):
         targets: what is learned of a step.
         steps: tokenizer of conversations.
         said: the system message; None for the template's own.
+        asked_of_rows: the system message that every row has to have, "" for none; None where any will do.
     """
 
     def __init__(
@@ -57,23 +60,14 @@ class JudgedDataset(MixtureDataset):
         """
         super().__init__(meta_path, tokenizer, system_message=system_message, **options)
         self.targets, self.steps = targets, StepTokenizer(self.rows)
-        self.is_told = system_message is not None
-        self.said = system_message if self.is_told else next((row.system for row, _ in self._readable()), None)
+        found = first_system(self.mixture.datasets)
+        self.said = system_message if system_message is not None else found or None
+        self.asked_of_rows = found if system_message is None else None
 
     @property
     def system_message(self) -> str:
         """The text of the system turn."""
         return self.rows.template.system_message if self.said is None else self.said
-
-    def _readable(self) -> Iterator[tuple[JudgedRow, Source]]:
-        """The rows that can be read, in the order of the files."""
-        for data in self.mixture.datasets:
-            for line, number in map(data.rows.__getitem__, range(len(data.rows))):
-                where = Source(data.rows.path, number)
-                try:
-                    yield JudgedRow.from_row(parse_row(line, *where), where), where
-                except RecordError:
-                    continue
 
     def plan_row(self, data: MixedDataset, row: int) -> PlannedRow:
         """As in `MixtureDataset`, of a conversation."""
@@ -83,10 +77,7 @@ class JudgedDataset(MixtureDataset):
         """A conversation up to the last step that has a loss; RecordError or ImageError where it cannot be used."""
         where = Source(data.rows.path, data.rows.line_number(row))
         judged = JudgedRow.from_row(parse_row(data.rows[row][0], *where), where)
-        if not self.is_told and judged.system != self.said:
-            cure = "give all rows one, or set --system_prompt"
-            reason = f"its system message {shown(judged.system)} is not that of the first row, {shown(self.said)}"
-            raise RecordError(*where, f"{reason}: a critic has one; {cure}", "other_system_message")
+        check_system(judged, self.asked_of_rows, where)
         marks = self.targets.marks(judged, where)
         kept = max(1, marks.last_measured)
         turns, marks = judged.steps[:kept], marks.first(kept)
@@ -136,3 +127,19 @@ class JudgedDataset(MixtureDataset):
             counts += times[row] * np.array(marks.counts())
         data.rows.forget_pages()
         return counts
+
+
+def first_system(datasets: Sequence[MixedDataset]) -> str | None:
+    """The system message of the first row that can be read, "" where it has none.
+
+    None where none can be read of the first rows of each data set, as in a mixture of pairs.
+    """
+    for data in datasets:
+        for row in range(min(len(data.rows), FIRST_ROWS)):
+            line, number = data.rows[row]
+            where = Source(data.rows.path, number)
+            try:
+                return JudgedRow.from_row(parse_row(line, *where), where).system or ""
+            except RecordError:
+                continue
+    return None

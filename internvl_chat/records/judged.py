@@ -79,6 +79,14 @@ class JudgedRow:
         return cls(read_images(row, where)[0], system, steps, judgements, scores)
 
 
+def check_system(row: JudgedRow, said: str | None, where: Source) -> None:
+    """Raise RecordError where a row is under another system message than `said`; None allows any."""
+    if said is not None and (row.system or "") != said:
+        cure = "give all rows one, or set --system_prompt"
+        reason = f"its system message {shown(row.system)} is not that of the first row, {shown(said)}"
+        raise RecordError(*where, f"{reason}: a critic has one; {cure}", "other_system_message")
+
+
 def _turns(row: Mapping[str, Any], where: Source) -> list[tuple[str, str]]:
     """(from, value) of each turn."""
     turns = row.get("conversations")

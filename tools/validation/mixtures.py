@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 
 from internvl_chat.data.mixture import MixedDataset, doubtful_paths, open_dataset
 from internvl_chat.records.jsonl import WrongFileError
+from internvl_chat.records.judged import is_judged
 from internvl_chat.records.meta import DatasetSpec, read_entries
 from internvl_chat.records.objects import ObjectError
-from internvl_chat.records.rows import shown
+from internvl_chat.records.rows import RecordError, parse_row, shown
 from tools.validation.faults import FoundFault
 
 LEAST_PAIRS, MOST_LONGER = 100, 0.9
@@ -39,7 +41,19 @@ def open_mixture(meta_path: Path) -> tuple[list[MixedDataset], list[FoundFault]]
             continue
         datasets.append(opened)
         findings += [FoundFault(*found) for found in _about_entry(meta_path, entry, opened)]
-    return datasets, findings
+    return datasets, [*findings, *_mixed_kinds(meta_path, datasets)]
+
+
+def _mixed_kinds(meta_path: Path, datasets: Sequence[MixedDataset]) -> Iterator[FoundFault]:
+    """A finding where some data sets begin with a pair and others with a conversation of judged steps."""
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for data in datasets:
+        line, number = data.rows[0]
+        with suppress(RecordError):
+            kinds[is_judged(parse_row(line, data.rows.path, number))].append(data.spec.name)
+    if all(kinds.values()):
+        detail = f"{shown(kinds[True])} are of judged steps (--loss_type prm), {shown(kinds[False])} of pairs"
+        yield FoundFault("kinds_mixed", "", str(meta_path), 0, detail)
 
 
 def _open_entry(meta_path: Path, number: int, name: str, entry: object) -> MixedDataset | FoundFault:

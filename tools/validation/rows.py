@@ -13,13 +13,23 @@ from functools import partial
 
 import xxhash
 
+from internvl_chat.critic.conversation import StepTokenizer
 from internvl_chat.data.dataset import plan_frames, plan_tiles
 from internvl_chat.data.groups import picture_of
 from internvl_chat.data.images import Grid, ImageError, Tiling, count_tiles
 from internvl_chat.data.mixture import MixedDataset
-from internvl_chat.data.tokenization import RowTokenizer, check_answers, place_frames, place_images
+from internvl_chat.data.tokenization import (
+    RowTokenizer,
+    TokenizedRow,
+    check_answers,
+    image_marks,
+    place_frames,
+    place_images,
+)
 from internvl_chat.data.video import FrameLimits
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
+from internvl_chat.model.critic_turns import RIGHT, STEPS_HEAD
+from internvl_chat.records.judged import JudgedRow, check_system, is_judged
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, own_keys, parse_row
 from tools.validation.pictures import CheckedPicture, PictureReader
 from tools.validation.texts import squeezed, suspicious_texts
@@ -65,6 +75,7 @@ class RowChecker:
         frames: FrameLimits,
         decode: bool = True,
         allow_no_rejected: bool = False,
+        system_message: str | None = None,
         follow_symlinks: bool = False,
     ) -> None:
         """Take what training would use.
@@ -76,13 +87,15 @@ class RowChecker:
             frames: how many frames of a video are taken.
             decode: decode images whole, or read their headers only.
             allow_no_rejected: rows may lack a rejected answer, for supervised fine-tuning.
+            system_message: that all conversations of judged steps are under; None where any will do.
             follow_symlinks: see `resolve_image`.
         """
-        self.tiling, self.rows = tiling, rows
+        self.tiling, self.rows, self.system_message = tiling, rows, system_message
         self.max_seq_length, self.frames = max_seq_length, frames
         self.allow_no_rejected = allow_no_rejected
         self.pictures = PictureReader(decode=decode, follow_symlinks=follow_symlinks)
         # The template around a row of two tokens.
+        self.judged = None if rows is None else StepTokenizer(rows)
         self._frame = 0 if rows is None else rows.tokenize("a", ["a"], 0, Source("template", 0)).length(0)
 
     def check(self, line: bytes, where: Source, data: MixedDataset, *, count_tokens: bool = False) -> RowFacts:
@@ -98,6 +111,9 @@ class RowChecker:
 
     def _check(self, facts: RowFacts, line: bytes, where: Source, data: MixedDataset, count_tokens: bool) -> None:
         row = parse_row(line, *where)
+        if is_judged(row):
+            self._check_judged(facts, JudgedRow.from_row(row, where), where, data)
+            return
         pair = PreferencePair.from_row(row, where, allow_no_rejected=self.allow_no_rejected)
         if pair.image or pair.video:
             facts.image = xxhash.xxh3_64_intdigest(picture_of(own_keys(row, where)))
@@ -111,19 +127,48 @@ class RowChecker:
         place_images(asked(pair), len(pair.image), where)
         pictures = [self.pictures.read(data.root, path) for path in pair.image]
         sizes = [picture.size for picture in pictures]
-        limit = data.spec.max_dynamic_patch
-        grids = self.tiling.plan(sizes, max_num=limit)
-        facts.tiles = self._count(grids)
+        facts.tiles = self._count(self.tiling.plan(sizes, max_num=data.spec.max_dynamic_patch))
         if self.rows is not None and (count_tokens or self._needs_tokens(pair, answers, facts.tiles)):
             text = self.rows.tokenize(pair.question, answers, len(sizes), where, pair.history)
-            grids = plan_tiles(self.tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
-            wanted, facts.tiles = facts.tiles, self._count(grids)
-            facts.tokens = text.length(facts.tiles)
-            if facts.tiles < wanted:
-                facts.faults.append(("fewer_tiles", f"{facts.tiles} of {wanted} tiles fit {self.max_seq_length}"))
+            self._fit(facts, text, sizes, where, data)
         facts.faults += [oddity for picture in pictures for oddity in picture.oddities]
         facts.faults += suspicious_texts(pair, data.spec.name)
         _measure(facts, pair, pictures)
+
+    def _check_judged(self, facts: RowFacts, row: JudgedRow, where: Source, data: MixedDataset) -> None:
+        """Check a conversation of judged steps."""
+        check_system(row, self.system_message, where)
+        question = row.steps[0].partition(STEPS_HEAD)[0]
+        place_images([question], len(row.image), where)
+        pictures = [self.pictures.read(data.root, path) for path in row.image]
+        sizes = [picture.size for picture in pictures]
+        facts.tiles = self._count(self.tiling.plan(sizes, max_num=data.spec.max_dynamic_patch))
+        if self.rows is not None and self.judged is not None:
+            self.rows.check_length(row.steps, where, self.max_seq_length)
+            words = [word or RIGHT for word in row.judgements]
+            tokens = self.judged.tokenize(
+                row.steps, words, num_images=len(sizes), where=where, system_message=row.system
+            )
+            self._fit(facts, tokens.text, sizes, where, data)
+        facts.faults += [oddity for picture in pictures for oddity in picture.oddities]
+        if marks := image_marks([question]):
+            facts.faults.append(("image_mark", f"the question holds {', '.join(marks)}"))
+        prompt = [*(picture.identity for picture in pictures), " ".join(question.split())]
+        said = [*prompt, *row.steps, *row.judgements]
+        facts.prompt, facts.pair, facts.mirror = map(_hash, (prompt, said, [*said, "no such row"]))
+        facts.image = _hash(prompt[:-1]) if pictures else 0
+        facts.chosen, facts.usable = sum(map(len, row.steps)), True
+
+    def _fit(
+        self, facts: RowFacts, text: TokenizedRow, sizes: list[tuple[int, int]], where: Source, data: MixedDataset
+    ) -> None:
+        """Plan the tiles of a tokenized row such that it fits."""
+        limit = data.spec.max_dynamic_patch
+        grids = plan_tiles(self.tiling, text, sizes, where, max_num=limit, max_seq_length=self.max_seq_length)
+        wanted, facts.tiles = facts.tiles, self._count(grids)
+        facts.tokens = text.length(facts.tiles)
+        if facts.tiles < wanted:
+            facts.faults.append(("fewer_tiles", f"{facts.tiles} of {wanted} tiles fit {self.max_seq_length}"))
 
     def _check_video(
         self, facts: RowFacts, pair: PreferencePair, answers: list[str], where: Source, data: MixedDataset

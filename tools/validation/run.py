@@ -14,6 +14,7 @@ import xxhash
 from tqdm import tqdm
 
 from internvl_chat.checkpoint.names import local_checkpoint
+from internvl_chat.critic.dataset import first_system
 from internvl_chat.data.arguments import DataArguments
 from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.data.tokenization import RowTokenizer
@@ -51,6 +52,8 @@ def validate(data_args: DataArguments, args: ValidationArguments) -> int:
             splits.append(Split(name, opened, len(datasets)))
             datasets += opened
             findings += of_meta
+    if data_args.system_message is None:
+        checker.system_message = first_system(datasets)
     part_file = args.output_dir / f"validation.{run_key(data_args, args, datasets)}.parts"
     with tqdm(total=sum(len(data.rows) for data in datasets), unit=" rows", mininterval=refresh_seconds()) as bar:
         check_all(ChunkChecker(checker, datasets), part_file, args.num_workers, bar.update)
