@@ -45,7 +45,8 @@ class StepTrainer(MultimodalDPOTrainer):
         for name, (right, wrong, unmeasured, rows) in counts.items():
             share = 100 * wrong / max(1, right + wrong)
             told = f"{right:,} right, {wrong:,} wrong ({share:.1f} % of these), {unmeasured:,} without loss"
-            logger.info("steps of %s: %s%s", name, told, f"; {rows:,} rows have no loss at all" if rows else "")
+            told += f"; of {rows:,} row{'s' if rows > 1 else ''} none has any" if rows else ""
+            logger.info("steps of %s: %s", name, told)
         right, wrong = (int(sum(of_set[kind] for of_set in counts.values())) for kind in (0, 1))
         if not right or not wrong:
             missing = "right" if wrong else "wrong"
