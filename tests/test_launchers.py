@@ -51,6 +51,7 @@ TRAINING = {
     V35.format("241b"): ("InternVL3_5-241B-A28B-Instruct", 256, 0.4, STAGE3, 2e-7, 16384),
 }
 LORA = "shell/internvl2.5_mpo/preference_optimization/internvl2_5_8b_internlm2_5_7b_dynamic_res_mpo_lora.sh"
+CRITIC = "shell/visualprm/internvl2_5_8b_visualprm.sh"
 PIPELINES = "tools.reasoning_data_pipeline."
 DATA = {
     f"shell/mpo_data_construction/{script}.sh": PIPELINES + module
@@ -127,6 +128,22 @@ def test_adapters_train_on_one_node(launcher, tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):  # refuses what does not fit in words, what is missing by its code
         footprint.main(["--gpus", "8", "--", *flags])
     assert "batch: 256 pairs a step = 8 GPUs x 1 x 32" in capsys.readouterr().out
+
+
+def test_a_critic_is_trained_by_the_settings_that_were_published(tmp_path, capsys):
+    from_root, elsewhere = launch(CRITIC, LAUNCHER="torchrun"), launch(CRITIC, folder=tmp_path, LAUNCHER="torchrun")
+    assert from_root.stdout == elsewhere.stdout
+    _, flags = command(from_root)
+    model, data, mpo = parse_arguments([*flags, "--bf16", "False"])
+    assert model.model_name_or_path == "ckpt/InternVL2_5-8B" and model.freeze_backbone and not model.freeze_mlp
+    assert (data.max_seq_length, data.max_dynamic_patch) == (8192, 6)
+    assert data.meta_path == "pairs/visualprm/prm_meta.json"  # that of visualprm_build.sh
+    assert mpo.judges_steps and not mpo.loss_mixture().needs_reference and mpo.group_by == "prompt"
+    assert mpo.gradient_accumulation_steps * 8 == 512 and mpo.num_train_epochs == 1
+    assert (mpo.learning_rate, mpo.weight_decay, mpo.warmup_steps) == (1e-5, 0.05, 0.05)
+    with pytest.raises(SystemExit, match="1"):
+        footprint.main(["--gpus", "8", "--", *flags])
+    assert "reference 0.0" in capsys.readouterr().out
 
 
 def test_servers_are_asked_without_a_gpu_of_ones_own():
@@ -212,6 +229,7 @@ def test_runs_write_to_folders_of_their_own():
 
 def test_there_are_no_other_launchers():
     assert {str(p.relative_to(ROOT)) for p in ROOT.glob("shell/internvl*/*/*.sh")} == {*TRAINING, LORA}
+    assert {str(p.relative_to(ROOT)) for p in ROOT.glob("shell/visualprm/*.sh")} == {CRITIC}
     assert {str(p.relative_to(ROOT)) for p in ROOT.glob("shell/mpo_data_construction/*.sh")} == set(DATA)
 
 

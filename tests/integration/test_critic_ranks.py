@@ -1,4 +1,4 @@
-"""A critic on two ranks under ZeRO-3, grouped by prompt, with steps and rows that teach nothing: it trains as on one."""
+"""A critic on two ranks under ZeRO-3, grouped by prompt, some steps and rows without loss: it trains as on one."""
 
 import pytest
 
