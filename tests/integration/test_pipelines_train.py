@@ -6,9 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data.make_visual_reasoning import make_visual_reasoning, parse_arguments
+from internvl_chat.critic.answers import answer_score
+from internvl_chat.critic.scoring import StepCritic
+from internvl_chat.model.critic_turns import MAX_STEPS, split_steps
 from internvl_chat.train_mpo import main
+from tests.flags import as_flags
 
 ROOT = Path(__file__).parents[2]
 STAGES = ROOT / "tools" / "reasoning_data_pipeline"
@@ -34,11 +39,11 @@ def postprocess(script, *words):
     subprocess.run([sys.executable, str(STAGES / script), *map(str, words)], cwd=ROOT, check=True, timeout=300)
 
 
-def train(meta, folder):
+def train(meta, folder, **more):
     """Losses of three steps on the mixture."""
     flags = f"--model_name_or_path {BASE} --meta_path {meta} --output_dir {folder} --force_image_size 56 --max_steps 3"
     flags += " --max_dynamic_patch 3 --per_device_train_batch_size 4 --logging_steps 1 --save_strategy no"
-    main([*flags.split(), "--report_to", "none", "--disable_tqdm", "True"])
+    main([*flags.split(), "--report_to", "none", "--disable_tqdm", "True", *as_flags(more)])
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     assert json.loads((folder / "train_results.json").read_text())["skipped_rows"] == 0
     return [entry["loss"] for entry in log if "loss" in entry]
@@ -65,9 +70,20 @@ def test_pairs_by_dropout_ntp_train(world, tmp_path):
     assert len(train(tmp_path / "meta.json", tmp_path / "run")) == 3
 
 
-def test_pairs_by_step_scores_train(world, tmp_path):
+def test_pairs_by_step_scores_train_and_so_does_a_critic_that_scores_them(world, tmp_path):
     words = ["--prompt-path", world / "train_en_prompts.jsonl", "--out-dir", tmp_path / "sampled"]
     on_two_processes("visualprm_data_pipeline.py", *words, "--num-return-sequences", 4, "--num-mc-sequences", 4)
     script = "visualprm_data_pipeline_postprocess.py"
-    postprocess(script, "--data-dir", tmp_path / "sampled", "--save-dir", tmp_path / "pairs", "--min-gap", 0)
+    flags = ["--data-dir", tmp_path / "sampled", "--save-dir", tmp_path / "pairs", "--min-gap", 0, "--include-orm-data"]
+    postprocess(script, *flags)
     assert len(train(tmp_path / "pairs" / "meta.json", tmp_path / "run")) == 3
+    critic = tmp_path / "critic"
+    train(tmp_path / "pairs" / "prm_meta.json", critic, loss_type="prm", group_by="prompt", max_seq_length=2048)
+    (sampled,) = (tmp_path / "sampled").rglob("*.jsonl")
+    rows = [json.loads(line) for line in sampled.read_text().splitlines()]
+    asked = [row for row in rows if (row["image"], row["question"]) == (rows[0]["image"], rows[0]["question"])]
+    candidates = [split_steps(row["response"], MAX_STEPS) for row in asked]
+    with Image.open(world / rows[0]["image"]) as picture:
+        scores = StepCritic.load(critic, device="cpu").score(rows[0]["question_orig"], [picture], candidates)
+    assert [len(of_answer) for of_answer in scores] == [len(steps) for steps in candidates]
+    assert max(candidates, key=lambda steps: answer_score(scores[candidates.index(steps)])) in candidates
