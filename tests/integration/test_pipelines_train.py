@@ -79,11 +79,11 @@ def test_pairs_by_step_scores_train_and_so_does_a_critic_that_scores_them(world,
     assert len(train(tmp_path / "pairs" / "meta.json", tmp_path / "run")) == 3
     critic = tmp_path / "critic"
     train(tmp_path / "pairs" / "prm_meta.json", critic, loss_type="prm", group_by="prompt", max_seq_length=2048)
-    (sampled,) = (tmp_path / "sampled").rglob("*.jsonl")
+    (sampled,) = (tmp_path / "sampled").rglob("train_en_prompts.jsonl")
     rows = [json.loads(line) for line in sampled.read_text().splitlines()]
     asked = [row for row in rows if (row["image"], row["question"]) == (rows[0]["image"], rows[0]["question"])]
     candidates = [split_steps(row["response"], MAX_STEPS) for row in asked]
     with Image.open(world / rows[0]["image"]) as picture:
-        scores = StepCritic.load(critic, device="cpu").score(rows[0]["question_orig"], [picture], candidates)
+        scores = StepCritic.load(critic, device="cpu").score(rows[0]["question"], [picture], candidates)
     assert [len(of_answer) for of_answer in scores] == [len(steps) for steps in candidates]
     assert max(candidates, key=lambda steps: answer_score(scores[candidates.index(steps)])) in candidates

@@ -3,6 +3,7 @@
 import json
 
 from internvl_chat import train_mpo
+from tests.critic.judged_rows import judged_row
 from tests.mistakes.mistake import Mistake, change, each, remove, rows, write
 
 TRAINING = (
@@ -27,6 +28,9 @@ def unmerged(folder):
     save_file(weights, path)
 
 
+judged = write("data/rows.jsonl", json.dumps(judged_row("How many?", ("Two.", 1.0))) + "\n")
+
+
 @each(
     Mistake("misspelt_flag", "--lerning_rate 1e-6", ("--lerning_rate", "did you mean --learning_rate")),
     Mistake("flag_of_trl", "--max_length 1024", ("unknown flag --max_length",)),
@@ -40,6 +44,12 @@ def unmerged(folder):
     Mistake("seed_below_zero", "--seed -1", ("--seed -1",)),
     Mistake("both_halves", "--bf16 True --fp16 True", ("bf16|fp16",)),
     Mistake("unknown_loss", "--loss_type dop,bco_pair", ("dop", "known are .*sigmoid")),
+    Mistake("critic_and_pairs", "--loss_type prm,sigmoid", ("prm trains a critic and goes with no other loss",)),
+    Mistake("critic_of_pairs", "--loss_type prm", ("'conversations'", "pairs are trained on without --loss_type prm")),
+    Mistake("steps_of_pairs", "--step_thresholds 0.5", ("--step_thresholds 0.5 is of --loss_type prm",)),
+    Mistake("threshold", "--loss_type prm --step_thresholds 50", ("--step_thresholds 50", "0..1")),
+    Mistake("step_targets", "--loss_type prm --step_targets mc", ("--step_targets mc", "labels or scores")),
+    Mistake("pairs_of_steps", "", ("'question' is missing", "--loss_type prm"), judged),
     Mistake("weight_below_zero", "--sigmoid_loss_weight -1", ("sigmoid", ">= 0")),
     Mistake("beta_zero", "--beta 0", ("--?beta",)),
     Mistake("template", "--conv_style internvl2.5", ("internvl2.5", "internvl2_5")),

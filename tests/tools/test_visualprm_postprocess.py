@@ -170,3 +170,10 @@ def test_rows_keep_the_scores_of_their_steps(data):
     }
     (gap,) = [row for row in judged if "Q4" in row.steps[0]]  # nothing decides about the whole answer
     assert (gap.judgements, gap.scores) == (("+", "", "+"), (1.0, None, 0.25))
+
+
+def test_a_critic_may_be_shown_the_question_of_the_prompt_file(data):
+    write(data, [{**ROWS[5], "question_orig": "Q3 plain"}, ROWS[3]])
+    asked = lambda save: sorted(row["conversations"][1]["value"].split("\n")[1] for row in rows(save))  # noqa: E731
+    assert asked(run(data) / "raw" / "geometry_prm.jsonl") == ["Q2", "Q3"]
+    assert asked(run(data, "--raw-question", save="raw") / "raw" / "geometry_prm.jsonl") == ["Q2", "Q3 plain"]

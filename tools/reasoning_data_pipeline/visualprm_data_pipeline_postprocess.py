@@ -34,6 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--mc-threshold", type=float, default=0.0, help="a step is right if its score is above (default: %(default)s)")
     add("--early-stop", action="store_true", help="end a conversation with its first wrong step")
     add("--include-orm-data", action="store_true", help="add a conversation of one turn that judges the whole answer")
+    add("--raw-question", action="store_true", help="show a critic the question as in the prompt file, not as it was "
+        "asked with how to answer")  # fmt: skip
     add("--min-gap", type=float, default=0.25, help="scores that differ by no more are equal: they are estimates, of "
         "standard error 0.125 at 16 continuations (default: %(default)s)")  # fmt: skip
     return parser

@@ -171,6 +171,8 @@ def write_conversations(
     row: dict[str, Any], steps: list[ScoredStep], args: argparse.Namespace, file: RowFile, counts: Tally
 ) -> None:
     """Write the PRM conversation of one answer, and its ORM conversation when asked for."""
+    if args.raw_question:
+        row = {**row, "question": row.get("question_orig") or row["question"]}
     made = {"prm": prm_conversation(row, steps, threshold=args.mc_threshold, early_stop=args.early_stop)}
     if args.include_orm_data:
         made["orm"] = orm_conversation(row, steps, threshold=args.mc_threshold)
@@ -193,5 +195,5 @@ STEP_SCORES = Conversion(
     metas={"meta.json": ("pairs",), "prm_meta.json": ("conversations",)},
     find_key=scored_key,
     convert=convert,
-    options=("mc_threshold", "early_stop", "include_orm_data", "num_pairs_per_key", "min_gap"),
+    options=("mc_threshold", "early_stop", "include_orm_data", "raw_question", "num_pairs_per_key", "min_gap"),
 )
