@@ -177,3 +177,13 @@ def test_a_critic_may_be_shown_the_question_of_the_prompt_file(data):
     asked = lambda save: sorted(row["conversations"][1]["value"].split("\n")[1] for row in rows(save))  # noqa: E731
     assert asked(run(data) / "raw" / "geometry_prm.jsonl") == ["Q2", "Q3"]
     assert asked(run(data, "--raw-question", save="raw") / "raw" / "geometry_prm.jsonl") == ["Q2", "Q3 plain"]
+
+
+def test_the_conversations_that_teach_most_are_named_by_a_meta_of_their_own(data, capsys):
+    save = run(data, "--keep-share", "0.2")
+    (spec,) = read_meta(save / "prm_best_meta.json")
+    assert (spec.name, spec.length) == ("geometry_prm_best", 2)
+    assert sorted(map(labels, rows(save / spec.annotation))) == ["++-", "-"]
+    with pytest.raises(SystemExit):
+        run(data, "--keep-share", "2", save="none")
+    assert "--keep-share 2.0 must be above 0 and at most 1" in capsys.readouterr().err

@@ -9,6 +9,7 @@ num_mc_correct, num_mc_total}]}. Files of one name are one data set. Writes belo
     raw/<name>_prm.jsonl                 one conversation per answer, a turn per step: "+" above the threshold, else "-"
     raw/<name>_pairs_step_scores.jsonl   answers to one question, told apart by their first step of unequal score
     meta.json, prm_meta.json             the pairs, and the conversations, ready for training
+    prm_best_meta.json                   by --keep-share: the conversations that teach most, so much of each data set
     summary.json, rejects.jsonl          what was counted, and the rows that could not be used
 
 Conversations keep the `scores` of their steps, so that a training can choose other thresholds or learn them as they
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 
 from internvl_chat.run.entry import Parser, enter
 from tools.reasoning_data_pipeline.pairs.conversion import add_conversion_flags, run_conversion
+from tools.reasoning_data_pipeline.pairs.informative import keep_best
 from tools.reasoning_data_pipeline.pairs.steps import STEP_SCORES
 
 
@@ -38,12 +40,21 @@ def build_parser() -> argparse.ArgumentParser:
         "asked with how to answer")  # fmt: skip
     add("--min-gap", type=float, default=0.25, help="scores that differ by no more are equal: they are estimates, of "
         "standard error 0.125 at 16 continuations (default: %(default)s)")  # fmt: skip
+    add("--keep-share", type=float, metavar="SHARE", help="also write prm_best_meta.json: this share of the "
+        "conversations of each data set, that which teaches a critic most; 0.1 is published")  # fmt: skip
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert this rank's data sets and publish what is finished; the exit code."""
-    return run_conversion(STEP_SCORES, build_parser(), arguments)
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.keep_share is not None and not 0 < args.keep_share <= 1:
+        parser.error(f"--keep-share {args.keep_share} must be above 0 and at most 1")
+    code = run_conversion(STEP_SCORES, parser, arguments)
+    if code == 0 and args.keep_share is not None:
+        print(f"{keep_best(args.save_dir / 'prm_meta.json', args.keep_share)}: the best {args.keep_share:.0%} of each")
+    return code
 
 
 if __name__ == "__main__":
