@@ -14,7 +14,7 @@ from pathlib import Path
 
 from internvl_chat.run.entry import Parser, at_least, enter
 from tools.curves.log import read_log
-from tools.curves.panels import FINE_TUNING_PANELS, PANELS, draw_curves
+from tools.curves.panels import draw_curves, loss_panels
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,10 +35,9 @@ def plot_curves(args: argparse.Namespace) -> None:
         ValueError: its log is empty, or the window is below 1.
     """
     entries = read_log(args.run)
-    is_preference = any("rewards/margins" in entry for entry in entries)
-    panels = PANELS if is_preference else FINE_TUNING_PANELS
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    draw_curves(entries, panels, title=args.title or str(args.run), window=args.window).savefig(args.out, dpi=120)
+    figure = draw_curves(entries, loss_panels(entries), title=args.title or str(args.run), window=args.window)
+    figure.savefig(args.out, dpi=120)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

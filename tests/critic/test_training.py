@@ -31,6 +31,7 @@ def flags(qwen2, golden_folder, tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.integration
 def test_a_critic_is_trained_counted_and_saved(flags, tmp_path, caplog):
     caplog.set_level("INFO")
     main(flags(max_steps=10, save_steps=5, eval_meta_path=tmp_path / "data" / "meta.json"))
@@ -54,3 +55,26 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(flags, tmp_path):
     assert log_of(tmp_path / "resumed", *names) == log_of(tmp_path / "whole", *names)
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_adapters_weights_and_soft_targets_of_sure_steps(flags, tmp_path, caplog):
+    caplog.set_level("INFO")
+    learned = {"step_thresholds": "0.2,0.7", "step_targets": "scores", "balance_steps": True}
+    settings = {"eval_meta_path": tmp_path / "data" / "meta.json", "per_device_train_batch_size": 8, "max_steps": 2}
+    main(flags(use_llm_lora=4, save_strategy="no", **settings, **learned))
+    assert "steps of steps_prm: 6 right, 5 wrong (45.5 % of these), 4 without loss" in caplog.text
+    assert "a right step weighs 0.917, a wrong one 1.100" in caplog.text
+    (_, first), (_, second) = log_of(tmp_path / "run", "loss")  # of the same steps, before and after one of them
+    assert second < first
+    evaluation = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+    assert {"eval_accuracy", "eval_f1/wrong", "eval_steps/p_right", "eval_loss"} <= set(evaluation)
+
+
+def test_rows_that_cannot_be_judged_are_skipped_and_say_why(flags, tmp_path, golden_folder):
+    broken = {**ROWS[4], "conversations": ROWS[4]["conversations"][:-1]}
+    write_mixture(tmp_path / "data", golden_folder / "data" / "images", steps_prm=[*ROWS, broken])
+    main(flags(max_steps=3, save_strategy="no", max_skipped_share=0.5))
+    (skipped,) = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert (skipped["line"], skipped["fault"]) == (9, "turn_order") and "2 steps (human) and 1 judg" in skipped[
+        "reason"
+    ]

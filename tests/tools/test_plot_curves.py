@@ -7,8 +7,8 @@ import os
 import pytest
 from PIL import Image
 
-from tools.curves.log import curve, read_log, read_newest_log
-from tools.curves.panels import PANELS, RUN_PANELS, debiased_average, thin
+from tools.curves.log import LABELS, curve, read_log, read_newest_log
+from tools.curves.panels import CRITIC_PANELS, PANELS, RUN_PANELS, debiased_average, loss_panels, thin
 from tools.plot_curves import parse_arguments, plot_curves
 
 PREFERENCE = [
@@ -61,6 +61,17 @@ def test_a_run_that_goes_on_is_read_from_its_newest_log(tmp_path):
     assert read_newest_log(run) == [lines[0], lines[3], lines[4]]  # from step 2 on it is another start that counts
     os.utime(run / "log.jsonl", ns=(0, 0))
     assert read_newest_log(run) == [{"step": 1, "loss": 9.0}]
+
+
+def test_the_panels_follow_what_a_run_learned():
+    critic = [{"step": 1, "loss": 1.0, "f1/macro": 0.5, "f1/right": 0.6, "f1/wrong": 0.4, "accuracy": 0.5}]
+    assert [loss_panels(entries)[0].title for entries in (PREFERENCE, critic, [{"loss": 1.0}])] == [
+        PANELS[0].title,
+        "Loss",
+        "Loss",
+    ]
+    assert "F1 of steps, right and wrong" in [panel.title for panel in loss_panels(critic)]
+    assert {name for panel in CRITIC_PANELS for name in panel.names} <= set(LABELS)
 
 
 @pytest.mark.parametrize("entries", [PREFERENCE, [{"step": 1, "loss": 2.0, "learning_rate": 1e-3}]])

@@ -56,6 +56,12 @@ FINE_TUNING_PANELS = (
     Panel("Loss", "nats", ("loss",), has_average=True),
     Panel("Learning rate", "", ("learning_rate",)),
 )
+CRITIC_PANELS = (
+    Panel("Loss", "nats", ("loss",), has_average=True),
+    Panel("F1 of steps, right and wrong", "share", ("f1/right", "f1/wrong", "f1/macro"), has_average=True),
+    Panel("Steps", "share", ("accuracy", "steps/right", "steps/p_right"), has_average=True),
+    Panel("Learning rate", "", ("learning_rate",)),
+)
 
 
 def draw_run(entries: Sequence[Mapping[str, Any]]) -> Figure:
@@ -95,9 +101,15 @@ def is_in(panel: Panel, entries: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def run_panels(entries: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """The panels of a run, by whether it learned from preferences."""
-    panels = PANELS if any("rewards/margins" in entry for entry in entries) else FINE_TUNING_PANELS
-    return list(dict.fromkeys((*panels, *RUN_PANELS)))  # both have the learning rate
+    """The panels of a run."""
+    return list(dict.fromkeys((*loss_panels(entries), *RUN_PANELS)))  # both have the learning rate
+
+
+def loss_panels(entries: Sequence[Mapping[str, Any]]) -> tuple[Panel, ...]:
+    """The panels of what a run learned: from preferences, from judged steps, or from answers."""
+    kinds = {"rewards/margins": PANELS, "f1/macro": CRITIC_PANELS}
+    names = set().union(*entries)
+    return next((panels for name, panels in kinds.items() if name in names), FINE_TUNING_PANELS)
 
 
 def draw_curves(

@@ -62,7 +62,7 @@ def unbroken(run: Evidence) -> Judged | None:
 def _promised(run: Evidence) -> list[str]:
     """Curves that the flags of the training promise and no entry has."""
     losses = [name.strip() for name in str(run.flags.get("loss_type") or "sft").strip("[]").replace("'", "").split(",")]
-    if not run.training or losses == ["sft"]:
+    if not run.training or losses in (["sft"], ["prm"]):
         return []
     return [name for name in ("rewards/margins", "rewards/chosen") if not any(name in entry for entry in run.training)]
 
