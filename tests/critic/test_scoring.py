@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from internvl_chat.critic.scoring import StepCritic, system_message_of
 from internvl_chat.data.images import Tiling
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
 from internvl_chat.model.conversation import get_template
@@ -51,3 +52,34 @@ def test_scores_are_those_of_a_forward_for_every_turn(critic, stock, images):
     assert [len(scores) for scores in ours] == [3, 2, 1, 3]
     assert torch.allclose(torch.tensor(sum(ours, [])), torch.tensor(sum(theirs, [])), rtol=0, atol=1e-5)
     assert len({round(score, 4) for score in sum(ours, [])}) > 4  # they tell steps apart
+
+
+def test_what_cannot_be_scored_is_refused(critic):
+    assert critic.score(QUESTION, [], []) == []
+    with pytest.raises(ValueError, match="candidate 1 has no step"):
+        critic.score(QUESTION, [], [["One."], []])
+    with pytest.raises(ValueError, match="2 <image> in the question for 1 images"):
+        critic.score("<image> and <image>?", [picture(60, 60)], [["One."]])
+
+
+def test_a_step_may_speak_of_an_image(critic):
+    """Only what the question says is a placeholder; in a step it is text."""
+    pictures = [picture(60, 60)]
+    (asked,) = critic.score(QUESTION, pictures, [["In <image> there are two.", "<image>"]])
+    (placed,) = critic.score(f"<image>\n{QUESTION}", pictures, [["In <image> there are two.", "<image>"]])
+    assert asked == pytest.approx(placed) and len(asked) == 2
+
+
+def test_a_checkpoint_of_another_family_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}')
+    with pytest.raises(ValueError, match="qwen2"):
+        StepCritic.load(tmp_path)
+
+
+def test_a_critic_scores_on_under_the_message_it_was_trained_with(stock):
+    config = stock[0].config
+    assert system_message_of(config) == CRITIC_SYSTEM_MESSAGE  # a chat model is told what to do
+    config.architectures = ["InternVLRewardModel"]
+    assert system_message_of(config) is None  # the released critic judges under its template's own
+    config.critic = {"system_message": "Judge."}
+    assert system_message_of(config) == "Judge."
