@@ -186,4 +186,4 @@ def test_the_conversations_that_teach_most_are_named_by_a_meta_of_their_own(data
     assert sorted(map(labels, rows(save / spec.annotation))) == ["++-", "-"]
     with pytest.raises(SystemExit):
         run(data, "--keep-share", "2", save="none")
-    assert "--keep-share 2.0 must be above 0 and at most 1" in capsys.readouterr().err
+    assert "2 must be a number above 0 and at most 1" in capsys.readouterr().err

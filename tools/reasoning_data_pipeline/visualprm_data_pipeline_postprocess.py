@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from internvl_chat.run.entry import Parser, enter
 from tools.reasoning_data_pipeline.pairs.conversion import add_conversion_flags, run_conversion
-from tools.reasoning_data_pipeline.pairs.informative import keep_best
+from tools.reasoning_data_pipeline.pairs.informative import add_selection_flag, keep_best
 from tools.reasoning_data_pipeline.pairs.steps import STEP_SCORES
 
 
@@ -40,8 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "asked with how to answer")  # fmt: skip
     add("--min-gap", type=float, default=0.25, help="scores that differ by no more are equal: they are estimates, of "
         "standard error 0.125 at 16 continuations (default: %(default)s)")  # fmt: skip
-    add("--keep-share", type=float, metavar="SHARE", help="also write prm_best_meta.json: this share of the "
-        "conversations of each data set, that which teaches a critic most; 0.1 is published")  # fmt: skip
+    add_selection_flag(parser)
     return parser
 
 
@@ -49,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Convert this rank's data sets and publish what is finished; the exit code."""
     parser = build_parser()
     args = parser.parse_args(arguments)
-    if args.keep_share is not None and not 0 < args.keep_share <= 1:
-        parser.error(f"--keep-share {args.keep_share} must be above 0 and at most 1")
     code = run_conversion(STEP_SCORES, parser, arguments)
     if code == 0 and args.keep_share is not None:
         print(f"{keep_best(args.save_dir / 'prm_meta.json', args.keep_share)}: the best {args.keep_share:.0%} of each")

@@ -8,6 +8,7 @@ of each data set is kept, so that no source is lost: a tenth of VisualPRM400K ch
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,28 @@ from internvl_chat.records.durable import json_text, write_atomically
 from internvl_chat.records.judged import JudgedRow
 from internvl_chat.records.meta import read_meta
 from internvl_chat.records.rows import Source, parse_row
+
+
+def add_selection_flag(parser: argparse.ArgumentParser) -> None:
+    """`--keep-share`, None where nothing is selected."""
+    parser.add_argument(
+        "--keep-share",
+        type=share_of_rows,
+        metavar="SHARE",
+        help="also write prm_best_meta.json: this share of the conversations of each data set, that which teaches a "
+        "critic most; 0.1 is published",
+    )
+
+
+def share_of_rows(text: str) -> float:
+    """A share above 0, at most 1; ArgumentTypeError else."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a number above 0 and at most 1")
+    return share
 
 
 def information(row: JudgedRow, alpha: float = 0.05) -> float:
