@@ -32,14 +32,24 @@ def browser_page():
 
 @pytest.fixture
 def look_at():
-    """Function that measures a page at 1280 and at 390 px; with SCREENSHOTS set, it keeps a picture of both in docs."""
+    """Function that measures a page at 1280 and at 390 px, light and dark as the reader's system asks for.
+
+    With SCREENSHOTS set, it keeps a picture of both widths in docs.
+    """
 
     def look(page, name):
-        for width in (1280, 390):
-            page.set_viewport_size({"width": width, "height": 860})
-            assert page.evaluate(LOOK) == [], f"{name} at {width} px"
-            if "SCREENSHOTS" in os.environ:
-                shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-                shot.quantize(64).save(IMAGES / f"{name}_{width}.png", optimize=True)
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            for width in (1280, 390):
+                page.set_viewport_size({"width": width, "height": 860})
+                assert page.evaluate(LOOK) == [], f"{name} at {width} px, {scheme}"
+                if scheme == "light" and "SCREENSHOTS" in os.environ:
+                    keep_picture(page, f"{name}_{width}")
 
     return look
+
+
+def keep_picture(page, name):
+    """What a page shows, in docs/images."""
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    shot.quantize(64).save(IMAGES / f"{name}.png", optimize=True)

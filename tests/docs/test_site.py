@@ -1,6 +1,7 @@
 """The documentation as a site: built strictly, every link and anchor followed, and the same links on a code host."""
 
 import logging
+import os
 import re
 import shutil
 import threading
@@ -15,7 +16,7 @@ import yaml
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
-from tests.browser import LOOK
+from tests.browser import LOOK, keep_picture
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md", "ckpt/README.md")
@@ -114,22 +115,43 @@ def address(site):
         thread.join()
 
 
+STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"  # nothing is on its way
+
+
+def look(page, address, width):
+    """What is wrong with how a page looks at a width."""
+    page.set_viewport_size({"width": width, "height": 860})
+    page.goto(address)
+    page.add_style_tag(content=STILL)
+    return page.evaluate(LOOK)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_chromium_shows_the_start_page(address, browser_page, look_at, scheme):
+def test_chromium_shows_the_start_page(address, browser_page, scheme):
     browser_page.emulate_media(color_scheme=scheme)
-    browser_page.goto(address)
-    still = "*, *::before, *::after { transition: none !important; animation: none !important; }"
-    browser_page.add_style_tag(content=still)  # what moves when the width changes would be measured on its way
+    for width in (1280, 390):
+        assert look(browser_page, address, width) == []
+        if scheme == "light" and "SCREENSHOTS" in os.environ:
+            keep_picture(browser_page, f"docs_{width}")
     ground = browser_page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
-    look_at(browser_page, "docs")
     browser_page.locator("header label[for=__drawer]").click()  # the menu of a phone lies over the page
     browser_page.locator("label.md-nav__link", has_text="The first hour").click()
     browser_page.get_by_role("link", name="One GPU").first.wait_for()
     browser_page.mouse.move(380, 850)  # away from what would be coloured as pointed at
     assert [problem for problem in browser_page.evaluate(LOOK) if "contrast" in problem] == []
     assert browser_page.problems == [] and all(url.startswith(address) for url in browser_page.requests)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 390)])
+def test_chromium_shows_every_page(site, address, browser_page, scheme, width):
+    """No page scrolls sideways, on a screen or a phone, and no text lies over another or is too faint to read."""
+    browser_page.emulate_media(color_scheme=scheme)
+    names = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
+    looks = {name: look(browser_page, address + name, width) for name in names}
+    assert {name: found for name, found in looks.items() if found} == {} and browser_page.problems == []
 
 
 def headings(path):

@@ -277,13 +277,11 @@ def real_run(request, monkeypatch):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_chromium_shows_the_report_of_a_real_run(real_run, tmp_path, browser_page, look_at, scheme):
+def test_chromium_shows_the_report_of_a_real_run(real_run, tmp_path, browser_page, look_at):
     out = tmp_path / "report.html"
     main([str(real_run), "--out", str(out), "--title", "Run of the quickstart"])
     assert out.stat().st_size < 5e6
     out.write_text(re.sub(r"/[\w/.-]+/(tiny-base|mpo)\b", r"work_dirs/\1", out.read_text()))  # as a user's folders read
-    browser_page.emulate_media(color_scheme=scheme)
     browser_page.goto(out.as_uri())
     assert browser_page.locator("h2").evaluate_all("titles => titles.map(t => t.id)") == list(SECTIONS)
     images = browser_page.locator("img")
