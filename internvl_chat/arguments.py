@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 # Values of --report_to that are no names of packages: of none, and of trackers that transformers looks for itself.
 PACKAGED_OTHERWISE = frozenset({"all", "none", "", "azure_ml", "flyte", "kubeflow"})
 JUDGING = "prm"  # the --loss_type of a critic
+# Packages that are known to be trackers: of another name, a slip, nobody is told to install it.
+TRACKERS = ("tensorboard", "trackio", "wandb", "swanlab", "mlflow", "comet_ml", "neptune", "clearml", "dvclive")
 DEEPSPEED_FOLDER = Path(__file__).resolve().parents[1] / "shell" / "deepspeed"
 
 YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")  # as transformers reads a bool
@@ -228,8 +231,9 @@ def check_trackers(names: Sequence[str]) -> None:
     """
     for name in set(names) - PACKAGED_OTHERWISE:
         if find_spec(name) is None:
-            cure = f"pip install {name}, or take tensorboard or none"
-            raise ModuleNotFoundError(f"--report_to {name}: no package of this name is installed: {cure}")
+            near = "".join(f"; did you mean {known}?" for known in get_close_matches(name, TRACKERS, n=1))
+            cure = f": pip install {name}, or take tensorboard or none" if name in TRACKERS else near
+            raise ModuleNotFoundError(f"--report_to {name}: no package of this name is installed{cure}")
 
 
 def check_evaluation(model: ModelArguments, data: DataArguments, mpo: MPOConfig) -> None:

@@ -126,6 +126,8 @@ def _check_config(path: Path, pairs: Sequence[tuple[str, Value]], types: Sequenc
     fields = {field.name: field for kind in types for field in dataclasses.fields(kind) if field.init}
     parser = HfArgumentParser(types, exit_on_error=False)
     for key, value in pairs:
+        if key not in fields and isinstance(value, dict):
+            raise ValueError(f"{path}: {key}: a file of flags is flat, lines 'flag: value' with none below another")
         if key not in fields:
             raise ValueError(f"{path}: {unknown_flags([f'--{key}'], [f'--{name}' for name in fields])}")
         if value is None and fields[key].default not in (None, "", dataclasses.MISSING):

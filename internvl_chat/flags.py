@@ -123,6 +123,10 @@ class PreferenceFlags:
     deepspeed: dict | str | None = described(None, "DeepSpeed configuration, or the name of one of shell/deepspeed.")
     fsdp: str | None = described(None, "True shards weights over ranks by FSDP2; --fsdp_config says more.")
     ddp_backend: str | None = described(None, "nccl or gloo; gloo where there is no GPU.")
+    logging_steps: float = described(
+        10,
+        "Steps between lines of the log; the last step has one in any case. The launchers set 1.",
+    )
     remove_unused_columns: bool = described(False, "Rows carry what the collator needs: keep it False.")
     logging_nan_inf_filter: bool = described(False, "A loss that is not finite stops the run instead of showing as 0.")
     dataloader_pin_memory: bool = described(True, "Pinned host memory, where there is a GPU.")

@@ -32,7 +32,7 @@ from internvl_chat.arguments import (
 from internvl_chat.checkpoint.files import CHECKSUMS, damage, finish_publishing
 from internvl_chat.checkpoint.lock import locked
 from internvl_chat.checkpoint.names import local_checkpoint
-from internvl_chat.checkpoint.output import check_writable, writing
+from internvl_chat.checkpoint.output import check_apart, check_writable, writing
 from internvl_chat.checkpoint.resume import last_whole_checkpoint
 from internvl_chat.config_file import parse_flags, with_config
 from internvl_chat.critic.dataset import JudgedDataset
@@ -84,6 +84,7 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
     mpo_args = groups[2]
     set_up_logging(mpo_args)
     check_ranks(mpo_args.sequence_parallel_size, mpo_args.world_size)
+    check_apart(mpo_args.output_dir, groups[0].model_name_or_path)
     check_writable(mpo_args.output_dir)
     with locked(Path(mpo_args.output_dir), mpo_args.process_index):
         run_locked(*groups, stop)

@@ -58,7 +58,6 @@ TRAINER = {
     "resume_from_checkpoint": (None, "Go on from this one instead of the last whole one."),
     "push_to_hub": (False, "Publish the result on the hub, with its card."),
     "hub_model_id": (None, "OWNER/NAME to publish as."),
-    "logging_steps": (500, "Steps between lines of the log; the launchers set 1."),
     "report_to": ("none", "tensorboard, wandb, trackio, .. joined by commas, or none."),
     "run_name": (None, "Name of the run in a tracker."),
     "eval_strategy": ("no", "no, steps or epoch."),

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     word, *flags = [*(sys.argv[1:] if argv is None else argv), ""]
     if word in ("", "-h", "--help", "help"):
         print(overview())
-    elif word == "--version":
+    elif word in ("--version", "version"):
         print("\n".join(versions()))
     else:
         command = find_command(word)

@@ -144,7 +144,13 @@ def read_entries(path: str | Path) -> dict[str, object]:
     except RecursionError as error:
         raise ValueError(f"{path}: not a usable meta.json: nested too deeply") from error
     except ValueError as error:
-        raise ValueError(f"{path}: not a usable meta.json: {error}") from error
+        is_rows = str(error).startswith("Extra data")
+        why = (
+            "these are rows, or several values; a meta.json names files of rows, see data/README.md"
+            if is_rows
+            else error
+        )
+        raise ValueError(f"{path}: not a usable meta.json: {why}") from error
     if not isinstance(meta, dict) or not meta:
         raise ValueError(f"{path}: must be an object of data sets by name, not {shown(meta)}")
     return meta

@@ -42,6 +42,21 @@ PACKAGES = (
 )
 
 
+# What other trainers call a flag of ours.
+ELSEWHERE = {
+    "--batch-size": "--per-device-train-batch-size",
+    "--data": "--meta-path",
+    "--data-path": "--meta-path",
+    "--dataset": "--meta-path",
+    "--epochs": "--num-train-epochs",
+    "--lora-r": "--use-llm-lora",
+    "--lora-rank": "--use-llm-lora",
+    "--lr": "--learning-rate",
+    "--max-length": "--max-seq-length",
+    "--model": "--model-name-or-path",
+}
+
+
 class Finding(RuntimeError):
     """A check or a run found something that is no mistake of the command; its words are for the user, exit code 1."""
 
@@ -76,11 +91,20 @@ def at_least(least: int) -> Callable[[str], int]:
 def unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
     """Words on flags that nobody has, with the nearest that somebody has."""
     flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-    if not flags:
-        return f"unexpected words {' '.join(unknown)}"
-    meant = difflib.get_close_matches(flags[0].replace("_", "-"), [flag.replace("_", "-") for flag in known], n=1)
-    spelled = next((flag for flag in known if meant and flag.replace("_", "-") == meant[0]), None)
-    return f"unknown flag {', '.join(flags)}" + (f"; did you mean {spelled}?" if spelled else "")
+    spelled = nearest_flag(flags[0] if flags else f"--{unknown[0].partition('=')[0]}", known)
+    meant = f"; did you mean {spelled}?" if spelled else ""
+    return f"unknown flag {', '.join(flags)}{meant}" if flags else f"unexpected words {' '.join(unknown)}{meant}"
+
+
+def nearest_flag(flag: str, known: Sequence[str]) -> str | None:
+    """The flag that was probably meant: one that begins with all that was typed, else one that differs by a slip."""
+    plain = {name.replace("_", "-"): name for name in reversed(known)}
+    typed = flag.replace("_", "-")
+    if ELSEWHERE.get(typed) in plain:
+        return plain[ELSEWHERE[typed]]
+    begun = [name for name in plain if name.startswith(f"{typed}-")]
+    near = difflib.get_close_matches(typed, begun or plain, n=1, cutoff=0.0 if begun else 0.6)
+    return plain[near[0]] if near else None
 
 
 def enter(main: Callable[[], object]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 from transformers import (
+    IntervalStrategy,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -69,6 +70,11 @@ class StepLines(TrainerCallback):
     ) -> None:
         """The time that is left is reckoned from the steps of this call."""
         self._begin, self._first_step = time.monotonic(), state.global_step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Log the last step, too: a short run, or the end of a long one, is else told of by no entry."""
+        if state.global_step >= state.max_steps and args.logging_strategy == IntervalStrategy.STEPS:
+            control.should_log = True
 
     def on_log(
         self,

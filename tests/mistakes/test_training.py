@@ -34,7 +34,9 @@ judged = write("data/rows.jsonl", json.dumps(judged_row("How many?", ("Two.", 1.
 @each(
     Mistake("misspelt_flag", "--lerning_rate 1e-6", ("--lerning_rate", "did you mean --learning_rate")),
     Mistake("flag_of_trl", "--max_length 1024", ("unknown flag --max_length",)),
-    Mistake("no_dashes", "learning_rate 1e-6", ("learning_rate",)),
+    Mistake("no_dashes", "learning_rate 1e-6", ("learning_rate", "did you mean --learning_rate")),
+    Mistake("equals", "learning_rate=1e-6", ("learning_rate=1e-6", "did you mean --learning_rate")),
+    Mistake("name_elsewhere", "--lr 1e-6", ("--lr", "did you mean --learning_rate")),
     Mistake("rate_in_words", "--learning_rate fast", ("--learning_rate", "fast")),
     Mistake("rate_below_zero", "--learning_rate=-1e-4", ("learning_rate", "-0.0001")),
     Mistake("yes_or_maybe", "--freeze_llm maybe", ("--freeze_llm", "maybe")),
@@ -81,7 +83,7 @@ def test_flags(mistake, refused):
 @each(
     Mistake("no_training", "--do_train False", ("--do_train False", "evaluate.py --checkpoint out --reference ckpt")),
     Mistake("evaluation_rows", "--eval_strategy steps --eval_meta_path none.json", ("none.json",)),
-    Mistake("unknown_tracker", "--report_to wandbb", ("--report_to wandbb: no package of this name",)),
+    Mistake("unknown_tracker", "--report_to wandbb", ("wandbb: no package of this name.*; did you mean wandb[?]$",)),
 )
 def test_what_goes_together(mistake, refused):
     refused(train_mpo.main, mistake, TRAINING)
@@ -97,6 +99,8 @@ def test_no_words_at_all(refused):
     Mistake("tabs", "run.yaml", ("run.yaml",), write("run.yaml", "meta_path:\tdata\n\t- x: [")),
     Mistake("unknown_key", "run.yaml", ("run.yaml", "did you mean --meta_path"), write("run.yaml", "meta_pth: data")),
     Mistake("wrong_type", "run.yaml", ("run.yaml: learning_rate",), write("run.yaml", "learning_rate: fast")),
+    Mistake("nested", "run.yaml", ("run.yaml: training", "flat"), write("run.yaml", "training:\n  seed: 1")),
+    Mistake("begin_of_a_key", "run.yaml", ("did you mean --output_dir",), write("run.yaml", "output: x")),
     Mistake("key_twice", "run.yaml", ("seed is given twice",), write("run.yaml", "seed: 1\nseed: 2")),
     Mistake("behind_flags", "--seed 1 run.yaml", ("run.yaml: a file of flags stands first",), write("run.yaml", "")),
     Mistake("broken_json", "run.json", ("run.json: not a file of flags",), write("run.json", '{"seed": 1,}')),
@@ -143,7 +147,7 @@ def test_checkpoint(mistake, refused):
     Mistake("no_such_meta", "--meta_path nowhere.json", ("nowhere.json: no such file", "data/README.md")),
     Mistake("near_meta", "--meta_path data/mata.json", ("data/mata.json: no such file", "did you mean data/meta.json")),
     Mistake("a_folder", "--meta_path data", ("data: not a regular file", "meta.json")),
-    Mistake("rows_as_meta", "--meta_path data/rows.jsonl", ("data/rows.jsonl",)),
+    Mistake("rows_as_meta", "--meta_path data/rows.jsonl", ("data/rows.jsonl", "these are rows", "data/README.md")),
     Mistake("empty", "", ("data/meta.json",), write("data/meta.json", "")),
     Mistake("broken", "", ("data/meta.json", "line 1"), write("data/meta.json", "{'circles': {}}")),
     Mistake("nothing_in_it", "", ("must be an object of data sets",), write("data/meta.json", "{}")),
@@ -187,6 +191,7 @@ def test_rows(mistake, refused):
 
 @each(
     Mistake("a_file", "--output_dir out.txt", ("out.txt",), write("out.txt", "")),
+    Mistake("the_checkpoint_itself", "--output_dir ./ckpt", ("--output_dir ./ckpt is the folder of --model_name",)),
     Mistake("below_a_file", "--output_dir out.txt/run", ("out.txt",), write("out.txt", "")),
     Mistake("nobody_may_write", "--output_dir /proc/mpo", ("/proc/mpo",)),
     Mistake("left_out", "--output_dir=", ("output_dir",)),

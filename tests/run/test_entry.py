@@ -103,3 +103,19 @@ def test_flags_that_nobody_has_are_named_with_the_nearest(capsys):
     assert capsys.readouterr().err.count("\n") == 1
     assert unknown_flags(["--zzz=1"], ["--max-num"]) == "unknown flag --zzz"
     assert unknown_flags(["stray"], ["--max-num"]) == "unexpected words stray"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--lerning_rate", "--learning_rate"),  # a slip
+        ("--output", "--output_dir"),  # the begin of it, not the nearest by letters
+        ("--save", "--save_steps"),  # of several that begin with it the nearest
+        ("--lr", "--learning_rate"),  # as others call it
+        ("--model", "--model_name_or_path"),
+        ("learning_rate=1e-5", "--learning_rate"),
+    ],
+)
+def test_the_flag_that_was_meant_is_named(typed, meant):
+    known = "nll_mode output_dir learning_rate save_strategy save_steps lr_scheduler_type model_name_or_path seed"
+    assert unknown_flags([typed], [f"--{name}" for name in known.split()]).endswith(f"; did you mean {meant}?")

@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from transformers import TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from internvl_chat.run.progress import NOISE, StepLines, shown_batches, silence_noise, step_line
 
@@ -31,6 +31,14 @@ def test_the_record_has_every_figure_and_time_is_reckoned_from_the_steps_of_this
     assert {**entry, **LOGS} == entry and entry["step"] == 20
     [line] = capsys.readouterr().out.splitlines()
     assert "step 20/40 (50.0 %), 0:00:20 left" in line  # 20 steps at the 10 in 10 s
+
+
+@pytest.mark.parametrize(("step", "strategy", "logs"), [(39, "steps", False), (40, "steps", True), (40, "no", False)])
+def test_the_last_step_has_an_entry_however_short_the_run_is(step, strategy, logs, tmp_path):
+    arguments = TrainingArguments(str(tmp_path), logging_steps=500, logging_strategy=strategy, use_cpu=True)
+    control = TrainerControl()
+    StepLines(tmp_path).on_step_end(arguments, TrainerState(global_step=step, max_steps=40), control)
+    assert control.should_log is logs
 
 
 @pytest.mark.parametrize(("name", "start"), NOISE.items())

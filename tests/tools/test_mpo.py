@@ -73,7 +73,7 @@ def test_a_command_that_fails_ends_with_its_code_under_its_word(tmp_path, capsys
 
 
 def test_versions_are_told_with_and_without_a_word(capsys):
-    for words in (["--version"], ["train", "--version"]):
+    for words in (["--version"], ["version"], ["train", "--version"]):
         assert end_of(mpo.main, *words, program="mpo") == 0
         assert "transformers 5" in capsys.readouterr().out
 

@@ -49,7 +49,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     """
     path = run / LOG_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such log; --run names the output folder of a training that has saved")
+        raise FileNotFoundError(f"{path}: no such log; name the output folder of a training that has saved")
     entries = read_object(path, "every save of the training writes it").get("log_history", [])
     if not any("loss" in entry for entry in entries):
         raise ValueError(
