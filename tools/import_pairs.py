@@ -72,7 +72,9 @@ def import_pairs(files: Sequence[Path], out: Path, max_tiles: int) -> tuple[int,
 
 
 def check_columns(file: Path) -> None:
-    """Raise ValueError where a file is no parquet file, or lacks one of the columns."""
+    """Raise FileNotFoundError without a file, ValueError where it is no parquet file or lacks one of the columns."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; --parquet names parquet files, see data/README.md")
     if wrong := wrong_kind(file, "parquet"):
         raise ValueError(f"{file}: {wrong}")
     try:

@@ -34,19 +34,23 @@ def check_writable(folder: str | Path) -> None:
         raise OutputError(f"--output_dir {folder} cannot be written to ({error}): {cure}") from error
 
 
-def check_apart(folder: str | Path, source: str | Path) -> None:
-    """Refuse to write a training over the checkpoint that it begins with, which would be lost.
+def check_apart(
+    folder: str | Path, source: str | Path, flags: tuple[str, str] = ("--output_dir", "--model_name_or_path")
+) -> None:
+    """Refuse to write over the checkpoint that something is made of, which would be lost.
 
     Args:
         folder: of the output.
         source: folder of the checkpoint, or its name on a hub.
+        flags: that name them, in this order.
 
     Raises:
         ValueError: both are one folder.
     """
     if Path(source).is_dir() and Path(folder).exists() and Path(folder).samefile(source):
-        cure = "name another folder; a run that was stopped goes on when its own command, unchanged, starts again"
-        raise ValueError(f"--output_dir {folder} is the folder of --model_name_or_path, which it would replace: {cure}")
+        raise ValueError(
+            f"{flags[0]} {folder} is the folder of {flags[1]}, which it would replace: name another folder"
+        )
 
 
 @contextmanager

@@ -74,6 +74,9 @@ def check_folder(path: str | os.PathLike, pattern: str) -> None:
             f"{folder}: only pickled weights ({pickled[0]}, ...), which can run code when read; "
             "convert them to safetensors where you trust them, or download the safetensors files"
         )
+    if (folder / "adapter").is_dir():
+        merge = f"python tools/merge_lora.py --adapter {folder} --out FOLDER"
+        raise FileNotFoundError(f"{folder}: an adapter, not a whole checkpoint; merge it first: {merge}")
     raise FileNotFoundError(f"{folder}: no {pattern} in this folder; the download is incomplete or it is no checkpoint")
 
 

@@ -24,13 +24,14 @@ import orjson
 from internvl_chat.checkpoint.output import writing
 from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.records.samples import SkippedRow
+from internvl_chat.run.entry import Finding
 from internvl_chat.run.process import gather_objects
 
 SUMS, ROWS, SKIPPED = "ledger.json", "ledger_rows.jsonl", "skipped.jsonl"
 FEWEST_ROWS = 1000  # before a share of skipped rows is judged; a shorter epoch counts as its own length
 
 
-class TooManySkips(RuntimeError):
+class TooManySkips(Finding):
     """More rows were skipped than `--max_skipped_share` allows; names the kinds of fault and the cure."""
 
 

@@ -107,7 +107,7 @@ def test_thresholds(mistake, refused):
 
 
 @each(
-    Mistake("no_such_file", "--parquet none.parquet --out out", ("none.parquet",)),
+    Mistake("no_such_file", "--parquet none.parquet --out out", ("none.parquet: no such file",)),
     Mistake("rows_as_parquet", "--parquet data/rows.jsonl --out out", ("data/rows.jsonl", "[Pp]arquet")),
     Mistake("out_a_file", "--parquet data/rows.jsonl --out out.txt", ("out.txt|rows.jsonl",), write("out.txt", "")),
 )

@@ -27,6 +27,7 @@ from tools.evaluation import split, table
 
 UNANSWERED = write("e.jsonl", '{"question": "What?"}\n')
 LOST = write("e.jsonl", '{"image": "x.png", "question": "a", "answer": "b"}\n')
+ADAPTER = write("run/adapter/adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "ckpt"})
 ROWS = "--direct data/rows.jsonl --image-root data/images"
 CHECKED = "--meta_path data/meta.json --model_name_or_path ckpt"
 
@@ -67,6 +68,12 @@ ASKED = "--checkpoint ckpt --max-new-tokens 2 --max-num 1 --engine scripted"
         "no_such_checkpoint",
         f"{ROWS} --checkpoint x --engine auto",
         ("x: no such",),
+    ),
+    Mistake(
+        "adapter_alone",
+        f"{ROWS} --checkpoint run --engine auto",
+        ("run: an adapter, not a whole checkpoint", "tools/merge_lora.py --adapter run"),
+        ADAPTER,
     ),
     Mistake("samples", "--direct data/rows.jsonl --samples 4", ("--samples 4", "--temperature")),
     Mistake("two_to_compare", "--direct data/rows.jsonl --before a.json --against ckpt", ("--before and --against",)),
@@ -154,6 +161,8 @@ def test_convert(mistake, refused):
     Mistake("no_adapter", "--adapter ckpt --out o", ("ckpt", "adapter")),
     Mistake("no_such_folder", "--adapter none --out o", ("none",)),
     Mistake("broken_adapter", "--adapter run --out o", ("run/adapter",), write("run/adapter/adapter_config.json", "{")),
+    Mistake("over_its_base", "--adapter run --base ckpt --out ckpt", ("--out ckpt is the folder of --base",), ADAPTER),
+    Mistake("over_itself", "--adapter run --base ckpt --out run", ("--out run is the folder of --adapter",), ADAPTER),
 )
 def test_merge(mistake, refused):
     refused(merge_lora.main, mistake)
@@ -246,6 +255,13 @@ def test_publish(mistake, refused):
     Mistake("port", "--checkpoints ckpt --port 99999", ("99999",)),
     Mistake("host", "--checkpoints ckpt --port 0 --host no.such.host.invalid", ("no.such.host.invalid",)),
     Mistake("device", "--checkpoints ckpt --port 0 --device cuda:9", ("--device cuda:9",)),
+    Mistake("examples", "--checkpoints ckpt --port 0 --examples e.json", ("e.json: no such file; --examples names",)),
+    Mistake(
+        "evaluation_alone",
+        "--checkpoints ckpt --port 0 --examples e.json",
+        ("e.json: no e.answers.jsonl beside it",),
+        write("e.json", {"checkpoint": "ckpt"}),
+    ),
 )
 def test_demo(mistake, refused):
     refused(demo.main, mistake)

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from internvl_chat import train_mpo
 from tests.critic.judged_rows import judged_row
 from tests.mistakes.mistake import Mistake, change, each, remove, rows, write
@@ -36,7 +38,7 @@ judged = write("data/rows.jsonl", json.dumps(judged_row("How many?", ("Two.", 1.
     Mistake("flag_of_trl", "--max_length 1024", ("unknown flag --max_length",)),
     Mistake("no_dashes", "learning_rate 1e-6", ("learning_rate", "did you mean --learning_rate")),
     Mistake("equals", "learning_rate=1e-6", ("learning_rate=1e-6", "did you mean --learning_rate")),
-    Mistake("name_elsewhere", "--lr 1e-6", ("--lr", "did you mean --learning_rate")),
+    Mistake("name_elsewhere", "--batch_size 4", ("did you mean --per_device_train_batch_size",)),
     Mistake("rate_in_words", "--learning_rate fast", ("--learning_rate", "fast")),
     Mistake("rate_below_zero", "--learning_rate=-1e-4", ("learning_rate", "-0.0001")),
     Mistake("yes_or_maybe", "--freeze_llm maybe", ("--freeze_llm", "maybe")),
@@ -187,6 +189,14 @@ PAIR = {"image": "red.png", "question": "What?", "chosen": "Red.", "rejected": "
 )
 def test_rows(mistake, refused):
     refused(train_mpo.main, mistake, TRAINING)
+
+
+def test_rows_of_which_most_are_of_no_use_are_a_finding(refused, folder):
+    """No mistake of the command: exit code 1, as a row is looked at when its turn comes; told in a line as well."""
+    rows(PAIR, *({**PAIR, "rejected": "", "question": str(n)} for n in range(9)))(folder)
+    with pytest.raises(AssertionError, match=r"(?s)^\(1, .*command: \d of \d+ rows could not be used") as ended:
+        refused(train_mpo.main, Mistake("-", "--max_steps 4", ()), TRAINING)
+    assert "Traceback" not in str(ended.value)
 
 
 @each(

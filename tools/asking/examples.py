@@ -82,6 +82,11 @@ def read_examples(path: Path, version: str) -> Examples:
         ValueError: it has no rows, or one that is not usable.
     """
     file = path.with_suffix(".answers.jsonl") if path.suffix == ".json" else path
+    if path.suffix == ".json" and not file.is_file():
+        what = f"no {file.name} beside it" if path.is_file() else "no such file"
+        raise FileNotFoundError(
+            f"{path}: {what}; --examples names what tools/evaluate.py --out wrote, or a JSONL of rows"
+        )
     lines = JsonlFile(file)
     rows = [
         (Source(str(file), no), parse_row(line, str(file), no))

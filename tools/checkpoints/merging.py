@@ -13,6 +13,7 @@ from internvl_chat.adapters.lora import ADAPTER_FOLDER, add_adapters, load_adapt
 from internvl_chat.adapters.unmerged import is_unmerged, merge_adapters
 from internvl_chat.checkpoint.export import CONFIG_NAME, copy_companions, export_checkpoint, stored_dtypes, write_json
 from internvl_chat.checkpoint.names import local_checkpoint
+from internvl_chat.checkpoint.output import check_apart
 from internvl_chat.model import load_model
 from internvl_chat.model.json_object import read_object
 
@@ -30,7 +31,7 @@ def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
 
     Raises:
         FileNotFoundError: there is no adapter, or no base.
-        ValueError: they do not fit each other.
+        ValueError: they do not fit each other, or `out` is the folder of one of them.
     """
     folder = checkpoint / ADAPTER_FOLDER
     if not folder.is_dir() and is_unmerged(stored_dtypes(checkpoint)):
@@ -41,6 +42,8 @@ def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
     read_object(folder / ADAPTER_CONFIG, "save the adapter again, or take an older checkpoint")
     config = LoraConfig.from_pretrained(str(folder))
     source = local_checkpoint(base or str(config.base_model_name_or_path))
+    check_apart(out, source, ("--out", "--base"))
+    check_apart(out, checkpoint, ("--out", "--adapter"))
     model = load_model(source, dtype=torch.float32)
     add_adapters(model, config)
     load_adapter(model, checkpoint)

@@ -212,7 +212,7 @@ def missing_lines(model_args: ModelArguments, data_args: DataArguments, has_chec
     for meta in (Path(path) for path in (data_args.meta_path, data_args.eval_meta_path) if path):
         if not meta.is_file():
             name = meta.parent.name
-            get = f"hf download OpenGVLab/{name} --repo-type dataset --local-dir {meta.parent}"
+            get = f"python tools/prepare_mmpr.py --source OpenGVLab/{name} --out {meta.parent.parent}"
             lines.append(f"missing: {meta}; {get if name.startswith('MMPR') else 'name the meta.json of your mixture'}")
     return lines
 
