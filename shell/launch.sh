@@ -139,7 +139,7 @@ mkdir -p "$folder"
 log=$(cd "$folder" && pwd)/${module##*.}${NODE_RANK:+.node$NODE_RANK}.log
 touch "$log"
 begin=$(stat -c %s "$log")
-exec > >(trap '' INT TERM USR1 && exec tee -a "$log") 2>&1
+exec > >(trap '' INT TERM USR1 PIPE && exec tee -a "$log") 2>&1 # the log goes on when nobody reads the console any more
 printf '%q ' "${command[@]}"
 echo
 if [[ $module == internvl_chat.train_mpo && $LAUNCHER != local ]]; then # once, not by every rank

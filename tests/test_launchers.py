@@ -417,6 +417,36 @@ def test_console_and_log_hold_the_same_and_a_second_run_appends(program, tmp_pat
     assert (tmp_path / "out" / "small_program.log").read_text() == first.stdout + second.stdout
 
 
+WAITER = """
+import pathlib, time
+print('ready', flush=True)
+while not pathlib.Path('go').exists():
+    time.sleep(0.01)
+for number in range(5):
+    print('line', number, flush=True)
+"""
+
+
+def test_a_run_goes_on_when_nobody_reads_its_console_any_more(program, tmp_path):
+    """A terminal is closed, `| head` has seen enough: the log is written to its end, and the exit code is the run's."""
+    waiter = f"import os; os.chdir({str(tmp_path)!r})" + WAITER
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "shell/launch.sh"), program(waiter), "--output_dir", str(tmp_path / "out")],
+        env={**os.environ, "LAUNCHER": "local", "PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while "ready" not in process.stdout.readline():
+        pass
+    process.stdout.close()
+    (tmp_path / "go").touch()
+    assert process.wait(timeout=60) == 0
+    log, deadline = tmp_path / "out" / "small_program.log", time.monotonic() + 60
+    while "line 4" not in log.read_text() and time.monotonic() < deadline:  # `tee` may come after the launcher
+        time.sleep(0.01)
+    assert "line 4" in log.read_text()
+
+
 SLEEPER = """
 import signal, sys, time
 def stop(number, frame):

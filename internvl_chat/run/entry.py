@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from internvl_chat.run.process import find_process, leave_ranks
 
-MISTAKE, FAILURE = 2, 1  # exit codes
+MISTAKE, FAILURE, UNREAD = 2, 1, 141  # exit codes; the last is that of a process which SIGPIPE has ended
 MOST_LINES = 3
 OTHER_RANKS_WAIT_S = 3.0  # rank 0 says what all ranks have found, and its end ends them
 PACKAGES = (
@@ -129,8 +129,9 @@ def _code_of(main: Callable[[], object], program: str, *, wants_traceback: bool)
     try:
         code = main()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
-        return 0
+        # `| head` has seen enough: no error to tell of, but what was to be done need not be done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
     except KeyboardInterrupt:
         return _say(f"{program}: stopped", 130)
     except (Finding, FloatingPointError) as error:

@@ -1,5 +1,6 @@
 """The door of every command: what a user sees of a mistake."""
 
+import subprocess
 import sys
 
 import pytest
@@ -50,6 +51,14 @@ def test_the_code_that_main_returns_is_the_program_s(monkeypatch, returned, code
     with pytest.raises(SystemExit) as ended:
         enter(lambda: returned)
     assert ended.value.code == code
+
+
+def test_what_nobody_reads_to_its_end_is_no_success():
+    """A training whose console is gone stops: a script must not take it for complete."""
+    code = "from internvl_chat.run.entry import enter; enter(lambda: [print('a' * 1000) for _ in range(1000)])"
+    shell = f'"{sys.executable}" -c "{code}" | head -n 1; echo "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["a" * 1000, "141"] and done.stderr == ""
 
 
 def test_a_fault_of_ours_keeps_its_traceback(end_of):

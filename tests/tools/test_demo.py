@@ -217,11 +217,12 @@ def quizzing(tmp_path):
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     examples = read_examples(tmp_path / "rows.jsonl", "en_r1")
-    texts = (
-        "<think>I see two rows of two stars each.</think> So \\boxed{4}",
-        "<think>I see one row of three stars.</think> So \\boxed{3}",
-    )
-    contenders = [Contender(text[-3], Recorder(text), None, Tiling(image_size=56, max_num=3)) for text in texts]
+    texts = {
+        "work_dirs/mpo": "<think>I see two rows of two stars each.</think> So \\boxed{4}",
+        "ckpt/base": "<think>I see one row of three stars.</think> So \\boxed{3}",
+    }
+    tiling = Tiling(image_size=56, max_num=3)
+    contenders = [Contender(name, Recorder(text), None, tiling) for name, text in texts.items()]
     with serving(DemoServer(("127.0.0.1", 0), contenders, {}, 100_000, version="en", examples=examples)) as running:
         yield running
 
@@ -396,7 +397,7 @@ def test_screenshot(browser_page, tmp_path, monkeypatch):
     with serving(demo.build_server(demo.parse_arguments(flags))) as running:
         browser_page.set_viewport_size({"width": 1100, "height": 620})
         browser_page.goto(f"http://127.0.0.1:{running.server_address[1]}/")
-        browser_page.fill("#question", question.step_by_step)
+        browser_page.fill("#question", question.text)
         browser_page.set_input_files("#file", tmp_path / "image.png")
         browser_page.click("#ask")
         browser_page.locator("#ask:enabled").wait_for()
