@@ -190,6 +190,16 @@ def test_a_fault_shows_with_its_reason_and_its_cure_and_once(run):
     assert text.count("rules show a fault") == 1
 
 
+def test_a_run_of_adapters_on_photographs_shows_no_red_row(tmp_path):
+    """Its lengths, losses and rewards are those of its data: no reason to look."""
+    kept = json.loads((Path(__file__).parent / "run_logs" / "photos_lora.json").read_text())
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": kept["log_history"]}))
+    (tmp_path / "settings.json").write_text(json.dumps(kept["settings"]))
+    text = page(tmp_path)
+    assert 'class="rule normal-row"' in text and "look-row" not in text and 'class="sign look"' not in text
+    assert "rules shows a fault" in text and "Not comparable with our runs" in text
+
+
 def test_runs_of_another_model_are_not_compared_with_ours(run):
     assert "Not comparable with our runs: model unknown" in page(run)
     (run / "config.json").write_text((REPOSITORY / "ckpt" / "tiny-base" / "config.json").read_text())
@@ -281,7 +291,9 @@ def test_chromium_shows_the_report_of_a_real_run(real_run, tmp_path, browser_pag
     out = tmp_path / "report.html"
     main([str(real_run), "--out", str(out), "--title", "Run of the quickstart"])
     assert out.stat().st_size < 5e6
-    out.write_text(re.sub(r"(?<![\w.])/[\w/.-]+/(tiny-base|mpo)\b", r"work_dirs/\1", out.read_text()))  # as a user's folders read
+    out.write_text(
+        re.sub(r"(?<![\w.])/[\w/.-]+/(tiny-base|mpo)\b", r"work_dirs/\1", out.read_text())
+    )  # as a user's folders read
     browser_page.goto(out.as_uri())
     assert browser_page.locator("h2").evaluate_all("titles => titles.map(t => t.id)") == list(SECTIONS)
     images = browser_page.locator("img")
