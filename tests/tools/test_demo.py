@@ -372,6 +372,7 @@ def test_chromium_asks_an_example_and_follows_up(browser_page, quizzing, look_at
     assert page.locator("#now .answer mark").all_text_contents() == ["4", "3"]
     look_at(page, "demo_example")
     page.fill("#question", "And how many boxes?")
+    assert page.locator("#gold").inner_text() == ""  # that of another question
     page.click("#follow")
     page.locator("#follow:enabled").wait_for()
     assert page.locator("#earlier summary").first.text_content() == "How many stars?"
@@ -379,6 +380,8 @@ def test_chromium_asks_an_example_and_follows_up(browser_page, quizzing, look_at
     (tiles, question, _, history) = quizzing.contenders[0].model.asked[-1]
     assert len(tiles) == 4 and question.startswith("And how many boxes?") and len(history) == 1
     look_at(page, "demo_follow_up")
+    page.fill("#question", "How many stars?")
+    assert page.locator("#gold").inner_text() == "Right answer: 4"
     page.click("#ask")  # begins anew, with the image
     page.locator("#follow:enabled").wait_for()
     assert page.locator("#earlier *").count() == 0
