@@ -54,7 +54,9 @@ def no_such_checkpoint(name: str | os.PathLike, reason: object = None) -> FileNo
         name: folder or hub name.
         reason: why the hub did not bring it; None for a folder.
     """
-    known = f"{name} --local-dir ckpt/{Path(name).name}" if is_hub_name(name) else f"OpenGVLab/NAME --local-dir {name}"
+    last = Path(name).name
+    published = last if last.startswith("InternVL") else "NAME"
+    known = f"{name} --local-dir ckpt/{last}" if is_hub_name(name) else f"OpenGVLab/{published} --local-dir {name}"
     hub = "" if reason is None else f", and the hub did not bring it ({reason})"
     return FileNotFoundError(f"{name}: no such checkpoint folder{hub}; download one with 'hf download {known}'")
 

@@ -112,7 +112,11 @@ def test_file_of_flags(mistake, refused):
 
 
 @each(
-    Mistake("no_such_folder", "--model_name_or_path ckpt/InternVL", ("ckpt/InternVL: no such", "hf download")),
+    Mistake(
+        "no_such_folder",
+        "--model_name_or_path ckpt/InternVL2_5-8B",
+        ("ckpt/InternVL2_5-8B: no such", "'hf download OpenGVLab/InternVL2_5-8B --local-dir ckpt/InternVL2_5-8B'"),
+    ),
     Mistake("hub_without_network", "--model_name_or_path OpenGVLab/InternVL2_5-1B", ("OpenGVLab", "hf download")),
     Mistake("empty_folder", "--model_name_or_path run", ("run: no config.json",)),
     Mistake("no_tokenizer", "", ("tokenizer",), remove("ckpt/tokenizer.json", "ckpt/vocab.json", "ckpt/merges.txt")),
