@@ -147,9 +147,12 @@ class MPOConfig(PreferenceFlags, TrainingArguments):
         """Raise ValueError for flags of a critic that cannot be read, or are given to another training."""
         if self.step_targets not in ("labels", "scores"):
             raise ValueError(f"--step_targets {self.step_targets} is unknown: take labels or scores")
+        if self.step_context not in ("right", "judgements"):
+            raise ValueError(f"--step_context {self.step_context} is unknown: take right or judgements")
         self.step_targets_of_rows()
-        named = {name: getattr(self, name) for name in ("step_targets", "step_thresholds", "balance_steps")}
-        given = [f"--{name} {value}" for name, value in named.items() if value not in ("labels", None, False)]
+        unset = {"step_targets": "labels", "step_thresholds": None, "step_context": "right", "balance_steps": False}
+        named = {name: getattr(self, name) for name in unset}
+        given = [f"--{name} {value}" for name, value in named.items() if value != unset[name]]
         if given and not self.judges_steps:
             raise ValueError(f"{', '.join(given)} is of --loss_type {JUDGING}, which is {self.loss_type}: leave it out")
 

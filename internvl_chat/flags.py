@@ -72,6 +72,11 @@ class PreferenceFlags:
         "Of prm: a score above which a step is right, or two joined by a comma: wrong up to the first, right from the "
         "second on, no loss between. Default: the + and - of the rows.",
     )
+    step_context: str = described(
+        "right",
+        "Of prm: what stands in the answers before a step: `right`, all are +, as in scoring; `judgements`, those of "
+        "the row, as VisualPRM's data were made for.",
+    )
     balance_steps: bool = described(False, "Of prm: let right and wrong steps weigh the same in the loss.")
     reference: str | None = described(
         None,

@@ -232,7 +232,7 @@ def build_dataset(
     """The rows of a meta.json as samples; ValueError where a look at a few says that a data set is of no use."""
     options: dict[str, Any] = {"with_rejected": bool(mpo_args.loss_mixture().names)}
     if mpo_args.judges_steps:
-        options = {"targets": mpo_args.step_targets_of_rows()}
+        options = {"targets": mpo_args.step_targets_of_rows(), "as_asked": mpo_args.step_context == "right"}
     dataset = (JudgedDataset if mpo_args.judges_steps else MixtureDataset)(
         meta_path,
         tokenizer,

@@ -18,7 +18,7 @@ from internvl_chat.critic.conversation import JudgedTokens, StepTokenizer
 from internvl_chat.critic.packing import JudgedSample
 from internvl_chat.data.dataset import MixtureDataset, PlannedRow, RowTexts
 from internvl_chat.data.mixture import MixedDataset, Place
-from internvl_chat.model.critic_turns import STEPS_HEAD
+from internvl_chat.model.critic_turns import RIGHT, STEPS_HEAD
 from internvl_chat.records.judged import JudgedRow, check_system
 from internvl_chat.records.rows import RecordError, Source, parse_row
 from internvl_chat.records.step_targets import Marks, StepTargets
@@ -32,6 +32,7 @@ class JudgedDataset(MixtureDataset):
 
     Attributes:
         targets: what is learned of a step.
+        as_asked: whether all earlier judgements are `+`, as in scoring, or those of the row.
         steps: tokenizer of conversations.
         said: the system message; None for the template's own.
         asked_of_rows: the system message that every row has to have, "" for none; None where any will do.
@@ -43,6 +44,7 @@ class JudgedDataset(MixtureDataset):
         tokenizer: PreTrainedTokenizerBase,
         *,
         targets: StepTargets,
+        as_asked: bool = True,
         system_message: str | None = None,
         **options: Any,
     ) -> None:
@@ -52,6 +54,8 @@ class JudgedDataset(MixtureDataset):
             meta_path: meta.json of the mixture.
             tokenizer: of the checkpoint.
             targets: what is learned of a step.
+            as_asked: let all earlier judgements be `+`. With those of the row a critic can learn to repeat the last
+                one in place of looking at the step, and scoring then tells it `+` everywhere.
             system_message: in place of that of the rows.
             options: as `MixtureDataset` takes them.
 
@@ -59,7 +63,7 @@ class JudgedDataset(MixtureDataset):
             FileNotFoundError, ValueError: as of `MixtureDataset`; `+` or `-` is no single token.
         """
         super().__init__(meta_path, tokenizer, system_message=system_message, **options)
-        self.targets, self.steps = targets, StepTokenizer(self.rows)
+        self.targets, self.as_asked, self.steps = targets, as_asked, StepTokenizer(self.rows)
         found = first_system(self.mixture.datasets)
         self.said = system_message if system_message is not None else found or None
         self.asked_of_rows = found if system_message is None else None
@@ -82,9 +86,8 @@ class JudgedDataset(MixtureDataset):
         kept = max(1, marks.last_measured)
         turns, marks = judged.steps[:kept], marks.first(kept)
         self.rows.check_length(turns, where, self.max_seq_length)
-        tokens = self.steps.tokenize(
-            turns, marks.words, num_images=len(judged.image), where=where, system_message=self.said
-        )
+        shown = (RIGHT,) * kept if self.as_asked else marks.words
+        tokens = self.steps.tokenize(turns, shown, num_images=len(judged.image), where=where, system_message=self.said)
         return self.with_images(tokens.text, judged.image, data, where), tokens, marks
 
     def _sample(self, found: Place, row_id: str) -> JudgedSample:  # type: ignore[override]

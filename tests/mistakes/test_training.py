@@ -52,6 +52,7 @@ judged = write("data/rows.jsonl", json.dumps(judged_row("How many?", ("Two.", 1.
     Mistake("critic_of_pairs", "--loss_type prm", ("'conversations'", "pairs are trained on without --loss_type prm")),
     Mistake("steps_of_pairs", "--step_thresholds 0.5", ("--step_thresholds 0.5 is of --loss_type prm",)),
     Mistake("threshold", "--loss_type prm --step_thresholds 50", ("--step_thresholds 50", "0..1")),
+    Mistake("step_context", "--loss_type prm --step_context plus", ("--step_context plus", "right or judgements")),
     Mistake("step_targets", "--loss_type prm --step_targets mc", ("--step_targets mc", "labels or scores")),
     Mistake("pairs_of_steps", "", ("'question' is missing", "--loss_type prm"), judged),
     Mistake("weight_below_zero", "--sigmoid_loss_weight -1", ("sigmoid", ">= 0")),
