@@ -8,9 +8,12 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from internvl_chat.checkpoint.export import export_checkpoint, remote_code_files
-from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, split_steps, step_turns
+from internvl_chat.critic.scoring import StepCritic
+from internvl_chat.model.conversation import TextEncoder
+from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, MAX_STEPS, split_steps, step_turns
 from internvl_chat.model.step_scoring import mark_ids
 
 QUESTION = "How many?"
@@ -138,8 +141,6 @@ def test_chat_of_a_critic_is_under_its_own_system_message(model, family):
 
 
 def mark_ids_of(tokenizer):
-    from internvl_chat.model.conversation import TextEncoder
-
     return mark_ids(TextEncoder(tokenizer))
 
 
@@ -185,3 +186,22 @@ def test_a_saved_critic_sorts_answers_as_vlmevalkit_asks_it_to(qwen2, tmp_path):
     ours = model.select_best_response(qwen2.tokenizer, QUESTION, ANSWERS, tiles, [2], return_scores=True)
     assert sorted_answers == [answer for answer, _ in ours] and system == CRITIC_SYSTEM_MESSAGE
     assert [score for _, score in scored] == pytest.approx([score for _, score in ours], abs=1e-5)
+
+
+def test_the_numbers_are_those_of_the_packed_scorer(family):
+    picture = Image.linear_gradient("L").resize((112, 56)).convert("RGB")  # two tiles and a thumbnail
+    critic = StepCritic.load(str(family.policy_folder), dtype=torch.float32, device="cpu")
+    [grid] = critic.tiling.plan([picture.size])
+    tiles = torch.from_numpy(critic.tiling.cut(picture, grid))
+    assert len(tiles) == 3
+    answers = ANSWERS[:2]
+    packed = critic.score(QUESTION, [picture], [split_steps(answer, MAX_STEPS) for answer in answers])
+    scored = dict(zip(answers, (sum(scores) / len(scores) for scores in packed), strict=True))
+    found = family.load("policy", dtype=torch.float32).select_best_response(
+        family.tokenizer, QUESTION, answers, tiles, return_scores=True
+    )
+    assert dict(found) == pytest.approx(scored, abs=1e-5)
+    one = family.load("policy", dtype=torch.float32).generate_steps_with_soft_score
+    assert [step["score"] for step in one(family.tokenizer, QUESTION, ANSWER, tiles)] == pytest.approx(
+        packed[answers.index(ANSWER)], abs=1e-5
+    )

@@ -1,10 +1,10 @@
 """Scores of the steps of a benchmark: made by a critic, row after row, kept, and read from files of others.
 
 A line of ours is {"row": key, "by": who scored, "scores": [0.98, ..]}. A scoring that was stopped goes on where it was;
-what another critic scored is left where it is. Of others' files a line says `scores` (p of right, 0..1), or `pred` (1 for
-right, 0 or -1 for wrong), or `steps_with_score` (Monte-Carlo estimates, or what a released critic returns); its row is
-that with its `row` key, that with its number (`id` or `index`, from 0), or else the one at its place in the file. null,
--2 and a step that was not measured are no score.
+what another critic scored is left where it is. A line of others' files says `scores` (p of right, 0..1), or `pred` (1
+for right, 0 or -1 for wrong), or `steps_with_score` (Monte-Carlo estimates, or what a released critic returns). It is
+about the row that its `row` or its number (`id` or `index`, from 0) names, else about the one at its place in the file.
+null, -2 and a step that was not measured are no score.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from internvl_chat.data.images import load_image
+from internvl_chat.model.critic_turns import STEPS_HEAD
 from internvl_chat.records.durable import json_line, open_for_append, whole_lines
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import RecordError, Source, parse_row, shown
@@ -124,9 +125,7 @@ def _checked(scored: Mapping[str, Any], row: ProcessRow, where: Source) -> list[
     """The scores of a line; RecordError where they do not fit its row."""
     entries, texts = _entries(scored, where)
     if len(entries) != len(row.steps):
-        raise RecordError(
-            *where, f"{len(entries)} scores for the {len(row.steps)} steps of {row.where.line}: {row.key}"
-        )
+        raise RecordError(*where, f"{len(entries)} scores for the {len(row.steps)} steps of line {row.where.line}")
     for number, (text, step) in enumerate(zip(texts, row.steps, strict=False), 1):
         if text.split() != step.split():
             said = f"step {number} is {shown(text)} here and {shown(step)} in {row.where.file}:{row.where.line}"
@@ -141,10 +140,8 @@ def _entries(scored: Mapping[str, Any], where: Source) -> tuple[list[float | Non
             return [read(value, where) for value in scored[name]], []
     steps = scored.get("steps_with_score")
     if not isinstance(steps, list) or not all(isinstance(step, Mapping) for step in steps):
-        raise RecordError(
-            *where, f"no 'scores', 'pred' or 'steps_with_score': the line has {shown(sorted(scored), 200)}"
-        )
-    texts = [step["step"] for step in steps if isinstance(step.get("step"), str)]
+        raise RecordError(*where, f"no scores, pred or steps_with_score: the line has {shown(sorted(scored), 200)}")
+    texts = [step["step"].rpartition(STEPS_HEAD)[2] for step in steps if isinstance(step.get("step"), str)]
     values = [None if step.get("num_mc_total") == 0 else _share(step.get("score"), where) for step in steps]
     return values, texts if len(texts) == len(steps) else []
 
