@@ -120,7 +120,7 @@ def check_shell(command):
 
 
 def check_hub(words, monkeypatch):
-    """hf download OWNER/NAME --local-dir ..NAME: models are OpenGVLab's, other names are data sets."""
+    """hf download OWNER/NAME --local-dir ..NAME: models are OpenGVLab's, other names and benchmarks are data sets."""
     asked = {}
     monkeypatch.setattr(
         "huggingface_hub.cli.download.snapshot_download", lambda **settings: asked.update(settings) or "there"
@@ -128,7 +128,8 @@ def check_hub(words, monkeypatch):
     hub.app.main(args=words, standalone_mode=False)
     owner, name = asked["repo_id"].split("/")
     assert Path(asked["local_dir"]).name in name
-    assert asked["repo_type"] == ("model" if owner == "OpenGVLab" and "MMPR" not in name else "dataset")
+    is_data = owner != "OpenGVLab" or any(word in name for word in ("MMPR", "Bench"))
+    assert asked["repo_type"] == ("dataset" if is_data else "model")
 
 
 @pytest.mark.parametrize(("command", "page"), COMMANDS, ids=[command for command, _ in COMMANDS])

@@ -23,7 +23,7 @@ from typing import Any
 from internvl_chat.records.durable import cache_home, json_text, write_atomically
 from internvl_chat.records.rows import RecordError
 from internvl_chat.run.entry import Parser, at_least, enter
-from tools.critic_benchmark.metrics import JudgedRow, measure
+from tools.critic_benchmark.metrics import ScoredRow, measure
 from tools.critic_benchmark.rows import Benchmark, read_benchmark
 from tools.critic_benchmark.scores import Critic, StepScores, read_scores, score_rows
 from tools.critic_benchmark.split import Chosen, sweep
@@ -86,7 +86,7 @@ def evaluate_critic(args: argparse.Namespace) -> dict[str, Any]:
     benchmark = read_benchmark(args.benchmark, args.image_root, follow_symlinks=args.follow_symlinks)
     scores = find_scores(args, benchmark)
     left_out = check_rows(benchmark, scores, leave_out=args.leave_out)
-    rows = [JudgedRow(row, scores[row.key]) for row in benchmark.rows if row.key in scores]
+    rows = [ScoredRow(row, scores[row.key]) for row in benchmark.rows if row.key in scores]
     if not rows:
         raise ValueError(f"{args.benchmark}: no row is left to measure ({dict(left_out)})")
     found = choose(rows, args)
@@ -147,14 +147,14 @@ def check_rows(benchmark: Benchmark, scores: StepScores, *, leave_out: bool) -> 
     return Counter(fault.fault for fault in faults)
 
 
-def choose(rows: Sequence[JudgedRow], args: argparse.Namespace) -> Chosen:
+def choose(rows: Sequence[ScoredRow], args: argparse.Namespace) -> Chosen:
     """The threshold that was given, or one that is sought on a part of the rows."""
     if args.threshold is None:
         return sweep(rows, args.sweep_share, args.seed)
     return Chosen(args.threshold, "given", rows)
 
 
-def write_results(args: argparse.Namespace, report: dict[str, Any], rows: Sequence[JudgedRow]) -> None:
+def write_results(args: argparse.Namespace, report: dict[str, Any], rows: Sequence[ScoredRow]) -> None:
     """Write the JSON file and the page, where they are asked for."""
     if args.out:
         write_atomically(args.out, [json_text(report)])

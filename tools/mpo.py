@@ -36,6 +36,7 @@ WORDS = {
     "train": ("internvl_chat.train_mpo", "MPO training"),
     "curves": ("tools.plot_curves", "the curves of a run as a picture"),
     "evaluate": ("tools.evaluate", "accuracy, preferences and paired tests of a checkpoint"),
+    "evaluate-critic": ("tools.evaluate_critic", "how well a critic tells right steps from wrong ones"),
     "report": ("tools.report", "a page about a run"),
     "demo": ("tools.demo", "ask checkpoints side by side in a browser"),
     "serve": ("tools.serve", "a server of a checkpoint, by vLLM or lmdeploy"),
@@ -85,7 +86,7 @@ def find_command(word: str) -> Callable[[], object]:
 
 def overview() -> str:
     """The words and what they do."""
-    lines = [f"  {word:14}{sentence}" for word, (_, sentence) in WORDS.items()]
+    lines = [f"  {word:16}{sentence}" for word, (_, sentence) in WORDS.items()]
     return "\n".join(
         [
             "usage: mpo WORD ...",

@@ -2,7 +2,7 @@
 
 import socket
 
-from data import make_visual_reasoning
+from data import make_process_rows, make_visual_reasoning
 from tests.mistakes.mistake import Mistake, each, write
 from tools import (
     compose,
@@ -11,6 +11,7 @@ from tools import (
     demo,
     environment,
     evaluate,
+    evaluate_critic,
     footprint,
     make_tiny_checkpoint,
     merge_lora,
@@ -91,6 +92,50 @@ ASKED = "--checkpoint ckpt --max-new-tokens 2 --max-num 1 --engine scripted"
 )
 def test_evaluate(mistake, refused):
     refused(evaluate.main, mistake, ASKED)
+
+
+JUDGED = '{"question": "a", "response": {"steps": ["b", "c"], "process_correctness": [1%s]}}\n'
+
+
+NEUTRAL = write("e.jsonl", JUDGED % ", 0")
+
+
+@each(
+    Mistake("no_such_rows", "--critic ckpt --benchmark none.jsonl", ("none.jsonl: no such file",)),
+    Mistake("no_rows", "--critic ckpt --benchmark e.jsonl", ("e.jsonl: no rows",), write("e.jsonl", "")),
+    Mistake("other_rows", "--critic ckpt --benchmark data/rows.jsonl", ("data/rows.jsonl:1", "steps", "--leave-out")),
+    Mistake(
+        "unequal",
+        "--critic ckpt --benchmark e.jsonl",
+        ("e.jsonl:1: 2 steps but 1 judgements", "--leave-out"),
+        write("e.jsonl", JUDGED % ""),
+    ),
+    Mistake(
+        "no_such_critic",
+        "--critic none --benchmark e.jsonl",
+        ("none: no such", "hf "),
+        NEUTRAL,
+    ),
+    Mistake("nobody_scores", "--benchmark e.jsonl", ("--critic", "--scores"), NEUTRAL),
+    Mistake("no_such_scores", "--scores none.jsonl --benchmark e.jsonl", ("none.jsonl",), NEUTRAL),
+    Mistake("threshold", "--scores a --benchmark e.jsonl --threshold 85", ("--threshold", "0 to 1")),
+    Mistake("share", "--scores a --benchmark e.jsonl --sweep-share 1", ("--sweep-share", "below 1")),
+)
+def test_evaluate_critic(mistake, refused):
+    refused(evaluate_critic.main, mistake)
+
+
+@each(
+    Mistake("no_such_answers", "--answers none.jsonl --out o.jsonl", ("none.jsonl: no such file",)),
+    Mistake(
+        "another_world",
+        "--answers e.jsonl --out o.jsonl",
+        ("e.jsonl:1: field 'solution'", "world's own prompts"),
+        write("e.jsonl", '{"question": "a", "response": "b"}\n'),
+    ),
+)
+def test_make_process_rows(mistake, refused):
+    refused(make_process_rows.main, mistake)
 
 
 @each(

@@ -23,7 +23,7 @@ BATCH = 500  # resamples held in memory at once
 READINGS = ("pooled", "weighted", "mean_of_sources")
 
 
-class JudgedRow(NamedTuple):
+class ScoredRow(NamedTuple):
     """A row and a score in 0..1 of each of its steps, None where there is none."""
 
     row: ProcessRow
@@ -69,7 +69,7 @@ def readings(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def measure(rows: Sequence[JudgedRow], threshold: float) -> dict[str, Any]:
+def measure(rows: Sequence[ScoredRow], threshold: float) -> dict[str, Any]:
     """All figures of some rows as JSON values; shares in percent.
 
     Raises:
@@ -121,7 +121,7 @@ def resampled_sums(values: np.ndarray) -> np.ndarray:
     return np.concatenate(sums).reshape(RESAMPLES, *values.shape[1:])
 
 
-def step_counts(rows: Sequence[JudgedRow]) -> dict[str, int]:
+def step_counts(rows: Sequence[ScoredRow]) -> dict[str, int]:
     """Steps that count, by their label, and those that do not, by the reason."""
     pairs = [pair for one in rows for pair in zip(one.row.labels, one.scores, strict=True)]
     judged = [is_right for one in rows for is_right, _ in one.judged]
@@ -140,7 +140,7 @@ def chance(counts: np.ndarray) -> dict[str, float]:
     return {name: percent(float(macro_f1(np.array(guess)))) for name, guess in guesses.items()}
 
 
-def first_errors(rows: Sequence[JudgedRow], threshold: float) -> dict[str, Any]:
+def first_errors(rows: Sequence[ScoredRow], threshold: float) -> dict[str, Any]:
     """How often the first wrong step is found, and how often answers without one are let pass.
 
     ProcessBench's figure (arXiv 2412.06559): the harmonic mean of both shares. A neutral step is no error.
@@ -162,7 +162,7 @@ def first_errors(rows: Sequence[JudgedRow], threshold: float) -> dict[str, Any]:
     }
 
 
-def ranking(rows: Sequence[JudgedRow]) -> dict[str, Any]:
+def ranking(rows: Sequence[ScoredRow]) -> dict[str, Any]:
     """What no threshold changes: the area under the ROC curve of steps, and the calibration of the scores."""
     judged = [pair for one in rows for pair in one.judged]
     is_right, scores = np.array([pair[0] for pair in judged]), np.array([pair[1] for pair in judged])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.data.images import ImageError, load_image
-from tools.critic_benchmark.metrics import JudgedRow
+from tools.critic_benchmark.metrics import ScoredRow
 from tools.critic_benchmark.plots import plot_calibration, png
 from tools.critic_benchmark.rows import NEUTRAL, RIGHT
 from tools.critic_benchmark.table import NAMES
@@ -32,7 +32,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Example:
+class ShownAnswer:
     """An answer as it is shown."""
 
     place: str
@@ -42,7 +42,7 @@ class Example:
     steps: list[Step]
 
 
-def critic_page(report: Mapping[str, Any], rows: Sequence[JudgedRow], *, number: int, title: str) -> str:
+def critic_page(report: Mapping[str, Any], rows: Sequence[ScoredRow], *, number: int, title: str) -> str:
     """The page of a report of `tools/evaluate_critic.py`.
 
     Args:
@@ -63,10 +63,10 @@ def critic_page(report: Mapping[str, Any], rows: Sequence[JudgedRow], *, number:
     )
 
 
-def worst(rows: Sequence[JudgedRow], threshold: float, *, is_right: bool) -> list[JudgedRow]:
+def worst(rows: Sequence[ScoredRow], threshold: float, *, is_right: bool) -> list[ScoredRow]:
     """Rows with a step of this label that the critic takes for the other, the surest mistake first."""
 
-    def distance(one: JudgedRow) -> float:
+    def distance(one: ScoredRow) -> float:
         mistakes = [s for truth, s in one.judged if truth == is_right and (s > threshold) != is_right]
         return max((1 - score if is_right else score for score in mistakes), default=-1.0)
 
@@ -74,7 +74,7 @@ def worst(rows: Sequence[JudgedRow], threshold: float, *, is_right: bool) -> lis
     return [one for one in ordered if distance(one) >= 0]
 
 
-def example(one: JudgedRow, threshold: float) -> Example:
+def example(one: ScoredRow, threshold: float) -> ShownAnswer:
     """A row with its pictures."""
     steps = [
         _step(text, label, score, threshold)
@@ -83,7 +83,7 @@ def example(one: JudgedRow, threshold: float) -> Example:
     pictures = [_picture(path) for path in one.row.images]
     where = f"{Path(one.row.where.file).name}:{one.row.where.line}"
     policy = f" by {one.row.policy}" if one.row.policy else ""
-    return Example(where, one.row.source + policy, one.row.question, pictures, steps)
+    return ShownAnswer(where, one.row.source + policy, one.row.question, pictures, steps)
 
 
 def _step(text: str, label: int, score: float | None, threshold: float) -> Step:

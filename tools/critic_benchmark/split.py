@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-from tools.critic_benchmark.metrics import JudgedRow, best_threshold
+from tools.critic_benchmark.metrics import ScoredRow, best_threshold
 from tools.critic_benchmark.rows import ProcessRow
 
 DIVISOR = 2**64
@@ -29,7 +29,7 @@ class Chosen:
 
     threshold: float
     how: str
-    rows: Sequence[JudgedRow]
+    rows: Sequence[ScoredRow]
 
 
 def in_part(row: ProcessRow, share: float, seed: int) -> bool:
@@ -38,7 +38,7 @@ def in_part(row: ProcessRow, share: float, seed: int) -> bool:
     return xxhash.xxh3_64_intdigest(asked.encode()) / DIVISOR < share
 
 
-def sweep(rows: Sequence[JudgedRow], share: float, seed: int) -> Chosen:
+def sweep(rows: Sequence[ScoredRow], share: float, seed: int) -> Chosen:
     """The threshold with the best pooled macro F1 on about `share` of the questions, for the rows of all others.
 
     Raises:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from internvl_chat.records.rows import Source
-from tools.critic_benchmark.metrics import JudgedRow
+from tools.critic_benchmark.metrics import ScoredRow
 from tools.critic_benchmark.rows import ProcessRow
 
 PUBLISHED = {
@@ -30,7 +30,7 @@ def judged():
         where = Source("bench.jsonl", number + 1)
         question = question or f"question {number}"
         found = ProcessRow(str(number), number, where, question, (), steps, tuple(labels), source, "", **more)
-        return JudgedRow(found, scores)
+        return ScoredRow(found, scores)
 
     return row
 

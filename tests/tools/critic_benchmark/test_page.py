@@ -4,7 +4,7 @@ import json
 import re
 
 from tests.tools.critic_benchmark.conftest import PUBLISHED
-from tools.critic_benchmark.metrics import JudgedRow, measure
+from tools.critic_benchmark.metrics import ScoredRow, measure
 from tools.critic_benchmark.page import critic_page, worst
 from tools.critic_benchmark.rows import read_benchmark
 from tools.critic_benchmark.table import table
@@ -23,7 +23,7 @@ def test_the_surest_mistakes_come_first(judged):
 
 def test_the_page_has_the_figures_and_the_answers(published):
     [row] = read_benchmark(published({"question": "<script>alert(1)</script>"})).rows
-    rows = [JudgedRow(row, [0.7, 0.1, 0.9])]
+    rows = [ScoredRow(row, [0.7, 0.1, 0.9])]
     report = report_of(rows, left_out={"empty_step": 2})
     page = critic_page(report, rows, number=3, title="Critic prm")
     assert "<script>" not in page and "&lt;script&gt;" in page
@@ -37,7 +37,7 @@ def test_the_page_has_the_figures_and_the_answers(published):
 def test_a_step_without_score_and_a_lost_picture_are_shown_as_such(published, tmp_path):
     [row] = read_benchmark(published({})).rows
     (tmp_path / "images" / "a.png").write_bytes(b"no picture")
-    rows = [JudgedRow(row, [None, 0.1, 0.9])]
+    rows = [ScoredRow(row, [None, 0.1, 0.9])]
     page = critic_page(report_of(rows), rows, number=1, title="t")
     assert ">none<" in page.replace("\n", "") and "a.png" in page and "data:image/jpeg" not in page
 
