@@ -21,13 +21,12 @@ from internvl_chat.critic.conversation import StepTokenizer
 from internvl_chat.critic.packing import JudgedSample, collate_steps, judgement_logps, right_probability
 from internvl_chat.data.images import Tiling, blank_tile, decode_rgb
 from internvl_chat.data.tokenization import RowTokenizer
-from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
-from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, step_turns
+from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
+from internvl_chat.model.critic_turns import step_turns
+from internvl_chat.model.step_scoring import judging_message
 from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.records.rows import Source
 from internvl_chat.records.step_targets import Marks
-
-RELEASED = "InternVLRewardModel"  # architecture of VisualPRM-8B, which judges under the template's own system message
 
 
 class StepCritic:
@@ -73,7 +72,7 @@ class StepCritic:
             use_thumbnail=config.use_thumbnail,
             pad2square=config.pad2square,
         )
-        return cls(model, tokenizer, tiling, system_message_of(config))
+        return cls(model, tokenizer, tiling, judging_message(model))
 
     @torch.inference_mode()
     def score(
@@ -122,14 +121,3 @@ class StepCritic:
             )
             samples.append(tokens.sample(tiles, [len(part) for part in cut], marks, row_id=f"candidate:{number}"))
         return samples
-
-
-def system_message_of(config: InternVLChatConfig) -> str | None:
-    """The system message under which a checkpoint judges: as its training wrote it down; None for the template's own.
-
-    A chat model that was never trained to judge is told what to do by the usual one.
-    """
-    trained = getattr(config, "critic", None)
-    if trained:
-        return str(trained["system_message"])
-    return None if RELEASED in (config.architectures or []) else CRITIC_SYSTEM_MESSAGE

@@ -194,14 +194,13 @@ def test_the_numbers_are_those_of_the_packed_scorer(family):
     [grid] = critic.tiling.plan([picture.size])
     tiles = torch.from_numpy(critic.tiling.cut(picture, grid))
     assert len(tiles) == 3
-    answers = ANSWERS[:2]
-    packed = critic.score(QUESTION, [picture], [split_steps(answer, MAX_STEPS) for answer in answers])
-    scored = dict(zip(answers, (sum(scores) / len(scores) for scores in packed), strict=True))
+    packed = critic.score(QUESTION, [picture], [split_steps(answer, MAX_STEPS) for answer in ANSWERS])
+    scored = dict(zip(ANSWERS, (sum(scores) / len(scores) for scores in packed), strict=True))
     found = family.load("policy", dtype=torch.float32).select_best_response(
-        family.tokenizer, QUESTION, answers, tiles, return_scores=True
+        family.tokenizer, QUESTION, ANSWERS, tiles, return_scores=True
     )
     assert dict(found) == pytest.approx(scored, abs=1e-5)
     one = family.load("policy", dtype=torch.float32).generate_steps_with_soft_score
     assert [step["score"] for step in one(family.tokenizer, QUESTION, ANSWER, tiles)] == pytest.approx(
-        packed[answers.index(ANSWER)], abs=1e-5
+        packed[ANSWERS.index(ANSWER)], abs=1e-5
     )
