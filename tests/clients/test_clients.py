@@ -10,6 +10,7 @@ import torch
 
 from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model, load_tokenizer
+from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE
 from tools.checkpoints.tiny import make_tiny_checkpoint
 from tools.make_tiny_checkpoint import parse_arguments
 
@@ -86,3 +87,19 @@ def test_vlmevalkit_asks_in_the_words_of_the_mpo_models_and_gets_our_answer(
     model, tiles = load_model(saved, dtype=torch.bfloat16), tiles_of(448).bfloat16()
     settings = {"max_new_tokens": 12, "do_sample": False}
     assert found["answer"] == model.chat(load_tokenizer(saved), tiles, found["prompt"], settings) != ""
+
+
+def test_a_saved_critic_chooses_in_vlmevalkit(client, run_elsewhere, picture, tiles_of, tmp_path):
+    """The critic's numbers are ours, so is the order of the three answers, and the first of them is the answer."""
+    kit, python = client("VLMEvalKit"), client("vlmevalkit") / "bin" / "python"
+    made, policy, critic = tmp_path / "made", tmp_path / "policy", tmp_path / "critic"
+    make_tiny_checkpoint(parse_arguments(f"--out {made} --image_size 448".split()))
+    model = load_model(made)
+    export_checkpoint(model, made, policy)
+    model.config.critic = {"system_message": CRITIC_SYSTEM_MESSAGE}
+    export_checkpoint(model, made, critic)
+    found = said(run_elsewhere("choose_in_vlmevalkit.py", kit, policy, picture, critic, python=python))
+    assert found["keywords"] == ["num_patches_list", "pixel_values", "tokenizer"] and len(found["asked"]) == 3
+    ours, tiles = load_model(critic, dtype=torch.bfloat16), tiles_of(448).bfloat16()
+    sorted_here = ours.select_best_response(load_tokenizer(critic), found["question"], found["asked"], tiles)
+    assert found["best_first"] == sorted_here and found["answer"] == sorted_here[0]
