@@ -11,7 +11,7 @@ NAMES = {"pooled": "all steps pooled", "weighted": "sources by steps", "mean_of_
 def table(report: Mapping[str, Any]) -> str:
     """A line for each source and each overall reading, what they rest on, and what was left out."""
     overall, steps, first = report["overall"], report["steps"], report["first_error"]
-    lines = [f"{report['scored']} on {report['benchmark']}, threshold {report['threshold']} ({report['chosen']})"]
+    lines = [f"{report['scored']} on {report['benchmark']}, threshold {report['threshold']:.3g} ({report['chosen']})"]
     lines += [f"{'macro F1, %':>28}  {'interval':^16} {'right':>7} {'wrong':>7} {'steps':>7}"]
     lines += [_line(name, found, found["steps"]) for name, found in report["sources"].items()]
     lines += [_line(NAMES[name], overall[name] | _pooled(name, overall), "") for name in NAMES]
