@@ -24,6 +24,7 @@ import xxhash
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import Prompt, RecordError, Source, is_blank, parse_row, shown
 from tools.reasoning_data_pipeline.prompts.files import ImageRoots
+from tools.reasoning_data_pipeline.prompts.wording import split_placeholders
 
 RIGHT, NEUTRAL, WRONG = 1, 0, -1
 LABELS = (RIGHT, NEUTRAL, WRONG)
@@ -95,6 +96,7 @@ def read_benchmark(file: Path, image_root: Path | None = None, *, follow_symlink
 def _row(row: dict[str, Any], key: str, number: int, where: Source, roots: ImageRoots) -> ProcessRow:
     """A parsed row, checked; RecordError names what is wrong with it."""
     prompt = Prompt.from_row(row, where, allow_no_answer=True)
+    split_placeholders(prompt.question, len(prompt.image), where)  # refuses a wrong number of them
     judged = _response(row, where)
     steps, labels = _steps(judged, where), _labels(judged, where)
     if len(steps) != len(labels):

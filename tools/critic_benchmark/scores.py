@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from PIL import Image
 from tqdm import tqdm
 
-from internvl_chat.data.images import load_image
+from internvl_chat.data.images import ImageError, load_image
 from internvl_chat.model.critic_turns import STEPS_HEAD
 from internvl_chat.records.durable import json_line, open_for_append, whole_lines
 from internvl_chat.records.jsonl import JsonlFile
@@ -62,8 +62,7 @@ def score_rows(
     file = open_for_append(kept) if kept else None
     try:
         for group in tqdm(groups_of(todo, at_once), desc="questions scored"):
-            images = [load_image(path) for path in group[0].images]
-            found = critic.score(group[0].question, images, [row.steps for row in group])
+            found = critic.score(group[0].question, pictures_of(group[0]), [row.steps for row in group])
             for row, values in zip(group, found, strict=True):
                 scores[row.key] = list(values)
                 if file:
@@ -74,6 +73,14 @@ def score_rows(
         if file:
             file.close()
     return scores
+
+
+def pictures_of(row: ProcessRow) -> list[Image.Image]:
+    """The pictures of a row's question; RecordError where one is broken."""
+    try:
+        return [load_image(path) for path in row.images]
+    except ImageError as error:
+        raise RecordError(*row.where, str(error), error.fault) from error
 
 
 def groups_of(rows: Iterable[ProcessRow], most: int) -> list[list[ProcessRow]]:

@@ -68,6 +68,7 @@ def response(**change):
         ({"response": "{1"}, "field 'response' is no JSON", "wrong_type"),
         ({"image": ["b.png"]}, "b.png: no such image", "unusable_row"),
         ({"question": ""}, "field 'question' is empty", "empty_question"),
+        ({"question": "<image> or <image>?"}, "2 <image>", "unusable_row"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_line(published, change, reason, fault):

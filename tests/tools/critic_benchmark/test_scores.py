@@ -1,6 +1,7 @@
 """Scores that are made, kept and read."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,12 @@ def test_scores_of_another_critic_are_not_taken(rows, tmp_path):
     file.write_text(json.dumps({"row": rows[0].key, "by": "other", "scores": [0.0] * 3}) + "\n")
     assert score_rows(rows, lambda: critic, by="x", kept=file, at_once=8)[rows[0].key] == LENGTHS
     assert len(file.read_text().splitlines()) == 4
+
+
+def test_a_broken_picture_is_named_with_its_row(rows):
+    Path(rows[0].images[0]).write_bytes(b"no picture")
+    with pytest.raises(RecordError, match="test.jsonl:1: .*a.png"):
+        score_rows(rows, ScriptedCritic, by="x", kept=None, at_once=8)
 
 
 STEPS = [{"step": step, "score": score} for step, score in zip(PUBLISHED["response"]["steps"], LENGTHS, strict=True)]
