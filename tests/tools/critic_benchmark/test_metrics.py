@@ -67,7 +67,9 @@ def test_neutral_steps_and_steps_without_score_change_nothing_but_their_counts(j
 
 def test_first_errors_by_hand(judged, hand):
     """The first row's error is called one step early, the second row's is found, the third has none and is let pass."""
-    found = first_errors([*hand, judged([1, 1], [0.9, 0.95]), judged([0, 0], [0.1, 0.1])], 0.85)
+    rows = [*hand, judged([1, 1], [0.9, 0.95]), judged([0, 0], [0.1, 0.1])]
+    found = first_errors(rows, 0.85)
+    assert first_errors([judged([-1], [0.85])], 0.85)["with_error"] == 100.0  # at the threshold it is called wrong
     assert found == {
         "f1": 66.67,
         "with_error": 50.0,
@@ -100,6 +102,9 @@ def test_intervals_cover_rows_not_steps(judged):
     mixed = [judged([1, -1], [0.9, 0.1 if i % 2 else 0.95]) for i in range(40)]
     found = measure(mixed, 0.85)["overall"]["pooled"]
     low, high = found["interval"]
+    counts = np.array([[counts_of(one.judged, 0.85)] for one in mixed])
+    drawn = macro_f1(resampled_sums(counts)[:, 0])
+    assert np.mean((drawn >= low / 100 - 1e-4) & (drawn <= high / 100 + 1e-4)) == pytest.approx(0.95, abs=0.02)
     assert low < found["macro_f1"] < high < 100 and measure(mixed, 0.85)["overall"]["pooled"] == found
     wide_low, wide_high = measure(mixed[:10], 0.85)["overall"]["pooled"]["interval"]
     assert wide_high - wide_low > high - low

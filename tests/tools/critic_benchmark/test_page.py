@@ -23,7 +23,7 @@ def test_the_surest_mistakes_come_first(judged):
 
 def test_the_page_has_the_figures_and_the_answers(published):
     [row] = read_benchmark(published({"question": "<script>alert(1)</script>"})).rows
-    rows = [ScoredRow(row, [0.7, 0.1, 0.9])]
+    rows = [ScoredRow(row, [0.7, 0.8, 0.9])]
     report = report_of(rows, left_out={"empty_step": 2})
     page = critic_page(report, rows, number=3, title="Critic prm")
     assert "<script>" not in page and "&lt;script&gt;" in page
