@@ -23,7 +23,7 @@ from internvl_chat.data.images import Tiling, blank_tile, decode_rgb
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
 from internvl_chat.model.critic_turns import step_turns
-from internvl_chat.model.step_scoring import judging_message
+from internvl_chat.model.step_scoring import system_message_of
 from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.records.rows import Source
 from internvl_chat.records.step_targets import Marks
@@ -72,7 +72,7 @@ class StepCritic:
             use_thumbnail=config.use_thumbnail,
             pad2square=config.pad2square,
         )
-        return cls(model, tokenizer, tiling, judging_message(model))
+        return cls(model, tokenizer, tiling, system_message_of(config))
 
     @torch.inference_mode()
     def score(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMAGE_PLACEHOLDER
 from .conversation import Part, Template, TextEncoder, expand_placeholders
 from .critic_turns import CRITIC_SYSTEM_MESSAGE, MARKS, MAX_STEPS, RELEASED_CRITIC, split_steps, step_turns
@@ -158,7 +159,8 @@ def _score_steps(
     images = model.image_strings(tokenizer, pixel_values, num_patches_list)
     question = _with_placeholders(question, len(images))
     encoder = TextEncoder(tokenizer)
-    system = judging_message(model)
+    said = system_message_of(model.config) if model.system_message is None else model.system_message
+    system = model.conv_template.system_message if said is None else said
     features = None if pixel_values is None else model.extract_feature(pixel_values.to(model.device))
     scores = []
     for steps in answers:
@@ -171,16 +173,15 @@ def _score_steps(
     return scores
 
 
-def judging_message(model: "InternVLChatModel") -> str:
-    """The system message under which a model judges.
+def system_message_of(config: InternVLChatConfig) -> str | None:
+    """The system message under which a checkpoint judges; None for its template's own.
 
-    That which it was trained with; the released VisualPRM-8B judges under its template's own, a chat model that was
-    never trained to judge is told what to do.
+    It is the one that it was trained with. The released VisualPRM-8B judges under its template's own, a chat model that
+    was never trained to judge is told what to do.
     """
-    if model.system_message is not None:
-        return model.system_message
-    is_released = RELEASED_CRITIC in (model.config.architectures or [])
-    return model.conv_template.system_message if is_released else CRITIC_SYSTEM_MESSAGE
+    if config.critic:
+        return str(config.critic["system_message"])
+    return None if RELEASED_CRITIC in (config.architectures or []) else CRITIC_SYSTEM_MESSAGE
 
 
 def _with_placeholders(question: str, images: int) -> str:
