@@ -1,5 +1,6 @@
-"""The files that travel with a checkpoint make it load and answer where this package is not installed."""
+"""The files that travel with a checkpoint make it load, answer and judge where this package is not installed."""
 
+import json
 import os
 import re
 import shutil
@@ -11,9 +12,10 @@ import torch
 
 from internvl_chat.checkpoint.export import remote_code_files
 
+RESPONSES = ["one.\n\nFinal answer: 1", "Final answer: 2", "two, three.\n\nso 3.\n\nFinal answer: 3"]
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
 SCRIPT = """
-import sys
+import json, sys
 sys.modules["internvl_chat"] = None  # an import of the package, which may be installed, now fails
 import torch
 from transformers import AutoModel, AutoTokenizer
@@ -22,6 +24,9 @@ model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True, use_fast=False)
 tiles = torch.full((2, 3, 56, 56), 200, dtype=torch.uint8)
 print("ANSWER", ascii(model.chat(tokenizer, tiles, "How many?", dict(max_new_tokens=8, do_sample=False))))
+asked = dict(tokenizer=tokenizer, question="<image>\\nHow many?", response_list=json.loads(sys.argv[2]))
+best = model.select_best_response(**asked, pixel_values=tiles, num_patches_list=[2], return_scores=True)
+print("BEST", json.dumps(best))
 """
 
 
@@ -45,7 +50,7 @@ def test_a_checkpoint_with_its_files_answers_the_same_elsewhere(family, tmp_path
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder)],
+        [sys.executable, "-c", SCRIPT, str(folder), json.dumps(RESPONSES)],
         cwd=elsewhere,
         env=environment,
         capture_output=True,
@@ -55,5 +60,10 @@ def test_a_checkpoint_with_its_files_answers_the_same_elsewhere(family, tmp_path
     )
     assert run.returncode == 0, run.stderr
     tiles = torch.full((2, 3, 56, 56), 200, dtype=torch.uint8)
-    answer = family.load().chat(family.tokenizer, tiles, "How many?", GREEDY)
+    model = family.load()
+    answer = model.chat(family.tokenizer, tiles, "How many?", GREEDY)
     assert f"ANSWER {ascii(answer)}" in run.stdout
+    best = json.loads(run.stdout.splitlines()[-1].removeprefix("BEST "))
+    ours = model.select_best_response(family.tokenizer, "How many?", RESPONSES, tiles, return_scores=True)
+    assert [response for response, _ in best] == [response for response, _ in ours]
+    assert [score for _, score in best] == pytest.approx([score for _, score in ours], abs=1e-5)

@@ -1,10 +1,7 @@
 """A critic's scores turn by turn, its sorted answers, and a saved critic in another's program."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,22 +16,6 @@ from internvl_chat.model.step_scoring import mark_ids
 QUESTION = "How many?"
 ANSWER = "red circle, nothing.\n\none: 1.\n\nFinal answer: 1"
 ANSWERS = ["four.\n\nFinal answer: 4", ANSWER, "<image> is text here.\n\nFinal answer: 2"]
-# What VLMEvalKit's wrapper of InternVL does with `reward_model_path`, in the same keywords.
-AS_VLMEVALKIT = """
-import json, sys
-sys.modules["internvl_chat"] = None  # an import of the package, which may be installed, now fails
-import torch
-from transformers import AutoModel, AutoTokenizer
-torch.set_num_threads(1)
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True, use_fast=False)
-critic = AutoModel.from_pretrained(sys.argv[1], dtype=torch.float32, trust_remote_code=True).eval()
-question, answers = json.loads(sys.argv[2])
-tiles = torch.full((2, 3, 56, 56), 0.25)
-how = dict(tokenizer=tokenizer, question="<image>\\n" + question, response_list=answers, pixel_values=tiles)
-sorted_answers = critic.select_best_response(**how, num_patches_list=[2])
-scored = critic.select_best_response(**how, num_patches_list=[2], return_scores=True)
-print("FOUND", json.dumps([sorted_answers, scored, critic.system_message]))
-"""
 
 
 @pytest.fixture
@@ -164,28 +145,6 @@ def test_a_saved_critic_brings_the_code_that_scores(family, tmp_path):
     assert config["critic"] == {"system_message": CRITIC_SYSTEM_MESSAGE}
     assert config["auto_map"]["AutoModel"] == "modeling_internvl_chat.InternVLChatModel"
     assert all((folder / path.name).read_text() == path.read_text() for path in remote_code_files())
-
-
-@pytest.mark.integration
-def test_a_saved_critic_sorts_answers_as_vlmevalkit_asks_it_to(qwen2, tmp_path):
-    model, folder = saved_critic(qwen2, tmp_path)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", AS_VLMEVALKIT, str(folder), json.dumps([QUESTION, ANSWERS])],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    sorted_answers, scored, system = json.loads(run.stdout.splitlines()[-1].removeprefix("FOUND "))
-    tiles = torch.full((2, 3, 56, 56), 0.25)
-    ours = model.select_best_response(qwen2.tokenizer, QUESTION, ANSWERS, tiles, [2], return_scores=True)
-    assert sorted_answers == [answer for answer, _ in ours] and system == CRITIC_SYSTEM_MESSAGE
-    assert [score for _, score in scored] == pytest.approx([score for _, score in ours], abs=1e-5)
 
 
 def test_the_numbers_are_those_of_the_packed_scorer(family):
