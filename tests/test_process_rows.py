@@ -14,7 +14,13 @@ from tools.visual_reasoning.process_rows import CAREFUL, CARELESS, process_rows
 WHERE = Source("answers.jsonl", 3)
 SOLUTION = "red circle, nothing.\n\nred shapes: red circle: 1.\n\nFinal answer: 1"
 SLIP = "nothing, nothing.\n\nred shapes: red circle: 1.\n\nFinal answer: 0"
-ROW = {"image": "images/a.png", "question": "<image>\nHow many?", "answer": "1", "task": "count", "solution": SOLUTION}
+ROW = {
+    "image": "images/a.png",
+    "question": "<image>\nHow many?",
+    "answer": "1",
+    "task": "count",
+    "right_response": SOLUTION,
+}
 
 
 def test_a_step_is_right_where_the_solution_has_it():
@@ -39,7 +45,10 @@ def test_a_pair_gives_the_right_steps_and_the_careless_ones():
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"solution": None}, "field 'solution' must be the right steps, not None"), ({"response": None}, "no answer")],
+    [
+        ({"right_response": None}, "field 'right_response' must be the right steps, not None"),
+        ({"response": None}, "no answer"),
+    ],
 )
 def test_rows_of_another_world(change, reason):
     with pytest.raises(RecordError, match=f"answers.jsonl:3: {reason}"):

@@ -130,7 +130,7 @@ def test_evaluate_critic(mistake, refused):
     Mistake(
         "another_world",
         "--answers e.jsonl --out o.jsonl",
-        ("e.jsonl:1: field 'solution'", "world's own prompts"),
+        ("e.jsonl:1: field 'right_response'", "world's own prompts"),
         write("e.jsonl", '{"question": "a", "response": "b"}\n'),
     ),
 )

@@ -20,8 +20,8 @@ def process_rows(row: Mapping[str, Any], where: Source, policy: str) -> Iterator
     """The judged answers of a row of the world.
 
     Args:
-        row: an answer to a question (`response`, or `steps_with_score`) with the right steps as `solution`; or a pair,
-            whose chosen answer has the right steps.
+        row: an answer to a question (`response`, or `steps_with_score`) and the right steps as `right_response`; or a
+            pair, whose chosen answer has the right steps.
         where: for the error.
         policy: who answered; a pair's answers are the generator's.
 
@@ -35,10 +35,10 @@ def process_rows(row: Mapping[str, Any], where: Source, policy: str) -> Iterator
         for answer, name in ((row["chosen"], CAREFUL), (row["rejected"], CARELESS)):
             yield _judged(row, split_steps(answer), row["chosen"], name)
         return
-    solution = row.get("solution")
+    solution = row.get("right_response")
     if not isinstance(solution, str):
         told = "give rows made from the world's own prompts, which the samplers keep"
-        raise RecordError(*where, f"field 'solution' must be the right steps, not {shown(solution)}: {told}")
+        raise RecordError(*where, f"field 'right_response' must be the right steps, not {shown(solution)}: {told}")
     measured = [step for step in row.get("steps_with_score") or () if not is_blank(step["step"])]
     if measured:
         judged = _judged(row, [step["step"] for step in measured], solution, policy)
