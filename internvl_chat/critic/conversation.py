@@ -7,7 +7,7 @@
     assistant  ...
 
 A judgement is a single token, read off the position before it. Scoring puts `+` into the earlier answers, as the
-released VisualPRM-8B does (`generate_steps_with_soft_score_v2` of its code), and so does training unless told otherwise.
+released VisualPRM-8B does (`generate_steps_with_soft_score_v2` of its code), and so does training unless told not to.
 An image stands in front of the question, inside the first turn, where that code puts it. Ids are those of the whole
 conversation in the checkpoint's template, encoded in one go, as its training code did.
 """
