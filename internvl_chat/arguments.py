@@ -133,6 +133,8 @@ class MPOConfig(PreferenceFlags, TrainingArguments):
             raise ValueError(f"--group_by {self.group_by} is unknown: take none, prompt or image")
         if self.on_non_finite not in ("stop", "skip"):
             raise ValueError(f"--on_non_finite {self.on_non_finite} is unknown: take stop or skip")
+        if self.on_fall not in ("stop", "warn"):
+            raise ValueError(f"--on_fall {self.on_fall} is unknown: take stop or warn")
 
     @property
     def judges_steps(self) -> bool:
@@ -255,6 +257,40 @@ def check_evaluation(model: ModelArguments, data: DataArguments, mpo: MPOConfig)
         raise ValueError(f"--eval_strategy {mpo.eval_strategy} needs rows: name their meta.json by --eval_meta_path")
     if mpo.load_best_model_at_end and mpo.eval_strategy == "no":
         raise ValueError("--load_best_model_at_end True needs evaluations: set --eval_strategy and --eval_meta_path")
+
+
+def check_held_out(mpo: MPOConfig, steps: int | None = None) -> None:
+    """Refuse --eval_prompts that could not be asked.
+
+    Args:
+        mpo: flags.
+        steps: of the whole run; None where they are not known yet.
+
+    Raises:
+        ValueError: says which flag is at fault, and the cure.
+    """
+    if not mpo.eval_prompts:
+        return
+    every, example = mpo.eval_steps, "take one of some 10 looks in a run, such as 20"
+    if not every or every < 0:
+        raise ValueError(
+            f"--eval_steps {every} with --eval_prompts: name the optimizer steps between two looks; {example}"
+        )
+    if steps is not None and every > steps:
+        raise ValueError(f"--eval_steps {every} with --eval_prompts: the run has {steps} steps; {example}")
+    least = {"eval_questions": 10, "eval_samples": 0, "eval_max_new_tokens": 1}
+    for name, value in least.items():
+        if getattr(mpo, name) < value:
+            raise ValueError(f"--{name} {getattr(mpo, name)} must be at least {value}")
+    is_zero3 = bool(mpo.deepspeed) and mpo.hf_deepspeed_config.is_zero3()
+    if is_zero3 or mpo.fsdp or mpo.sequence_parallel_size > 1:
+        split = (
+            f"--deepspeed {mpo.deepspeed}" if is_zero3 else "--fsdp True" if mpo.fsdp else "--sequence_parallel_size"
+        )
+        raise ValueError(
+            f"--eval_prompts with {split}: a rank that answers needs all weights, and here each has a part; take "
+            "--deepspeed zero_stage1_config.json, or leave it out and run tools/evaluate.py on the saved checkpoints"
+        )
 
 
 def settle_reference(model: ModelArguments, mpo: MPOConfig) -> None:

@@ -108,6 +108,17 @@ class PreferenceFlags:
 
     max_skipped_share: float = described(0.1, "Stop when more than this share of the rows cannot be used, 0 to 1.")
     on_non_finite: str = described("stop", "A step whose loss or gradient is not finite: `stop` the run, or `skip` it.")
+    eval_prompts: str | None = described(
+        None,
+        "Held-out prompts (JSONL of image, question, answer) that the policy answers before the first step, every "
+        "--eval_steps optimizer steps and at the end; answers that get worse beyond chance stop the run.",
+    )
+    eval_questions: int = described(128, "Questions of --eval_prompts that are asked, the same ones every time.")
+    eval_samples: int = described(0, "Answers to each: 0 for the most likely one, else so many at temperature 1.")
+    eval_prompt_version: str = described("en", "How they are put: a prompt version, or `direct` for as they stand.")
+    eval_max_new_tokens: int = described(1024, "Cut answers to --eval_prompts here.")
+    eval_image_root: str | None = described(None, "Folder of the images of --eval_prompts.")
+    on_fall: str = described("stop", "Where these answers get worse beyond chance: `stop` the run, or `warn`.")
     watchdog_seconds: float = described(
         300.0, "Write all stacks to a file when a step takes longer than this and 10 times the usual; 0 for never."
     )

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from internvl_chat.run.entry import enter
 from internvl_chat.training_help import help_text, wants_help
 
+HELD_OUT = "tools.evaluation.held_out:open_held_out"
+"""Asks and judges --eval_prompts. By name, for the library imports no engine and no answer check: here both meet."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a training, or print its flags.
@@ -28,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         ValueError, FileNotFoundError: a flag, the checkpoint or the mixture is not usable; said before the first step.
         FloatingPointError: the loss is not finite; names the rows.
+        Finding: answers to --eval_prompts got worse.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if wants_help(words):
@@ -35,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     from internvl_chat.training import train
 
-    train(words)
+    train(words, HELD_OUT)
 
 
 if __name__ == "__main__":

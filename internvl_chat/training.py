@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from internvl_chat.arguments import (
     ModelArguments,
     MPOConfig,
     check_evaluation,
+    check_held_out,
     check_sharding,
     resolve_deepspeed_config,
     settle_reference,
@@ -53,9 +56,11 @@ from internvl_chat.reference.adapter import AdapterReference
 from internvl_chat.reference.frozen import CachedReference, Reference
 from internvl_chat.reference.identity import open_cache, reference_settings
 from internvl_chat.run import process
+from internvl_chat.run.held_out import HeldOut
 from internvl_chat.run.process import gather_objects
 from internvl_chat.run.progress import silence_noise
 from internvl_chat.run.provenance import RunRecord
+from internvl_chat.run.recipe import planned_steps
 from internvl_chat.run.signals import StopOnSignal
 from internvl_chat.run.starts import begin, record_settings
 from internvl_chat.run.trainer import MultimodalDPOTrainer
@@ -63,21 +68,24 @@ from internvl_chat.run.trainer import MultimodalDPOTrainer
 logger = logging.getLogger(__name__)
 
 
-def train(argv: Sequence[str]) -> None:
+def train(argv: Sequence[str], held_out: str = "") -> None:
     """Run a training.
 
     Args:
         argv: flags without the program's name, the path of a YAML or JSON file of them in front.
+        held_out: "module:function" that opens --eval_prompts, which engines and answer checks outside the library ask
+            and judge; it is not imported without that flag.
 
     Raises:
         ValueError, FileNotFoundError: a flag, the checkpoint or the mixture is not usable; said before the first step.
         FloatingPointError: the loss is not finite; names the rows.
+        Finding: answers to --eval_prompts got worse.
     """
     with StopOnSignal() as stop:
-        run(list(argv), stop)
+        run(list(argv), stop, held_out)
 
 
-def run(argv: list[str], stop: StopOnSignal) -> None:
+def run(argv: list[str], stop: StopOnSignal, held_out: str = "") -> None:
     """`train`, with the signals taken over."""
     process.initialize(use_deepspeed=wants_deepspeed(argv))
     groups = parse_arguments(argv)
@@ -87,11 +95,12 @@ def run(argv: list[str], stop: StopOnSignal) -> None:
     check_apart(mpo_args.output_dir, groups[0].model_name_or_path)
     check_writable(mpo_args.output_dir)
     with locked(Path(mpo_args.output_dir), mpo_args.process_index):
-        run_locked(*groups, stop)
+        run_locked(groups, stop, held_out)
 
 
-def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: MPOConfig, stop: StopOnSignal) -> None:
+def run_locked(groups: tuple[ModelArguments, DataArguments, MPOConfig], stop: StopOnSignal, held_out: str = "") -> None:
     """Load, train, export and evaluate, unless this run is finished already; the output folder is this run's alone."""
+    model_args, data_args, mpo_args = groups
     publication = take_push(mpo_args, model_args.model_name_or_path)
     resume_point = find_resume_point(mpo_args)
     source = local_checkpoint(model_args.model_name_or_path)
@@ -102,7 +111,7 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
     train_dataset, eval_dataset = (
         build_dataset(path, tokenizer, data_args, mpo_args, config.num_image_token) if path else None for path in paths
     )
-    groups = (model_args, data_args, mpo_args)
+    questions = open_questions(groups, tokenizer, train_dataset, held_out) if mpo_args.eval_prompts else None
     start = begin(groups, resume_point, source=source, dataset=train_dataset)
     if start.is_finished:
         logger.info(
@@ -115,6 +124,7 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
         folder, is_first = Path(mpo_args.output_dir), mpo_args.process_index == 0
         record = RunRecord(folder, step=start.step, processes=mpo_args.world_size, is_writer=is_first)
         data = {"processing_class": tokenizer, "train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        data["held_out"] = questions
         if train_dataset is not None:
             if isinstance(train_dataset, JudgedDataset):
                 config.critic = {"system_message": train_dataset.system_message}  # for those who score with it
@@ -126,6 +136,7 @@ def run_locked(model_args: ModelArguments, data_args: DataArguments, mpo_args: M
         with record.stage("training"):
             result = trainer.train(resume_from_checkpoint=resume_point)
         stop.leave()
+        trainer.leave()
         with record.stage("export"):
             export(trainer, result.metrics)
         if trainer.eval_dataset is not None:
@@ -143,6 +154,27 @@ def plan_steps(dataset: MixtureDataset, args: MPOConfig, in_force: str | None) -
     if isinstance(sampler, StepSampler) and args.tokens_per_device:
         args.take_micro_batches(sampler.micro_batches)
     return sampler
+
+
+def open_questions(
+    groups: tuple[ModelArguments, DataArguments, MPOConfig],
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: MixtureDataset | None,
+    opener: str,
+) -> HeldOut:
+    """What --eval_prompts names, read and checked; `opener` as `held_out` of `train`.
+
+    Raises:
+        ValueError, FileNotFoundError: the file, a row of it or a flag is not usable.
+    """
+    if not opener:
+        raise ValueError("--eval_prompts needs who asks and judges: start `python -m internvl_chat.train_mpo`")
+    args = groups[2]
+    steps = planned_steps(args, len(dataset or []), args.world_size // args.sequence_parallel_size)
+    check_held_out(args, steps)
+    every = args.eval_steps if args.eval_steps >= 1 else math.ceil(args.eval_steps * steps)
+    questions: HeldOut = resolve_name(opener)(groups, tokenizer, dataset, math.ceil(steps / every))
+    return questions
 
 
 def build_trainer(
@@ -200,6 +232,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     settle_reference(groups[0], groups[2])
     check_sharding(groups[0], groups[2])
     check_evaluation(*groups)
+    check_held_out(groups[2])
     return groups
 
 

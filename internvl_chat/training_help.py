@@ -31,7 +31,8 @@ GROUPS = {
         resume_from_checkpoint push_to_hub hub_model_id""",
     "logging and evaluation": """logging_steps report_to run_name eval_meta_path eval_strategy eval_steps
         per_device_eval_batch_size""",
-    "guards": "max_skipped_share on_non_finite watchdog_seconds",
+    "guards": """eval_prompts eval_questions eval_samples eval_prompt_version eval_max_new_tokens eval_image_root
+        on_fall max_skipped_share on_non_finite watchdog_seconds""",
     "what the checkpoint decides, and older names": """vision_select_layer down_sample_ratio ps_version normalize_type
         evaluation_strategy group_prompts group_by_length use_liger use_data_resampling do_train ddp_backend
         remove_unused_columns logging_nan_inf_filter dataloader_pin_memory""",
@@ -61,7 +62,7 @@ TRAINER = {
     "report_to": ("none", "tensorboard, wandb, trackio, .. joined by commas, or none."),
     "run_name": (None, "Name of the run in a tracker."),
     "eval_strategy": ("no", "no, steps or epoch."),
-    "eval_steps": (None, "Steps between evaluations."),
+    "eval_steps": (None, "Optimizer steps between evaluations, of --eval_meta_path and of --eval_prompts."),
     "per_device_eval_batch_size": (8, "Pairs of a process at once in evaluation."),
 }
 METAVARS = {"bool": "BOOL", "int": "N", "float": "X", "NoneType": "VALUE"}

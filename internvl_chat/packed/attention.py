@@ -13,7 +13,8 @@ says why and groups take its place. Windows and attention sinks are tried apart:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -122,7 +123,7 @@ def register_attention() -> None:
 def use_shared_prefix(model: InternVLChatModel) -> None:
     """Switch the language model to packs: attention and LM head. Do it before any engine wraps the model.
 
-    Generation with this model object needs `set_attn_implementation("sdpa")` again, "eager" for GPT-OSS.
+    Generation with this model object needs `ordinary_attention`.
 
     Raises:
         ValueError: its attention does more than the packed one computes.
@@ -131,6 +132,17 @@ def use_shared_prefix(model: InternVLChatModel) -> None:
     register_attention()
     model.language_model.set_attn_implementation(ATTENTION_NAME)
     install_logps_head(model.language_model)
+
+
+@contextmanager
+def ordinary_attention(model: InternVLChatModel) -> Iterator[None]:
+    """Within, a model that was switched to packs attends as any other, so that it can write answers."""
+    has_sinks = any(name.endswith(".sinks") for name, _ in model.language_model.named_parameters())
+    model.language_model.set_attn_implementation("eager" if has_sinks else "sdpa")
+    try:
+        yield
+    finally:
+        model.language_model.set_attn_implementation(ATTENTION_NAME)
 
 
 def check_attention(language_model: PreTrainedModel) -> None:

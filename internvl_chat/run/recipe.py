@@ -71,6 +71,8 @@ INDIFFERENT = frozenset(
         *("include_num_input_tokens_seen", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name"),
         *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "watchdog_seconds"),
         *("eval_strategy", "evaluation_strategy", "eval_steps", "eval_delay", "per_device_eval_batch_size"),
+        *("eval_prompts", "eval_questions", "eval_samples", "eval_prompt_version", "eval_max_new_tokens"),
+        *("eval_image_root", "on_fall"),
         *("prediction_loss_only", "eval_on_start", "eval_do_concat_batches", "eval_use_gather_object"),
         *("eval_accumulation_steps", "include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval"),
         *("save_only_model", "save_strategy", "save_steps", "save_on_each_node", "save_total_limit"),

@@ -39,6 +39,7 @@ from internvl_chat.reference.fill import RowsToFill, fill_cache, known_rows, pla
 from internvl_chat.reference.frozen import CachedReference, FrozenReference, Reference
 from internvl_chat.reference.rows import RowIndex
 from internvl_chat.run.guards import CurveWatch
+from internvl_chat.run.held_out import HeldOut, HeldOutGuard
 from internvl_chat.run.ledger import SkippedRows
 from internvl_chat.run.metrics import StepGuard, pair_metrics
 from internvl_chat.run.process import gather_objects
@@ -69,6 +70,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
         processing_class: PreTrainedTokenizerBase,
         source: str | Path,
         reference: Reference | None = None,
+        held_out: HeldOut | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,6 +83,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
             processing_class: tokenizer of the checkpoint.
             source: local folder of the checkpoint, which every saved one takes after.
             reference: gives reference log-probs without a model, see `CachedReference`.
+            held_out: questions that the policy is asked on its way, see `HeldOutGuard`.
             callbacks: as in transformers.
             kwargs: `train_dataset`, `eval_dataset`, `data_collator` and so on, as in transformers.
 
@@ -104,6 +107,10 @@ class MultimodalDPOTrainer(ResumableTrainer):
         self.skipped_steps = 0
         self.add_callback(CurveWatch())
         self.add_callback(Watchdog(Path(args.output_dir), args.process_index, args.watchdog_seconds))
+        self.held_out = HeldOutGuard(held_out, args, self.log) if held_out is not None else None
+        if self.held_out is not None:
+            self.add_callback(self.held_out)
+            self.held_out.alive = self._say_alive
         if ref_model is not None:
             use_shared_prefix(ref_model)
         if args.sequence_parallel_size > 1:
@@ -125,6 +132,15 @@ class MultimodalDPOTrainer(ResumableTrainer):
             state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
             self.is_fsdp_enabled = True
+
+    def _say_alive(self) -> None:
+        """For the watchdog: a part of a look at held-out answers is done."""
+        self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    def leave(self) -> None:
+        """After training: end the process if held-out answers stopped it; Finding as of `HeldOutGuard.leave`."""
+        if self.held_out is not None:
+            self.held_out.leave(Path(self.args.output_dir))
 
     def cache_reference(self, cache: LogpsCache, data_name: str) -> int:
         """Let the reference model say all it has to say about the data, write that down, and let the model go.
@@ -386,13 +402,16 @@ class MultimodalDPOTrainer(ResumableTrainer):
         self.running_mean.load_state_dict(json.loads(path.read_text())["running_mean"])
 
     def run_state(self) -> dict[str, Any]:
-        """BCO's delta, and how many steps were skipped."""
-        return {"running_mean": self.running_mean.state_dict(), "skipped_steps": self.skipped_steps}
+        """BCO's delta, how many steps were skipped, and the first look at held-out answers."""
+        state = {"running_mean": self.running_mean.state_dict(), "skipped_steps": self.skipped_steps}
+        return state | ({"held_out": self.held_out.state_dict()} if self.held_out is not None else {})
 
     def load_run_state(self, state: dict[str, Any]) -> None:
         """Take back what `run_state` gave."""
         self.running_mean.load_state_dict(state["running_mean"])
         self.skipped_steps = state["skipped_steps"]
+        if self.held_out is not None:
+            self.held_out.load_state_dict(state.get("held_out", {}))
 
 
 def _say_refusals(model: InternVLChatModel, args: MPOConfig) -> None:

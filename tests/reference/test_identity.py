@@ -143,9 +143,12 @@ def test_nobody_adds_a_flag_of_the_training_without_asking_whether_the_reference
     reference = "reference save_adapter_only reference_cache_dir sync_ref_model ref_model_mixup_alpha"
     batches = "ref_model_sync_steps group_by group_prompts sequence_parallel_size balance_ranks group_by_length"
     batches += " tokens_per_device given_accumulation"
-    run = "max_skipped_share on_non_finite watchdog_seconds offload_activations overwrite_output_dir use_liger"
+    run = "max_skipped_share on_non_finite watchdog_seconds offload_activations overwrite_output_dir use_liger on_fall"
     older = "evaluation_strategy warmup_ratio grad_checkpoint"
-    assert ours == set(f"{losses} {reference} {batches} {run} {older}".split())
+    held_out = (
+        "eval_prompts eval_questions eval_samples eval_prompt_version eval_max_new_tokens eval_image_root on_fall"
+    )
+    assert ours == set(f"{losses} {reference} {batches} {run} {held_out} {older}".split())
 
 
 def test_weights_are_read_once_and_again_when_they_change(source, tmp_path, monkeypatch):

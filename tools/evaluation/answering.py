@@ -16,7 +16,7 @@ from internvl_chat.records.rows import parse_row, shown
 from tools.evaluation.questions import AskedQuestion
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Verdict, parse_answer
 from tools.reasoning_data_pipeline.engines.opening import open_engine
-from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Failure, Request
+from tools.reasoning_data_pipeline.engines.protocol import Completion, Engine, EngineOptions, Failure, Request
 from tools.reasoning_data_pipeline.files.store import sample_seed
 
 AnswerRows = dict[str, dict[str, dict[str, Any]]]
@@ -78,27 +78,44 @@ def answer_questions(
     Raises:
         ValueError: the engine could not answer one; an evaluation leaves none out.
     """
-    requests = (
-        Request(
-            str(index),
-            question.text,
-            {sample: sample_seed(seed, question.key, sample) for sample in range(samples)},
-            question.images,
-            tile_share(max_tiles, len(question.images)),
-            base_seed=sample_seed(seed, question.key),
-        )
-        for index, question in enumerate(questions)
-    )
     answers = [[""] * samples for _ in questions]
     opened = open_engine(engine, options)
     try:
-        for result in tqdm(opened.generate(requests), desc="answers", total=len(questions) * samples):
-            if isinstance(result, Failure):
-                raise ValueError(f"question {shown(questions[int(result.key)].text)} has no answer: {result.reason}")
-            answers[int(result.key)][result.sample] = result.text.strip()
+        found = completions(opened, questions, samples=samples, seed=seed, max_tiles=max_tiles)
+        for place, completion in tqdm(found, desc="answers", total=len(questions) * samples):
+            answers[place][completion.sample] = completion.text.strip()
     finally:
         opened.close()
     return answers
+
+
+def completions(
+    engine: Engine, questions: Sequence[AskedQuestion], *, samples: int, seed: int, max_tiles: int
+) -> Iterator[tuple[int, Completion]]:
+    """What an open engine answers, as it comes: (which of the questions, one of its samples).
+
+    The arguments and errors are those of `answer_questions`.
+    """
+    requests = (
+        request_of(question, str(place), samples=samples, seed=seed, max_tiles=max_tiles)
+        for place, question in enumerate(questions)
+    )
+    for result in engine.generate(requests):
+        if isinstance(result, Failure):
+            raise ValueError(f"question {shown(questions[int(result.key)].text)} has no answer: {result.reason}")
+        yield int(result.key), result
+
+
+def request_of(question: AskedQuestion, key: str, *, samples: int, seed: int, max_tiles: int) -> Request:
+    """A question as engines take it, under a key."""
+    return Request(
+        key,
+        question.text,
+        {sample: sample_seed(seed, question.key, sample) for sample in range(samples)},
+        question.images,
+        tile_share(max_tiles, len(question.images)),
+        base_seed=sample_seed(seed, question.key),
+    )
 
 
 def judge(questions: Sequence[AskedQuestion], responses: Iterable[Sequence[str]]) -> Iterator[Answered]:

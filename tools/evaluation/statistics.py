@@ -63,21 +63,22 @@ def bootstrap(samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray
     return Interval(float(found.low), float(found.high))
 
 
-def mcnemar(only_before: int, only_after: int) -> float:
-    """p-value of McNemar's exact test, two-sided.
+def mcnemar(only_before: int, only_after: int, alternative: str = "two-sided") -> float:
+    """p-value of McNemar's exact test.
 
     Args:
         only_before: questions that only the first checkpoint got right.
         only_after: questions that only the second one got right.
+        alternative: "two-sided", or "less": the second one got fewer right.
     """
     discordant = only_before + only_after
-    return float(scipy.stats.binomtest(only_after, discordant, 0.5).pvalue) if discordant else 1.0
+    return float(scipy.stats.binomtest(only_after, discordant, 0.5, alternative).pvalue) if discordant else 1.0
 
 
-def sign_flip(differences: Sequence[float]) -> float:
-    """p-value of the paired permutation test of a mean difference, two-sided; one difference per question.
+def sign_flip(differences: Sequence[float], alternative: str = "two-sided") -> float:
+    """p-value of the paired permutation test of a mean difference; one difference per question.
 
-    All sign patterns are tried where they are few, else 9,999 seeded ones.
+    All sign patterns are tried where they are few, else 9,999 seeded ones. `alternative` as of `mcnemar`.
     """
     if not any(differences):
         return 1.0
@@ -85,6 +86,7 @@ def sign_flip(differences: Sequence[float]) -> float:
         (np.asarray(differences, dtype=float),),
         np.mean,
         permutation_type="samples",
+        alternative=alternative,
         vectorized=True,
         n_resamples=RESAMPLES,
         batch=BATCH,

@@ -27,8 +27,10 @@ SEEDS = 2**63  # seeds are below
 class PromptEncoder:
     """Tokenizes requests in the chat template of a checkpoint; decodes what the model writes."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: InternVLChatConfig) -> None:
-        """Take the tokenizer and the configuration of a checkpoint.
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: InternVLChatConfig, system_message: str | None = None
+    ) -> None:
+        """Take the tokenizer and the configuration of a checkpoint, another system message than the template's if any.
 
         Raises:
             ValueError: the configuration names no chat template, or one that is not known.
@@ -36,7 +38,7 @@ class PromptEncoder:
         if config.template is None:
             raise ValueError(f"config.json has template {config.template!r}: it must name the chat template to ask in")
         self._tokenizer = tokenizer
-        self._rows = RowTokenizer(tokenizer, config.template, config.num_image_token)
+        self._rows = RowTokenizer(tokenizer, config.template, config.num_image_token, system_message)
         self.stop_token = self._rows.template.stop_token
         self.stop_ids = frozenset({tokenizer.convert_tokens_to_ids(self.stop_token), tokenizer.eos_token_id} - {None})
 

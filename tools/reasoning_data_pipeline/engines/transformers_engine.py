@@ -179,7 +179,7 @@ class TransformersEngine:
 
     def _features(self, tiles: torch.Tensor) -> torch.Tensor:
         """uint8 tiles (T, 3, H, W) to image tokens (T, P, D)."""
-        return self.model.extract_feature(normalize_tiles(tiles).to(self.model.dtype))
+        return self.model.extract_feature(normalize_tiles(tiles, self.model.normalize_type).to(self.model.dtype))
 
     def close(self) -> None:
         """End the reading threads."""
