@@ -87,6 +87,36 @@ def test_flags(mistake, refused):
     Mistake("no_training", "--do_train False", ("--do_train False", "evaluate.py --checkpoint out --reference ckpt")),
     Mistake("evaluation_rows", "--eval_strategy steps --eval_meta_path none.json", ("none.json",)),
     Mistake("unknown_tracker", "--report_to wandbb", ("wandbb: no package of this name.*; did you mean wandb[?]$",)),
+    Mistake("held_out_file", "--eval_prompts none.jsonl --eval_steps 1", ("--eval_prompts none.jsonl: no such file",)),
+    Mistake("held_out_never", "--eval_prompts data/rows.jsonl", ("--eval_steps None", "--eval_prompts")),
+    Mistake("held_out_zero", "--eval_prompts data/rows.jsonl --eval_steps 0", ("--eval_steps 0",)),
+    Mistake("held_out_late", "--eval_prompts data/rows.jsonl --eval_steps 5", ("--eval_steps 5", "has 1 steps")),
+    Mistake(
+        "held_out_few", "--eval_prompts data/rows.jsonl --eval_steps 1 --eval_questions 2", ("--eval_questions 2",)
+    ),
+    Mistake(
+        "held_out_version",
+        "--eval_prompts data/rows.jsonl --eval_steps 1 --eval_prompt_version english",
+        ("--eval_prompt_version english", "en_v2"),
+    ),
+    Mistake(
+        "held_out_without_answer",
+        "--eval_prompts questions.jsonl --eval_steps 1",
+        ("questions.jsonl:1", "'answer' is missing"),
+        write("questions.jsonl", '{"question": "How many?"}\n'),
+    ),
+    Mistake(
+        "held_out_empty",
+        "--eval_prompts questions.jsonl --eval_steps 1",
+        ("questions.jsonl: no rows",),
+        write("questions.jsonl", ""),
+    ),
+    Mistake(
+        "held_out_shared_out",
+        "--eval_prompts data/rows.jsonl --eval_steps 1 --fsdp True",
+        ("--eval_prompts with --fsdp True", "evaluate.py"),
+    ),
+    Mistake("on_fall", "--on_fall stops", ("--on_fall stops", "stop or warn")),
 )
 def test_what_goes_together(mistake, refused):
     refused(train_mpo.main, mistake, TRAINING)

@@ -42,6 +42,8 @@ PANELS = (
     Panel("Pairs whose chosen answer has the higher reward", "share", ("rewards/accuracies",), has_average=True),
 )
 RUN_PANELS = (
+    Panel("Held-out answers that are right, with 95 %", "share", ("eval_accuracy",)),
+    Panel("Log-probs of held-out answers", "nats since step 0", ("eval_logps/right_change", "eval_logps/wrong_change")),
     Panel("Learning rate", "", ("learning_rate",)),
     Panel("Norm of the gradient", "", ("grad_norm",)),
     Panel("Lengths of answers", "tokens", ("lengths/chosen", "lengths/rejected")),
@@ -154,6 +156,9 @@ def draw_panel(axes: Axes, panel: Panel, entries: Sequence[Mapping[str, Any]], w
         if panel.has_average:
             average = debiased_average(values, window or max(2, len(values) // 10))
             axes.plot(*thin(steps, average), style, label=label, color=color, linewidth=1.8)
+        low, high = (curve(entries, f"{name}_{bound}")[1] for bound in ("low", "high"))
+        if len(low) == len(high) == len(steps):
+            axes.fill_between(steps, low, high, color=color, alpha=0.15)
         axes.plot(*curve(entries, f"eval_{name}"), "o", color=color)
     if len(panel.names) > 1 and axes.lines:
         axes.legend()

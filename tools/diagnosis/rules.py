@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tools.diagnosis import learning, steadiness, surroundings
+from tools.diagnosis import held_out, learning, steadiness, surroundings
 from tools.diagnosis.evidence import Evidence
 from tools.diagnosis.verdicts import Judged, Sign
 
@@ -206,6 +206,22 @@ RULES = (
         "Training rows are learned by heart: the run overfits.",
         "Take the checkpoint with the lowest held-out loss; train less, or on more rows.",
         learning.held_out_follows,
+    ),
+    RunRule(
+        "Held-out answers stay right",
+        "eval_accuracy of --eval_prompts",
+        "fewer right than at the first look, beyond chance (paired by question, 5 % over all looks)",
+        "The model answers worse than before training, however healthy the curves of the trained rows look.",
+        "Take a checkpoint from before the fall; lower --learning_rate, raise --rpo_alpha, use more questions.",
+        held_out.answers_stay_right,
+    ),
+    RunRule(
+        "Right held-out answers hold against wrong ones",
+        "eval_logps/right_change, eval_logps/wrong_change, rewards/accuracies",
+        "the gap between right and wrong answers of the first look closes, beyond chance",
+        "Rewards rise on the trained pairs while held-out right answers lose likelihood: accuracy will follow.",
+        "Check that chosen and rejected are the right way round and differ in what matters; lower --learning_rate.",
+        held_out.right_hold,
     ),
     RunRule(
         "Rows come a few times",

@@ -28,10 +28,10 @@ from internvl_chat.run.held_out import Look
 from internvl_chat.run.process import find_process, gather_objects
 from tools.evaluation.accuracy import percent
 from tools.evaluation.answering import Answered, judge
-from tools.evaluation.falls import Change
+from tools.evaluation.falls import RUN_LEVEL, Change
 from tools.evaluation.followed import FirstAnswer, Followed
 from tools.evaluation.overlap import count_overlap
-from tools.evaluation.policy import Asking
+from tools.evaluation.policy import Interview
 from tools.evaluation.questions import AskedQuestion, direct, read_questions, reasoned
 from tools.evaluation.statistics import share_interval
 from tools.reasoning_data_pipeline.answers.checker import Outcome
@@ -46,9 +46,9 @@ SAMPLED = 2  # answers to a question at the first look whose log-probs are follo
 class HeldOutQuestions:
     """Questions, and what the policy answered to them first; see `internvl_chat.run.held_out.HeldOut`."""
 
-    def __init__(self, questions: Sequence[AskedQuestion], asking: Asking, *, samples: int, looks: int) -> None:
+    def __init__(self, questions: Sequence[AskedQuestion], interview: Interview, *, samples: int, looks: int) -> None:
         """Take the questions, how they are asked, the answers to each (0: the most likely one), the looks of a run."""
-        self.questions, self.asking, self.samples, self.looks = list(questions), asking, samples, looks
+        self.questions, self.interview, self.samples, self.looks = list(questions), interview, samples, looks
         self.shares: list[float] = []  # right answers to each question at the first look, 0 to 1
         self.first: list[list[FirstAnswer]] = []  # sampled then, to each question
 
@@ -57,7 +57,7 @@ class HeldOutQuestions:
         begin, process = time.monotonic(), find_process()
         mine = range(process.rank, len(self.questions), process.world_size)
         asked = [self.questions[place] for place in mine]
-        answered = judged(asked, self.asking.answer(model, asked, alive, samples=self.samples))
+        answered = judged(asked, self.interview.answer(model, asked, alive, samples=self.samples))
         shares = self._of_all(mine, [one.share for one in answered])
         if self.first:
             logps = self._of_all(mine, self._logps_of(model, asked, [self.first[place] for place in mine], alive))
@@ -70,7 +70,7 @@ class HeldOutQuestions:
         self, model: InternVLChatModel, asked: Sequence[AskedQuestion], alive: Callable[[], object]
     ) -> list[list[FirstAnswer]]:
         """Answers whose log-probs are followed: drawn, for the most likely one can only become less likely."""
-        found = self.asking.answer(model, asked, alive, samples=SAMPLED)
+        found = self.interview.answer(model, asked, alive, samples=SAMPLED)
         answers = [
             [
                 FirstAnswer(list(one.tokens or ()), outcome is Outcome.CORRECT, 0.0)
@@ -91,7 +91,7 @@ class HeldOutQuestions:
         answers: Sequence[Sequence[FirstAnswer]],
         alive: Callable[[], object],
     ) -> list[list[float]]:
-        return self.asking.logps(model, asked, [[one.tokens for one in found] for found in answers], alive)
+        return self.interview.logps(model, asked, [[one.tokens for one in found] for found in answers], alive)
 
     def _of_all(self, mine: Sequence[int], values: Sequence[Any]) -> list[Any]:
         """One value per question, from those of all ranks; a collective."""
@@ -110,6 +110,7 @@ class HeldOutQuestions:
             "eval_accuracy_change_low": change.interval.low,
             "eval_accuracy_change_high": change.interval.high,
             "eval_accuracy_p": change.p,
+            "eval_accuracy_level": RUN_LEVEL / self.looks,
         }
         followed = Followed.of(self.first, logps)
         fall = change.fall(self.looks)
@@ -181,8 +182,8 @@ def open_held_out(
     if args.process_index == 0:
         logger.info("--eval_prompts %s: %d of %d questions are asked at each look", path, len(chosen), len(questions))
         _warn_of_overlap(path, chosen, dataset)
-    asking = Asking(tokenizer, data, args.eval_max_new_tokens, args.per_device_eval_batch_size)
-    return HeldOutQuestions(chosen, asking, samples=args.eval_samples, looks=looks)
+    interview = Interview(tokenizer, data, args.eval_max_new_tokens, args.per_device_eval_batch_size)
+    return HeldOutQuestions(chosen, interview, samples=args.eval_samples, looks=looks)
 
 
 def _warn_of_overlap(path: Path, questions: Sequence[AskedQuestion], dataset: MixtureDataset | None) -> None:

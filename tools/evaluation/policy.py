@@ -32,7 +32,7 @@ ROWS = 64  # answers in the making at once
 
 
 @dataclass(frozen=True)
-class Asking:
+class Interview:
     """How a policy is asked.
 
     Attributes:

@@ -253,3 +253,41 @@ def test_measures_by_hand():
     assert comeback(np.array([5.0, 5, 5, 5, 5, 1, 1, 1, 1, 1, 9, 9, 9, 9, 9])) == pytest.approx((1, 9))
     assert noise(np.array([1.0])) == 0 and noise(np.array([0.0, 1, 0, 1])) == pytest.approx(1.4826 / 2**0.5)
     assert outliers(np.array([1.0, 1.1, 1, 1.1, 1, 9, 1, 1.1, 1, 1.1])) == [(5, 1.0)]
+
+
+LOOK = {
+    "step": 0,
+    "eval_accuracy": 0.5,
+    "eval_accuracy_change": 0.0,
+    "eval_accuracy_change_low": 0.0,
+    "eval_accuracy_change_high": 0.0,
+    "eval_accuracy_p": 1.0,
+    "eval_accuracy_level": 0.01,
+}
+FALL = LOOK | {"step": 90, "eval_accuracy": 0.36, "eval_accuracy_change": -0.14, "eval_accuracy_p": 0.001}
+GAP = {"right_change": -2.0, "wrong_change": -1.5, "gap_change": -0.5, "gap_change_low": -0.9, "gap_change_high": -0.1}
+
+
+def held_out(*looks):
+    """What the rules on held-out answers find in a healthy run with these looks: name -> (sign, value)."""
+    healthy = read("healthy_0")
+    views = judge_run(Evidence([*healthy.entries, *looks], healthy.settings))
+    return {view.rule.name: (view.sign, view.value) for view in views if "eld-out answers" in view.rule.name}
+
+
+def test_held_out_answers_that_fell_are_a_fault_whatever_the_other_curves_say():
+    sign, value = held_out(LOOK, FALL)["Held-out answers stay right"]
+    assert sign is Sign.FAULT
+    assert value.startswith("36.0 % right at step 90, -14.0 points since step 0") and "p = 0.001" in value
+    chance = FALL | {"eval_accuracy_p": 0.02}  # above the level of a look
+    assert held_out(LOOK, chance)["Held-out answers stay right"][0] is Sign.FINE
+    assert held_out(LOOK)["Held-out answers stay right"][0] is Sign.UNKNOWN
+    assert held_out() == {}
+
+
+@pytest.mark.parametrize(("high", "sign"), [(-0.1, Sign.FAULT), (0.1, Sign.FINE)])
+def test_right_answers_that_lose_against_wrong_ones_are_a_fault(high, sign):
+    gap = {f"eval_logps/{name}": value for name, value in (GAP | {"gap_change_high": high}).items()}
+    found, value = held_out(LOOK | gap, LOOK | gap)["Right held-out answers hold against wrong ones"]
+    assert found is sign
+    assert "right ones -2.00 nats, wrong ones -1.50" in value and "reward accuracy of the trained pairs" in value
