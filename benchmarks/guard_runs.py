@@ -45,7 +45,7 @@ class Size:
     is_sampled: bool = True
 
 
-SHORT = Size(prompts=160, held_out=96, steps=9, every=4, questions=96, is_sampled=False)
+SHORT = Size(prompts=160, held_out=96, steps=17, every=8, questions=96, is_sampled=False)
 
 
 def run(*words: str | Path) -> int:
