@@ -90,6 +90,12 @@ def divergence(checkpoint: Path, base: Path, rows: Sequence[Mapping[str, Any]], 
     (folder / "own.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     meta = {"own": {"root": str(images.resolve()), "annotation": str(folder / "own.jsonl")}}
     (folder / "own.json").write_text(json.dumps(meta), encoding="utf-8")
-    batches = pair_batches(str(base), folder / "own.json", batch_size=64, max_tiles=1)
-    policy, reference = (log_probs(str(model), batches, "distance from the base") for model in (checkpoint, base))
-    return round(((policy.chosen - reference.chosen).sum() / policy.chosen_lengths.sum()).item(), 4)
+    policy, reference = chosen_logps((checkpoint, base), folder / "own.json")
+    return round(policy - reference, 4)
+
+
+def chosen_logps(checkpoints: Sequence[Path], meta: Path) -> list[float]:
+    """Log-prob of a token of the chosen answers of a mixture by each checkpoint, mean over the tokens, in nats."""
+    batches = pair_batches(str(checkpoints[-1]), meta, batch_size=64, max_tiles=1)
+    tokens = sum(int(pack.lengths[pack.pair_answers[0]].sum()) for pack in (batch["packed"] for batch in batches))
+    return [log_probs(str(model), batches, "chosen answers")[0].sum().item() / tokens for model in checkpoints]

@@ -6,12 +6,11 @@ pipelines of the same questions. Each is a function from settings and seed to a 
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from benchmarks.study.files import lengths_of, read_meta, read_rows, write_meta, write_rows
 from benchmarks.study.settings import Settings, once
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample_answers
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main as pair_answers
@@ -22,8 +21,6 @@ from tools.reasoning_data_pipeline.visualprm_data_pipeline_postprocess import ma
 FORMAT_PAIRS = "_format_rules"
 ENGINE = "--engine transformers --dynamic --max-num 1 --max-new-tokens 96 --batch-size 16"
 SCORED_ANSWERS, CONTINUATIONS = 4, 8  # per question, and per step of each answer
-
-Row = dict[str, Any]
 
 
 def own(settings: Settings, seed: int) -> Path:
@@ -44,19 +41,19 @@ def gold(settings: Settings, seed: int) -> Path:
 def correctness(settings: Settings, seed: int) -> Path:
     """Own pairs without those whose rejected answer has no final line."""
     meta = own(settings, seed)
-    kept = {name: entry for name, entry in _read(meta).items() if not name.endswith(FORMAT_PAIRS)}
-    return _write_meta(meta.with_name("meta_correctness.json"), kept)
+    kept = {name: entry for name, entry in read_meta(meta).items() if not name.endswith(FORMAT_PAIRS)}
+    return write_meta(meta.with_name("meta_correctness.json"), kept)
 
 
 def swapped(settings: Settings, seed: int) -> Path:
     """Own pairs with chosen and rejected exchanged."""
     meta = own(settings, seed)
     exchanged = {}
-    for name, entry in _read(meta).items():
+    for name, entry in read_meta(meta).items():
         annotation = Path(entry["annotation"])
-        rows = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in _rows(annotation)]
-        exchanged[name] = {**entry, "annotation": str(_write_rows(annotation.with_suffix(".swapped.jsonl"), rows))}
-    return _write_meta(meta.with_name("meta_swapped.json"), exchanged)
+        rows = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in read_rows(annotation)]
+        exchanged[name] = {**entry, "annotation": str(write_rows(annotation.with_suffix(".swapped.jsonl"), rows))}
+    return write_meta(meta.with_name("meta_swapped.json"), exchanged)
 
 
 def dropout(settings: Settings, seed: int) -> Path:
@@ -69,7 +66,7 @@ def dropout(settings: Settings, seed: int) -> Path:
 def both(settings: Settings, seed: int) -> Path:
     """Correctness pairs and DropoutNTP pairs, as the paper mixes them."""
     blind = dropout(settings, seed)
-    return _write_meta(blind.with_name("meta_both.json"), {**_read(correctness(settings, seed)), **_read(blind)})
+    return write_meta(blind.with_name("meta_both.json"), {**read_meta(correctness(settings, seed)), **read_meta(blind)})
 
 
 def steps(settings: Settings, seed: int) -> Path:
@@ -101,7 +98,7 @@ def _correctness(settings: Settings, seed: int, folder: Path, policy: Path) -> d
     _sample(sample_answers, settings, seed, folder, policy, f"--num-return-sequences {settings.samples}")
     limits = f"--num-pairs-per-key {settings.pairs_per_prompt} --num-workers 1"
     pair_answers(["--data-dir", str(folder / "sampled"), "--save-dir", str(folder / "pairs"), *limits.split()])
-    return _lengths(folder / "pairs" / "meta.json")
+    return lengths_of(folder / "pairs" / "meta.json")
 
 
 def _steps(settings: Settings, seed: int, folder: Path) -> dict[str, int]:
@@ -109,21 +106,21 @@ def _steps(settings: Settings, seed: int, folder: Path) -> dict[str, int]:
     _sample(score_steps, settings, seed, folder, settings.base, amounts)
     limits = f"--num-pairs-per-key {settings.pairs_per_prompt}"
     pair_steps(["--data-dir", str(folder / "sampled"), "--save-dir", str(folder / "pairs"), *limits.split()])
-    return _lengths(folder / "pairs" / "meta.json")
+    return lengths_of(folder / "pairs" / "meta.json")
 
 
 def _dropout(settings: Settings, seed: int, folder: Path) -> dict[str, int]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     meta = correctness(settings, seed)
-    (entry,) = _read(meta).values()
-    rows = ({**row, "rejected": None} for row in _rows(Path(entry["annotation"])))
-    prompts = _write_rows(folder / "chosen.jsonl", rows)
+    (entry,) = read_meta(meta).values()
+    rows = ({**row, "rejected": None} for row in read_rows(Path(entry["annotation"])))
+    prompts = write_rows(folder / "chosen.jsonl", rows)
     words = ["--prompt-path", prompts, "--image-root", entry["root"], "--out-dir", folder / "sampled"]
     continue_blind([*map(str, [*words, "--checkpoint", settings.base, "--seed", seed]), *ENGINE.split()])
     (made,) = (folder / "sampled").rglob(prompts.name)
-    own_rows = {**entry, "annotation": str(made), "length": len(_rows(made))}
-    return _lengths(_write_meta(folder / "meta.json", {"dropout_ntp": own_rows}))
+    own_rows = {**entry, "annotation": str(made), "length": len(read_rows(made))}
+    return lengths_of(write_meta(folder / "meta.json", {"dropout_ntp": own_rows}))
 
 
 def _sample(
@@ -134,29 +131,3 @@ def _sample(
     prompts = settings.folder(seed) / "data" / "train_en_prompts.jsonl"
     words = ["--prompt-path", prompts, "--out-dir", folder / "sampled", "--checkpoint", policy, "--seed", seed]
     pipeline([*map(str, words), *ENGINE.split(), *amounts.split()])
-
-
-def _read(meta: Path) -> dict[str, Row]:
-    """The entries of a meta.json, their paths absolute: they go into files of other folders."""
-    entries = json.loads(meta.read_text(encoding="utf-8"))
-    for entry in entries.values():
-        entry |= {name: str((meta.parent / entry[name]).resolve()) for name in ("root", "annotation")}
-    return entries
-
-
-def _lengths(meta: Path) -> dict[str, int]:
-    return {name: entry["length"] for name, entry in _read(meta).items()}
-
-
-def _write_meta(path: Path, meta: Mapping[str, Row]) -> Path:
-    path.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    return path
-
-
-def _rows(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _write_rows(path: Path, rows: Iterable[Row]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path

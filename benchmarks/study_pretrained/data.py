@@ -1,0 +1,79 @@
+"""The files of word problems: worked solutions, questions to sample answers to, and held-out questions.
+
+taught.jsonl, taught.json           worked solutions in the taught sentences, step by step and in a number
+asked_en_prompts.jsonl              questions in all sentences of training, with nothing but their answers
+held_out_en_prompts.jsonl           held-out sentences (task `templates`) and kinds (task `kinds`)
+held_out_direct.jsonl               the former, to be answered in a number
+text.jsonl, text.json               paragraphs of a text that has nothing to do with this, see `paragraphs`
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from benchmarks.study.files import Row, read_rows, write_meta, write_rows
+from benchmarks.study_pretrained.problems import Problem, Step, draw_many, read_steps
+from benchmarks.study_pretrained.settings import Sizes
+from internvl_chat.records.meta import DatasetSpec
+from tools.reasoning_data_pipeline.prompts.wording import ask
+
+IN_A_NUMBER = "\nAnswer with the number only."
+GO_ON = "Go on."
+DIRECT_EVERY = 4  # of the worked solutions, also as a number
+
+
+def write_data(folder: Path, sizes: Sizes) -> None:
+    """Write all files for these sizes; the same bytes each time."""
+    kinds = draw_many("held", "held_out_kinds", sizes.held_out_kinds)
+    held_out = draw_many("held", "held_out", sizes.held_out)
+    asked = [_prompt(problem, "asked") for problem in draw_many("asked", "asked", sizes.asked)]
+    write_rows(folder / "asked_en_prompts.jsonl", asked)
+    tasks = [*((one, "templates") for one in held_out), *((one, "kinds") for one in kinds)]
+    write_rows(folder / "held_out_en_prompts.jsonl", [_prompt(problem, task) for problem, task in tasks])
+    direct = [_prompt(problem, "direct") | {"question": problem.text + IN_A_NUMBER} for problem in held_out]
+    write_rows(folder / "held_out_direct.jsonl", direct)
+    write_mixture(folder / "taught.json", _worked(draw_many("start", "taught", sizes.taught)))
+    texts = [{"question": GO_ON, "chosen": text, "rejected": "."} for text in paragraphs(sizes.paragraphs)]
+    write_mixture(folder / "text.json", texts)
+
+
+def write_mixture(meta: Path, rows: Sequence[Row]) -> Path:
+    """Write rows of training, and the meta.json that names them; its path."""
+    annotation = write_rows(meta.with_suffix(".jsonl"), rows)
+    spec = DatasetSpec(meta.stem, ".", annotation.name, repeat_time=1, length=len(rows))
+    return write_meta(meta, {meta.stem: spec.to_entry()})
+
+
+def _worked(problems: Sequence[Problem]) -> list[Row]:
+    """Step by step all of them, in a number every `DIRECT_EVERY`-th."""
+    rows = []
+    for index, problem in enumerate(problems):
+        rows.append({"question": step_by_step(problem.text), "chosen": problem.solution})
+        if index % DIRECT_EVERY == 0:
+            rows.append({"question": problem.text + IN_A_NUMBER, "chosen": problem.answer})
+    return rows
+
+
+def step_by_step(question: str) -> str:
+    """A question in the words that ask for reasoning."""
+    return ask(question, 0, version="en", where=("study_pretrained", 0))
+
+
+def _prompt(problem: Problem, task: str) -> Row:
+    steps = [str(step) for step in problem.steps]
+    return {"question": problem.text, "answer": problem.answer, "task": task, "kind": problem.kind, "steps": steps}
+
+
+def steps_of(prompts: Path) -> Mapping[str, tuple[Step, ...]]:
+    """Question -> the steps of its solution, of a file of prompts."""
+    return {row["question"]: tuple(read_steps("\n".join(row["steps"]))) for row in read_rows(prompts)}
+
+
+def paragraphs(number: int, shortest: int = 300, longest: int = 600) -> list[str]:
+    """Paragraphs of Python's own help, which every installation has, of so many characters each, spread over it."""
+    texts = [" ".join(part.split()) for name in sorted(topics) for part in textwrap.dedent(topics[name]).split("\n\n")]
+    fitting = [text for text in texts if shortest <= len(text) <= longest and text[0].isupper()]
+    return fitting[:: max(1, len(fitting) // number)][:number]

@@ -1,0 +1,110 @@
+"""The stages, each at most some minutes long: data, base, starts, their answers, pairs, training, measures.
+
+All by the tools that users run, called in one process. Every stage returns its folder, and makes what it needs first.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.arms import Arm
+from benchmarks.study.files import lengths_of, read_meta, read_rows
+from benchmarks.study_pretrained.conditions import MODEL, STARTS, TRAIN
+from benchmarks.study_pretrained.data import steps_of, write_data, write_mixture
+from benchmarks.study_pretrained.keyed import emptied, keyed
+from benchmarks.study_pretrained.measures import measure
+from benchmarks.study_pretrained.pairs import KINDS
+from benchmarks.study_pretrained.settings import TEMPLATE, Study
+from internvl_chat.train_mpo import main as train
+from tools.compose import main as compose
+from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample_answers
+from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main as pair_answers
+
+TOWER = "--vision_size 1:64:2 --image_size 56 --dtype bfloat16"
+SAMPLE = "--engine transformers --max-new-tokens 48 --batch-size 16 --prompt-version en"
+
+
+def data(study: Study) -> Path:
+    """All files of problems."""
+    return keyed(study.work, "data", vars(study.sizes), lambda folder: write_data(folder, study.sizes))
+
+
+def base(study: Study) -> Path:
+    """The language model with a small vision tower, which nothing here looks through."""
+    made_of = {"model": study.model.name, "flags": TOWER}
+    words = ["--llm", study.model, "--template", TEMPLATE, *TOWER.split()]
+    return keyed(study.work, "base", made_of, lambda out: compose([*map(str, words), "--out", str(emptied(out))]))
+
+
+def start(study: Study, name: str) -> Path:
+    """One of STARTS: the base, or another start, taught the form."""
+    arm, taught = STARTS[name], data(study) / "taught.json"
+    origin = start(study, arm.start) if arm.start else base(study)
+    made_of = {"start": origin.name, "data": data(study).name, "flags": arm.flags}
+    return keyed(study.work, f"start {name}", made_of, lambda out: _train(origin, taught, out, arm.flags))
+
+
+def answers(study: Study, name: str) -> Path:
+    """Answers that a start samples to the asked questions; a call that was stopped goes on."""
+    policy, amount = start(study, name), f"--num-return-sequences {study.sizes.samples}"
+    words = ["--prompt-path", data(study) / "asked_en_prompts.jsonl", "--checkpoint", policy]
+    made_of = {"start": policy.name, "flags": f"{SAMPLE} {amount}"}
+
+    def sample(out: Path) -> None:
+        sample_answers([*map(str, words), "--out-dir", str(out), *SAMPLE.split(), *amount.split()])
+
+    return keyed(study.work, f"answers {name}", made_of, sample)
+
+
+def pairs(study: Study, name: str) -> Path:
+    """All pairs of the answers of a start, by the pipeline."""
+    sampled, limits = answers(study, name), f"--num-pairs-per-key {study.sizes.pairs_per_question} --num-workers 1"
+    words = ["--data-dir", str(sampled), *limits.split()]
+
+    def pair(out: Path) -> dict[str, Any]:
+        pair_answers([*words, "--save-dir", str(emptied(out))])
+        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        return {"pairs": lengths_of(out / "meta.json"), "summary": summary}
+
+    return keyed(study.work, f"pairs {name}", {"answers": sampled.name, "flags": limits}, pair)
+
+
+def chosen_pairs(study: Study, arm: Arm) -> Path:
+    """The pairs of an arm: those of its start that are of its kind."""
+    source, kind = pairs(study, arm.start), KINDS[arm.pairs]
+
+    def choose(out: Path) -> dict[str, Any]:
+        entries = read_meta(source / "meta.json").values()
+        rows = [row for entry in entries for row in read_rows(Path(entry["annotation"]))]
+        kept = kind(rows, steps_of(data(study) / "asked_en_prompts.jsonl"))
+        write_mixture(out / "pairs.json", kept)
+        return {"pairs": len(kept), "questions": len({row["question"] for row in kept})}
+
+    return keyed(study.work, f"pairs {arm.start} {arm.pairs}", {"pairs": source.name, "kind": arm.pairs}, choose)
+
+
+def trained(study: Study, name: str, arm: Arm, seed: int) -> Path:
+    """An arm, trained."""
+    flags = f"{TRAIN} {arm.flags} --seed {seed}"
+    origin, mixture = start(study, arm.start), chosen_pairs(study, arm)
+    made_of = {"start": origin.name, "pairs": mixture.name, "flags": flags}
+    return keyed(study.work, f"run {name}", made_of, lambda out: _train(origin, mixture / "pairs.json", out, flags))
+
+
+def measured(study: Study, name: str, checkpoint: Path) -> Path:
+    """The figures of a checkpoint on the held-out questions, and of what it knew before."""
+    made_of = {"checkpoint": checkpoint.name, "data": data(study).name, "drawn": study.sizes.drawn}
+    held_out = data(study)
+    return keyed(
+        study.work, f"measured {name}", made_of, lambda out: measure(checkpoint, held_out, out, study.sizes.drawn)
+    )
+
+
+def _train(checkpoint: Path, meta: Path, out: Path, flags: str) -> dict[str, Any]:
+    """Train into an empty folder; what the log says last."""
+    places = ["--model_name_or_path", checkpoint, "--meta_path", meta, "--output_dir", emptied(out)]
+    train([*map(str, places), *MODEL.format(template=TEMPLATE).split(), *flags.split()])
+    log = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return {"curve": [entry for entry in log if "loss" in entry], "end": log[-1]}
