@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from benchmarks.machine import write_results
 from benchmarks.study_pretrained.conditions import ARMS, CORE, STARTS
 from benchmarks.study_pretrained.gather import gather
-from benchmarks.study_pretrained.settings import SMALL, Sizes, Study, register_template
+from benchmarks.study_pretrained.settings import Sizes, Study, register_template
 from benchmarks.study_pretrained.stages import measured, start, trained
 
 RESULT = "study_pretrained"
@@ -34,7 +35,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--arms", nargs="+", default=list(CORE), choices=[*ARMS, "all"], help="conditions to try; default: the core")
     add("--seeds", type=int, nargs="+", default=[1], help="how many, or from which to below which")
     add("--minutes", type=float, default=600.0, help="begin no arm after so many")
-    add("--small", action="store_true", help="few questions, to see that everything runs")
+    for size in fields(Sizes):
+        add(f"--{size.name}", type=int, default=size.default, help="see settings.py; default: %(default)s")
     add("--gather", action="store_true", help="only write the figures that are there")
     return parser.parse_args(argv)
 
@@ -57,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_arguments(argv)
     register_template()
-    study = Study(args.work, args.model, SMALL if args.small else Sizes())
+    study = Study(args.work, args.model, Sizes(**{size.name: getattr(args, size.name) for size in fields(Sizes)}))
     if not args.gather:
         arms = list(ARMS) if "all" in args.arms else args.arms
         run(study, arms, args.seeds, args.minutes)
     else:
-        write_results(RESULT, gather(study, STARTS, ARMS))
+        write_results(RESULT, {"sizes": asdict(study.sizes), **gather(study.work, STARTS, ARMS)})
 
 
 if __name__ == "__main__":

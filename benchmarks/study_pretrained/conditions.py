@@ -10,11 +10,13 @@ from benchmarks.study.arms import MPO, Arm
 
 MODEL = (
     "--force_image_size 56 --max_dynamic_patch 1 --max_seq_length 512 --grad_checkpoint False --report_to none "
-    "--disable_tqdm True --save_strategy no --lr_scheduler_type cosine --warmup_ratio 0.1 --conv_style {template}"
+    "--disable_tqdm True --save_strategy no --lr_scheduler_type cosine --warmup_ratio 0.1 --bf16 True --use_cpu True"
 )
 LORA = "--use_llm_lora 32"
 FULL = "--use_llm_lora 0 --freeze_backbone True --freeze_mlp True"
-TRAIN = f"{LORA} --per_device_train_batch_size 16 --max_steps 20 --learning_rate 1e-4 --logging_steps 2"
+TRAIN = (
+    f"{LORA} --per_device_train_batch_size 24 --group_by prompt --max_steps 12 --learning_rate 1e-4 --logging_steps 1"
+)
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
 
 STARTS = {
@@ -24,26 +26,27 @@ STARTS = {
 """How each start is taught the form, on worked solutions in the taught sentences, from the base or another start."""
 
 ARMS = {
-    "sft": Arm("SFT on chosen", "--loss_type sft", start="short"),
-    "mpo": Arm("MPO", MPO, start="short"),
-    "dpo": Arm("DPO", "--loss_type sigmoid", start="short"),
-    "dpo+": Arm("DPO+", "--loss_type sigmoid+", start="short"),
-    "bco": Arm("BCO", "--loss_type bco_pair", start="short"),
-    "bco+": Arm("BCO and NLL", "--loss_type bco_pair+", start="short"),
-    "coin": Arm("MPO, chosen and rejected by a coin", MPO, pairs="coin", start="short"),
-    "swapped": Arm("MPO, chosen and rejected swapped", MPO, pairs="swapped", start="short"),
-    "right steps": Arm("MPO, every chosen step right", MPO, pairs="right steps", start="short"),
-    "one slip": Arm("MPO, one line differs", MPO, pairs="one slip", start="short"),
-    "one a question": Arm("MPO, one pair a question", MPO, pairs="one a question", start="short"),
-    "rate 3e-5": Arm("MPO, rate 3e-5", f"{MPO} --learning_rate 3e-5", start="short"),
-    "rate 3e-4": Arm("MPO, rate 3e-4", f"{MPO} --learning_rate 3e-4", start="short"),
-    "beta 0.5": Arm("MPO, beta 0.5", f"{MPO} --beta 0.5", start="short"),
-    "nll 3": Arm("MPO, NLL weight 3", f"{MPO} --rpo_alpha 3", start="short"),
-    "nll 10": Arm("MPO, NLL weight 10", f"{MPO} --rpo_alpha 10", start="short"),
-    "full 8e-6": Arm("MPO, all weights, rate 8e-6", f"{MPO} {FULL} --bf16 True --learning_rate 8e-6", start="short"),
-    "full 1e-6": Arm("MPO, all weights, rate 1e-6", f"{MPO} {FULL} --bf16 True --learning_rate 1e-6", start="short"),
-    "longer sft": Arm("SFT on chosen, longer start", "--loss_type sft", start="longer"),
-    "longer mpo": Arm("MPO, longer start", MPO, start="longer"),
-    "gold": Arm("SFT on worked solutions of the questions", "--loss_type sft", pairs="gold", start="short"),
+    "sft": Arm("SFT on chosen", "--loss_type sft", start="longer"),
+    "mpo": Arm("MPO", MPO, start="longer"),
+    "dpo": Arm("DPO", "--loss_type sigmoid", start="longer"),
+    "dpo+": Arm("DPO+", "--loss_type sigmoid+", start="longer"),
+    "bco": Arm("BCO", "--loss_type bco_pair", start="longer"),
+    "bco+": Arm("BCO and NLL", "--loss_type bco_pair+", start="longer"),
+    "coin": Arm("MPO, chosen and rejected by a coin", MPO, pairs="coin", start="longer"),
+    "swapped": Arm("MPO, chosen and rejected swapped", MPO, pairs="swapped", start="longer"),
+    "right steps": Arm("MPO, every chosen step right", MPO, pairs="right steps", start="longer"),
+    "one slip": Arm("MPO, one line differs", MPO, pairs="one slip", start="longer"),
+    "one a question": Arm("MPO, one pair a question", MPO, pairs="one a question", start="longer"),
+    "rate 3e-5": Arm("MPO, rate 3e-5", f"{MPO} --learning_rate 3e-5", start="longer"),
+    "rate 3e-4": Arm("MPO, rate 3e-4", f"{MPO} --learning_rate 3e-4", start="longer"),
+    "beta 0.5": Arm("MPO, beta 0.5", f"{MPO} --beta 0.5", start="longer"),
+    "nll 3": Arm("MPO, NLL weight 3", f"{MPO} --rpo_alpha 3", start="longer"),
+    "nll 10": Arm("MPO, NLL weight 10", f"{MPO} --rpo_alpha 10", start="longer"),
+    "shuffled": Arm("MPO, pairs of a question apart", f"{MPO} --group_by none", start="longer"),
+    "full 8e-6": Arm("MPO, all weights, rate 8e-6", f"{MPO} {FULL} --learning_rate 8e-6", start="longer"),
+    "full 1e-6": Arm("MPO, all weights, rate 1e-6", f"{MPO} {FULL} --learning_rate 1e-6", start="longer"),
+    "short sft": Arm("SFT on chosen, start taught for 24 steps", "--loss_type sft", start="short"),
+    "short mpo": Arm("MPO, start taught for 24 steps", MPO, start="short"),
+    "gold": Arm("SFT on worked solutions of the questions", "--loss_type sft", pairs="gold", start="longer"),
 }
 CORE = ("sft", "mpo", "dpo", "dpo+", "bco")

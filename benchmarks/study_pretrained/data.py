@@ -3,7 +3,7 @@
 taught.jsonl, taught.json           worked solutions in the taught sentences, step by step and in a number
 asked_en_prompts.jsonl              questions in all sentences of training, with nothing but their answers
 held_out_en_prompts.jsonl           held-out sentences (task `templates`) and kinds (task `kinds`)
-held_out_direct.jsonl               the former, to be answered in a number
+held_out_direct.jsonl               some of the former, to be answered in a number
 text.jsonl, text.json               paragraphs of a text that has nothing to do with this, see `paragraphs`
 """
 
@@ -25,17 +25,27 @@ GO_ON = "Go on."
 DIRECT_EVERY = 4  # of the worked solutions, also as a number
 
 
-def write_data(folder: Path, sizes: Sizes) -> None:
-    """Write all files for these sizes; the same bytes each time."""
-    kinds = draw_many("held", "held_out_kinds", sizes.held_out_kinds)
-    held_out = draw_many("held", "held_out", sizes.held_out)
-    asked = [_prompt(problem, "asked") for problem in draw_many("asked", "asked", sizes.asked)]
-    write_rows(folder / "asked_en_prompts.jsonl", asked)
+def write_taught(folder: Path, number: int) -> None:
+    """Write worked solutions of so many problems; the same bytes each time, as all files here."""
+    write_mixture(folder / "taught.json", _worked(draw_many("start", "taught", number)))
+
+
+def write_asked(folder: Path, number: int) -> None:
+    """Write so many questions to sample answers to."""
+    problems = draw_many("asked", "asked", number)
+    write_rows(folder / "asked_en_prompts.jsonl", [_prompt(problem, "asked") for problem in problems])
+
+
+def write_held_out(folder: Path, sizes: Sizes) -> None:
+    """Write the held-out questions, and the text whose likelihood is the price."""
+    held_out, kinds = (
+        draw_many("held", split, number)
+        for split, number in (("held_out", sizes.held_out), ("held_out_kinds", sizes.held_out_kinds))
+    )
     tasks = [*((one, "templates") for one in held_out), *((one, "kinds") for one in kinds)]
     write_rows(folder / "held_out_en_prompts.jsonl", [_prompt(problem, task) for problem, task in tasks])
-    direct = [_prompt(problem, "direct") | {"question": problem.text + IN_A_NUMBER} for problem in held_out]
+    direct = [_prompt(one, "templates") | {"question": one.text + IN_A_NUMBER} for one in held_out[: sizes.direct]]
     write_rows(folder / "held_out_direct.jsonl", direct)
-    write_mixture(folder / "taught.json", _worked(draw_many("start", "taught", sizes.taught)))
     texts = [{"question": GO_ON, "chosen": text, "rejected": "."} for text in paragraphs(sizes.paragraphs)]
     write_mixture(folder / "text.json", texts)
 

@@ -1,29 +1,78 @@
-"""All figures that are there, each arm tested against its start and the arms of the same start, question by question."""
+"""All figures that are there, each run tested against its start and against SFT from it, question by question."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.study.arms import Arm
-from benchmarks.study.measures import compare_answers
-from benchmarks.study_pretrained.keyed import figures_of, read_figures
+from benchmarks.study.files import read_rows
+from benchmarks.study.measures import mean
+from benchmarks.study_pretrained.keyed import read_figures, stages_in
+from benchmarks.study_pretrained.measures import answers_of
+from tools.evaluation.answering import read_answers
+from tools.evaluation.comparison import compare_way
 
-Found = dict[str, dict[str, Any]]
-WAYS = ("reasoned_greedy", "reasoned", "direct_greedy")
-TESTED = ("reasoned_greedy", "reasoned")
-RIVALS = ("sft", "dpo")
+TESTED = ("reasoned_greedy", "reasoned", "direct_greedy")
+RIVAL = "sft"
+LAST = 3  # entries of a curve whose mean is shown
+SHOWN = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "nll_loss")
+
+Row = dict[str, Any]
 
 
 def gather(work: Path, starts: Mapping[str, Arm], arms: Mapping[str, Arm]) -> dict[str, Any]:
-    """The figures of all that was measured in `work`, whichever call did it.
+    """The figures of all that was measured in `work`, whichever call did it, and with which settings.
 
     Returns:
-        `starts` and `runs`: name -> its settings and figures, a list for the seeds of a run; `against` holds the paired
-        tests of its held-out answers.
+        `starts`: rows with a title, settings and figures; `runs`: the same with what the pairs were, what the log says
+        at the end, and paired tests `against` the start and against SFT from it on as many pairs with the same seed.
     """
-    measured = {figures["made_of"]["checkpoint"]: folder for folder, figures in _stages(work, "measured")}
-    found = {name: _start(work, name, measured) for name in starts}
-    runs = {name: [_run(work, folder, measured) for folder, _ in _stages(work, f"run {name}")] for name in arms}
-    return {"starts": found, "runs": {name: of_arm for name, of_arm in runs.items() if of_arm}}
+    measured = {read_figures(folder)["made_of"]["checkpoint"]: folder for folder in stages_in(work, "measured")}
+    taught = [row for name, arm in starts.items() for row in _rows(work, f"start {name}", arm, measured)]
+    runs = [row for name, arm in arms.items() for row in _rows(work, f"run {name}", arm, measured)]
+    rivals = {(row["made_of"]["start"], seed_of(row)): row["folder"] for row in runs if row["arm"] == f"run {RIVAL}"}
+    for row in runs:
+        others = {"start": row["made_of"]["start"], RIVAL: rivals.get((row["made_of"]["start"], seed_of(row)))}
+        row["against"] = {
+            name: compare(measured[row["folder"]], measured[other])
+            for name, other in others.items()
+            if other in measured and other != row["folder"]
+        }
+    return {"starts": taught, "runs": runs}
+
+
+def _rows(work: Path, name: str, arm: Arm, measured: Mapping[str, Path]) -> Iterator[Row]:
+    """The stages of a name that were measured."""
+    for folder in stages_in(work, name):
+        if folder.name in measured:
+            stage, figures = read_figures(folder), read_figures(measured[folder.name])
+            row = {"arm": name, "title": arm.title, "folder": folder.name, "made_of": stage["made_of"]}
+            if "pairs" in stage["made_of"]:
+                row["pairs"] = describe_pairs(work / stage["made_of"]["pairs"])
+            yield row | {"end": _end(stage["curve"]), "figures": figures}
+
+
+def seed_of(row: Row) -> str:
+    """The seed among the flags of a run."""
+    return row["made_of"]["flags"].rpartition("--seed ")[2]
+
+
+def describe_pairs(folder: Path) -> dict[str, Any]:
+    """How many pairs of how many questions, and how long their sides are, in characters."""
+    counted, rows = read_figures(folder), read_rows(folder / "pairs.jsonl")
+    lengths = {side: round(mean([len(row[side]) for row in rows]), 1) for side in ("chosen", "rejected")}
+    return {"kind": counted["made_of"]["kind"], "pairs": counted["pairs"], "questions": counted["questions"], **lengths}
+
+
+def _end(curve: list[dict[str, float]]) -> dict[str, float]:
+    """The means of the last entries of a training's log."""
+    found = {name: [entry[name] for entry in curve[-LAST:] if name in entry] for name in SHOWN}
+    return {name: round(mean(values), 4) for name, values in found.items() if values}
+
+
+def compare(one: Path, other: Path) -> dict[str, Any]:
+    """Paired tests of two measurings, by way of asking; `before` is the other."""
+    after, before = (read_answers(answers_of(folder)) for folder in (one, other))
+    return {way: compare_way(way, before[way], after[way]) for way in TESTED if way in before and way in after}

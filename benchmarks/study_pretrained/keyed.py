@@ -28,7 +28,7 @@ def keyed(work: Path, name: str, made_of: Mapping[str, Any], stage: Callable[[Pa
         made_of: settings, as JSON values, that decide what comes out.
         stage: fills the folder, which is empty or that of a call that was stopped.
     """
-    digest = xxhash.xxh3_64_hexdigest(json.dumps(made_of, sort_keys=True))[:DIGITS]
+    digest = xxhash.xxh3_64_hexdigest(json.dumps(made_of, sort_keys=True).encode())[:DIGITS]
     folder = work / f"{name.replace(' ', '_')}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     once(figures_of(folder), lambda: {"made_of": dict(made_of), **(stage(folder) or {})})
@@ -50,3 +50,9 @@ def emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def stages_in(work: Path, name: str) -> list[Path]:
+    """The folders of the stages of this name that are done, all of them where the name is but its first word."""
+    pattern = f"{name.replace(' ', '_')}{'_*' if ' ' not in name else ''}-{'?' * DIGITS}.json"
+    return [path.with_suffix("") for path in sorted(work.glob(pattern))]

@@ -13,7 +13,7 @@ from tools.evaluate import answers_path, evaluate, parse_arguments
 from tools.evaluation.answering import read_answers
 from tools.reasoning_data_pipeline.prompts.wording import unasked
 
-ASK = "--max-num 1 --max-new-tokens 48 --batch-size 128 --engine transformers --temperature 1 --greedy"
+ASK = "--max-num 1 --max-new-tokens 48 --batch-size 256 --engine transformers --temperature 1 --greedy"
 
 
 def answers_of(folder: Path) -> Path:

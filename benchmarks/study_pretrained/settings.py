@@ -20,22 +20,20 @@ class Sizes:
         samples: answers to each.
         pairs_per_question: most of them.
         held_out, held_out_kinds: questions of held-out sentences, and of held-out kinds.
+        direct: of the former, also asked for the number alone.
         drawn: sampled answers to each held-out question.
         paragraphs: of the general text.
     """
 
     taught: int = 800
-    asked: int = 400
+    asked: int = 200
     samples: int = 8
-    pairs_per_question: int = 2
-    held_out: int = 300
-    held_out_kinds: int = 100
-    drawn: int = 2
-    paragraphs: int = 60
-
-
-SMALL = Sizes(taught=64, asked=16, samples=4, held_out=16, held_out_kinds=4, drawn=1, paragraphs=4)
-"""To see that everything runs."""
+    pairs_per_question: int = 4
+    held_out: int = 200
+    held_out_kinds: int = 50
+    direct: int = 100
+    drawn: int = 1
+    paragraphs: int = 20
 
 
 @dataclass(frozen=True)

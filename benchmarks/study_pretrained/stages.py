@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.study.arms import Arm
 from benchmarks.study.files import lengths_of, read_meta, read_rows
 from benchmarks.study_pretrained.conditions import MODEL, STARTS, TRAIN
-from benchmarks.study_pretrained.data import steps_of, write_data, write_mixture
+from benchmarks.study_pretrained.data import steps_of, write_asked, write_held_out, write_mixture, write_taught
 from benchmarks.study_pretrained.keyed import emptied, keyed
 from benchmarks.study_pretrained.measures import measure
 from benchmarks.study_pretrained.pairs import KINDS
@@ -26,9 +26,24 @@ TOWER = "--vision_size 1:64:2 --image_size 56 --dtype bfloat16"
 SAMPLE = "--engine transformers --max-new-tokens 48 --batch-size 16 --prompt-version en"
 
 
-def data(study: Study) -> Path:
-    """All files of problems."""
-    return keyed(study.work, "data", vars(study.sizes), lambda folder: write_data(folder, study.sizes))
+def taught(study: Study) -> Path:
+    """Worked solutions."""
+    number = study.sizes.taught
+    return keyed(study.work, "taught", {"problems": number}, lambda out: write_taught(out, number))
+
+
+def asked(study: Study) -> Path:
+    """Questions to sample answers to."""
+    number = study.sizes.asked
+    return keyed(study.work, "asked", {"problems": number}, lambda out: write_asked(out, number))
+
+
+def held_out(study: Study) -> Path:
+    """Held-out questions, and a general text."""
+    sizes = study.sizes
+    names = ("held_out", "held_out_kinds", "direct", "paragraphs")
+    made_of = {name: getattr(sizes, name) for name in names}
+    return keyed(study.work, "held out", made_of, lambda out: write_held_out(out, sizes))
 
 
 def base(study: Study) -> Path:
@@ -40,17 +55,18 @@ def base(study: Study) -> Path:
 
 def start(study: Study, name: str) -> Path:
     """One of STARTS: the base, or another start, taught the form."""
-    arm, taught = STARTS[name], data(study) / "taught.json"
+    arm, solutions = STARTS[name], taught(study) / "taught.json"
     origin = start(study, arm.start) if arm.start else base(study)
-    made_of = {"start": origin.name, "data": data(study).name, "flags": arm.flags}
-    return keyed(study.work, f"start {name}", made_of, lambda out: _train(origin, taught, out, arm.flags))
+    flags = f"{MODEL} {arm.flags}"
+    made_of = {"start": origin.name, "data": solutions.parent.name, "flags": flags}
+    return keyed(study.work, f"start {name}", made_of, lambda out: _train(origin, solutions, out, flags))
 
 
 def answers(study: Study, name: str) -> Path:
     """Answers that a start samples to the asked questions; a call that was stopped goes on."""
     policy, amount = start(study, name), f"--num-return-sequences {study.sizes.samples}"
-    words = ["--prompt-path", data(study) / "asked_en_prompts.jsonl", "--checkpoint", policy]
-    made_of = {"start": policy.name, "flags": f"{SAMPLE} {amount}"}
+    words = ["--prompt-path", asked(study) / "asked_en_prompts.jsonl", "--checkpoint", policy]
+    made_of = {"start": policy.name, "questions": asked(study).name, "flags": f"{SAMPLE} {amount}"}
 
     def sample(out: Path) -> None:
         sample_answers([*map(str, words), "--out-dir", str(out), *SAMPLE.split(), *amount.split()])
@@ -78,7 +94,7 @@ def chosen_pairs(study: Study, arm: Arm) -> Path:
     def choose(out: Path) -> dict[str, Any]:
         entries = read_meta(source / "meta.json").values()
         rows = [row for entry in entries for row in read_rows(Path(entry["annotation"]))]
-        kept = kind(rows, steps_of(data(study) / "asked_en_prompts.jsonl"))
+        kept = kind(rows, steps_of(asked(study) / "asked_en_prompts.jsonl"))
         write_mixture(out / "pairs.json", kept)
         return {"pairs": len(kept), "questions": len({row["question"] for row in kept})}
 
@@ -87,7 +103,7 @@ def chosen_pairs(study: Study, arm: Arm) -> Path:
 
 def trained(study: Study, name: str, arm: Arm, seed: int) -> Path:
     """An arm, trained."""
-    flags = f"{TRAIN} {arm.flags} --seed {seed}"
+    flags = f"{MODEL} {TRAIN} {arm.flags} --seed {seed}"
     origin, mixture = start(study, arm.start), chosen_pairs(study, arm)
     made_of = {"start": origin.name, "pairs": mixture.name, "flags": flags}
     return keyed(study.work, f"run {name}", made_of, lambda out: _train(origin, mixture / "pairs.json", out, flags))
@@ -95,16 +111,14 @@ def trained(study: Study, name: str, arm: Arm, seed: int) -> Path:
 
 def measured(study: Study, name: str, checkpoint: Path) -> Path:
     """The figures of a checkpoint on the held-out questions, and of what it knew before."""
-    made_of = {"checkpoint": checkpoint.name, "data": data(study).name, "drawn": study.sizes.drawn}
-    held_out = data(study)
-    return keyed(
-        study.work, f"measured {name}", made_of, lambda out: measure(checkpoint, held_out, out, study.sizes.drawn)
-    )
+    questions, drawn = held_out(study), study.sizes.drawn
+    made_of = {"checkpoint": checkpoint.name, "questions": questions.name, "drawn": drawn}
+    return keyed(study.work, f"measured {name}", made_of, lambda out: measure(checkpoint, questions, out, drawn))
 
 
 def _train(checkpoint: Path, meta: Path, out: Path, flags: str) -> dict[str, Any]:
     """Train into an empty folder; what the log says last."""
     places = ["--model_name_or_path", checkpoint, "--meta_path", meta, "--output_dir", emptied(out)]
-    train([*map(str, places), *MODEL.format(template=TEMPLATE).split(), *flags.split()])
+    train([*map(str, places), "--conv_style", TEMPLATE, *flags.split()])
     log = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     return {"curve": [entry for entry in log if "loss" in entry], "end": log[-1]}
