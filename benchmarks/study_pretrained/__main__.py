@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 
 from benchmarks.machine import write_results
 from benchmarks.study_pretrained.conditions import ARMS, CORE, STARTS
 from benchmarks.study_pretrained.gather import gather
 from benchmarks.study_pretrained.settings import Sizes, Study, register_template
-from benchmarks.study_pretrained.stages import measured, start, trained
+from benchmarks.study_pretrained.stages import answered_by_chance, answered_greedily, start, trained
 
 RESULT = "study_pretrained"
 
@@ -34,7 +35,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, default=Path("work_dirs/study_pretrained"), help="folder of all stages")
     add("--arms", nargs="+", default=list(CORE), choices=[*ARMS, "all"], help="conditions to try; default: the core")
     add("--seeds", type=int, nargs="+", default=[1], help="how many, or from which to below which")
-    add("--minutes", type=float, default=600.0, help="begin no arm after so many")
+    add("--minutes", type=float, default=600.0, help="begin no stage after so many")
     for size in fields(Sizes):
         add(f"--{size.name}", type=int, default=size.default, help="see settings.py; default: %(default)s")
     add("--gather", action="store_true", help="only write the figures that are there")
@@ -42,17 +43,30 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(study: Study, arms: Sequence[str], seeds: Sequence[int], minutes: float) -> None:
-    """Train and measure the arms, each after its start, until they are there or the time is up."""
+    """Train and measure the arms, each after its start, until they are there or the time is up.
+
+    Sampled answers are measured last: they take longest.
+    """
     begin = time.monotonic()
-    for name in dict.fromkeys(ARMS[arm].start for arm in arms):
-        measured(study, f"start {name}", start(study, name))
-    for seed in range(*seeds):
-        for name in arms:
-            if time.monotonic() - begin > 60 * minutes:
-                print(f"{minutes:g} minutes are over: call again for the other arms")
-                return
-            folder = measured(study, name, trained(study, name, ARMS[name], seed))
-            print(f"seed {seed}, {name}: {folder}", flush=True)
+    for stage in _stages(study, arms, seeds):
+        if time.monotonic() - begin > 60 * minutes:
+            print(f"{minutes:g} minutes are over: call again for what is left")
+            return
+        print(stage(), flush=True)
+
+
+def _stages(study: Study, arms: Sequence[str], seeds: Sequence[int]) -> Iterator[Callable[[], Path]]:
+    """What is to be done, in its order; a stage makes what it needs first."""
+    taught = {f"start {name}": partial(start, study, name) for name in dict.fromkeys(ARMS[arm].start for arm in arms)}
+    runs = [{name: partial(trained, study, name, ARMS[name], seed) for name in arms} for seed in range(*seeds)]
+    for measured in (answered_greedily, answered_by_chance):
+        for checkpoints in (taught, *runs):
+            for name, checkpoint in checkpoints.items():
+                yield partial(_measure, measured, study, name, checkpoint)
+
+
+def _measure(measured: Callable[..., Path], study: Study, name: str, checkpoint: Callable[[], Path]) -> Path:
+    return measured(study, name, checkpoint())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from benchmarks.study.files import Row, read_rows, write_meta, write_rows
 from benchmarks.study_pretrained.problems import Problem, Step, draw_many, read_steps
 from benchmarks.study_pretrained.settings import Sizes
 from internvl_chat.records.meta import DatasetSpec
+from internvl_chat.records.rows import Source
 from tools.reasoning_data_pipeline.prompts.wording import ask
 
 IN_A_NUMBER = "\nAnswer with the number only."
@@ -69,7 +70,7 @@ def _worked(problems: Sequence[Problem]) -> list[Row]:
 
 def step_by_step(question: str) -> str:
     """A question in the words that ask for reasoning."""
-    return ask(question, 0, version="en", where=("study_pretrained", 0))
+    return ask(question, 0, version="en", where=Source("study_pretrained", 0))
 
 
 def _prompt(problem: Problem, task: str) -> Row:

@@ -14,7 +14,7 @@ from benchmarks.study_pretrained.measures import answers_of
 from tools.evaluation.answering import read_answers
 from tools.evaluation.comparison import compare_way
 
-TESTED = ("reasoned_greedy", "reasoned", "direct_greedy")
+MEASURED = ("greedy", "sampled")
 RIVAL = "sft"
 LAST = 3  # entries of a curve whose mean is shown
 SHOWN = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "nll_loss")
@@ -27,34 +27,46 @@ def gather(work: Path, starts: Mapping[str, Arm], arms: Mapping[str, Arm]) -> di
 
     Returns:
         `starts`: rows with a title, settings and figures; `runs`: the same with what the pairs were, what the log says
-        at the end, and paired tests `against` the start and against SFT from it on as many pairs with the same seed.
+        at the end, and paired tests `against` the start and against SFT from it with the same seed.
     """
-    measured = {read_figures(folder)["made_of"]["checkpoint"]: folder for folder in stages_in(work, "measured")}
+    measured = {use: measured_in(work, use) for use in MEASURED}
     taught = [row for name, arm in starts.items() for row in _rows(work, f"start {name}", arm, measured)]
     runs = [row for name, arm in arms.items() for row in _rows(work, f"run {name}", arm, measured)]
     rivals = {(row["made_of"]["start"], seed_of(row)): row["folder"] for row in runs if row["arm"] == f"run {RIVAL}"}
     for row in runs:
-        others = {"start": row["made_of"]["start"], RIVAL: rivals.get((row["made_of"]["start"], seed_of(row)))}
-        row["against"] = {
-            name: compare(measured[row["folder"]], measured[other])
-            for name, other in others.items()
-            if other in measured and other != row["folder"]
-        }
+        start = row["made_of"]["start"]
+        others = {"start": start, RIVAL: rivals.get((start, seed_of(row)))}
+        row["against"] = {name: _tests(row["folder"], other, measured) for name, other in others.items()}
     return {"starts": taught, "runs": runs}
 
 
-def _rows(work: Path, name: str, arm: Arm, measured: Mapping[str, Path]) -> Iterator[Row]:
-    """The stages of a name that were measured."""
+def measured_in(work: Path, use: str) -> dict[str, Path]:
+    """Folder name of a checkpoint -> the folder in which it was measured so; the last one where there are several."""
+    return {read_figures(folder)["made_of"]["checkpoint"]: folder for folder in stages_in(work, use)}
+
+
+def _rows(work: Path, name: str, arm: Arm, measured: Mapping[str, Mapping[str, Path]]) -> Iterator[Row]:
+    """The stages of a name that were measured at least greedily."""
     for folder in stages_in(work, name):
-        if folder.name in measured:
-            stage, figures = read_figures(folder), read_figures(measured[folder.name])
+        if folder.name in measured["greedy"]:
+            stage = read_figures(folder)
             row = {"arm": name, "title": arm.title, "folder": folder.name, "made_of": stage["made_of"]}
             if "pairs" in stage["made_of"]:
                 row["pairs"] = describe_pairs(work / stage["made_of"]["pairs"])
-            yield row | {"end": _end(stage["curve"]), "figures": figures}
+            figures = {use: read_figures(found[folder.name]) for use, found in measured.items() if folder.name in found}
+            yield row | {"end": _end(stage["curve"]), **figures}
 
 
-def seed_of(row: Row) -> str:
+def _tests(one: str, other: str | None, measured: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:
+    """Paired tests of two checkpoints, by use and way of asking; none of a checkpoint against itself."""
+    found: dict[str, Any] = {}
+    for use, folders in measured.items():
+        if one in folders and other is not None and other in folders and one != other:
+            found[use] = compare(folders[one], folders[other])
+    return found
+
+
+def seed_of(row: Mapping[str, Any]) -> str:
     """The seed among the flags of a run."""
     return row["made_of"]["flags"].rpartition("--seed ")[2]
 
@@ -73,6 +85,6 @@ def _end(curve: list[dict[str, float]]) -> dict[str, float]:
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:
-    """Paired tests of two measurings, by way of asking; `before` is the other."""
+    """Paired tests of two measurings on the same questions, by way of asking; `before` is the other."""
     after, before = (read_answers(answers_of(folder)) for folder in (one, other))
-    return {way: compare_way(way, before[way], after[way]) for way in TESTED if way in before and way in after}
+    return {way: compare_way(way, before[way], after[way]) for way in after if way in before}

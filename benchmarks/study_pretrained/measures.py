@@ -13,7 +13,7 @@ from tools.evaluate import answers_path, evaluate, parse_arguments
 from tools.evaluation.answering import read_answers
 from tools.reasoning_data_pipeline.prompts.wording import unasked
 
-ASK = "--max-num 1 --max-new-tokens 48 --batch-size 256 --engine transformers --temperature 1 --greedy"
+ASK = "--max-num 1 --max-new-tokens 48 --batch-size 256 --engine transformers"
 
 
 def answers_of(folder: Path) -> Path:
@@ -21,19 +21,26 @@ def answers_of(folder: Path) -> Path:
     return answers_path(folder / "evaluation.json")
 
 
-def measure(checkpoint: Path, data: Path, out: Path, drawn: int) -> dict[str, Any]:
-    """Figures of a checkpoint: accuracies in percent by way of asking and task, steps in percent, nats per token."""
-    questions = data / "held_out_en_prompts.jsonl"
-    files = ["--reasoned", questions, "--direct", data / "held_out_direct.jsonl", "--out", out / "evaluation.json"]
-    words = [*map(str, ["--checkpoint", checkpoint, *files, "--samples", drawn]), *ASK.split()]
-    report = evaluate(parse_arguments(words))
-    rows = read_answers(answers_of(out))["reasoned_greedy"].values()
-    accuracies = {way: report[way] for way in ("reasoned_greedy", "reasoned", "direct_greedy")}
+def measure_greedy(checkpoint: Path, questions: Path, out: Path) -> dict[str, Any]:
+    """Most likely answers: accuracies in percent by way of asking and task, steps in percent, nats per token."""
+    asked = questions / "held_out_en_prompts.jsonl"
+    report = _evaluate(checkpoint, out, "--reasoned", asked, "--direct", questions / "held_out_direct.jsonl")
+    found = measure_steps(read_answers(answers_of(out))["reasoned"].values(), steps_of(asked))
+    nll = -chosen_logps([checkpoint], questions / "text.json")[0]
+    return {"reasoned": report["reasoned"], "direct": report["direct"], **found, "text_nll": nll}
+
+
+def measure_sampled(checkpoint: Path, questions: Path, out: Path, drawn: int) -> dict[str, Any]:
+    """Accuracy of answers sampled at temperature 1, in percent by task, and of their majority."""
+    asked = questions / "held_out_en_prompts.jsonl"
     return {
-        **accuracies,
-        **measure_steps(rows, steps_of(questions)),
-        "text_nll": -chosen_logps([checkpoint], data / "text.json")[0],
+        "reasoned": _evaluate(checkpoint, out, "--reasoned", asked, "--temperature", 1, "--samples", drawn)["reasoned"]
     }
+
+
+def _evaluate(checkpoint: Path, out: Path, *words: Any) -> dict[str, Any]:
+    given = ["--checkpoint", checkpoint, "--out", out / "evaluation.json", *words]
+    return evaluate(parse_arguments([*map(str, given), *ASK.split()]))
 
 
 def measure_steps(rows: Iterable[Mapping[str, Any]], steps: Mapping[str, tuple[Step, ...]]) -> dict[str, float]:

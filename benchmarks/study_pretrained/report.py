@@ -15,8 +15,15 @@ from benchmarks.machine import RESULTS
 from benchmarks.study.report import as_table
 from benchmarks.study_pretrained.gather import RIVAL, seed_of
 
-GREEDY, SAMPLED, DIRECT = "reasoned_greedy", "reasoned", "direct_greedy"
+REASONED, DIRECT = "reasoned", "direct"
 NOTHING = ""
+ACCURACIES = {
+    "greedy, %": ("greedy", REASONED, "templates"),
+    "held-out kinds": ("greedy", REASONED, "kinds"),
+    "direct": ("greedy", DIRECT, "templates"),
+    "sampled": ("sampled", REASONED, "templates"),
+}
+STEPS = {"steps true": "true_steps", "steps right": "right_steps"}
 
 Row = Mapping[str, Any]
 
@@ -28,19 +35,15 @@ def tables(figures: Mapping[str, Any]) -> list[list[str]]:
 
 def start_table(starts: Sequence[Row]) -> list[str]:
     """What each start can do, in percent with intervals."""
-    rows = [
-        [row["title"], *(accuracy(row["figures"], *where) for where in ((GREEDY, "templates"), (SAMPLED, "templates")))]
-        + [accuracy(row["figures"], GREEDY, "kinds"), accuracy(row["figures"], DIRECT, "templates"), *steps(row)]
-        for row in starts
-    ]
-    return as_table(["start", "greedy, %", "sampled", "held-out kinds", "direct", "steps true", "steps right"], rows)
+    rows = [[row["title"], *accuracies(row), *steps(row)] for row in starts]
+    return as_table(["start", *ACCURACIES, *STEPS], rows)
 
 
 def sign_table(runs: Sequence[Row]) -> list[str]:
     """Points by which each run is above its start and above SFT from it, best first."""
     rows = []
-    for row in sorted(runs, key=lambda row: -row["figures"][GREEDY]["all"]["percent"]):
-        tests = [difference(row, other, way) for other in ("start", RIVAL) for way in (GREEDY, SAMPLED)]
+    for row in sorted(runs, key=lambda row: -row["greedy"][REASONED]["all"]["percent"]):
+        tests = [difference(row, other, use) for other in ("start", RIVAL) for use in ("greedy", "sampled")]
         pairs = row["pairs"]
         rows.append([row["title"], seed_of(row), f"{pairs['pairs']} of {pairs['questions']}", *tests])
     head = ["run", "seed", "pairs of questions", "greedy", "sampled", "greedy, above SFT", "sampled, above SFT"]
@@ -51,30 +54,31 @@ def price_table(runs: Sequence[Row]) -> list[str]:
     """Accuracy by way of asking, steps, the general text, and the end of the log."""
     rows = []
     for row in runs:
-        found, end = row["figures"], row["end"]
-        asked = [accuracy(found, *where) for where in ((GREEDY, "templates"), (GREEDY, "kinds"), (DIRECT, "templates"))]
-        logged = [shown(end, name) for name in ("rewards/margins", "rewards/accuracies", "nll_loss")]
-        rows.append([row["title"], seed_of(row), *asked, *steps(row), f"{found['text_nll']:.3f}", *logged])
-    head = ["run", "seed", "greedy, %", "held-out kinds", "direct", "steps true", "steps right", "text, nats per token"]
-    return as_table([*head, "margin", "reward accuracy", "NLL"], rows)
+        logged = [shown(row["end"], name) for name in ("rewards/margins", "rewards/accuracies", "nll_loss")]
+        cost = f"{row['greedy']['text_nll']:.3f}"
+        rows.append([row["title"], seed_of(row), *accuracies(row), *steps(row), cost, *logged])
+    head = ["run", "seed", *ACCURACIES, *STEPS, "text, nats a token", "margin", "reward accuracy", "NLL"]
+    return as_table(head, rows)
 
 
-def accuracy(figures: Row, way: str, task: str) -> str:
-    """Percent and its interval."""
-    found = figures[way].get(task)
-    return (
-        NOTHING if found is None else f"{found['percent']:.1f} [{found['interval'][0]:.1f}, {found['interval'][1]:.1f}]"
-    )
+def accuracies(row: Row) -> list[str]:
+    """Percent and interval of each of ACCURACIES."""
+    return [accuracy(row.get(use, {}).get(way, {}).get(task)) for use, way, task in ACCURACIES.values()]
+
+
+def accuracy(found: Row | None) -> str:
+    """Percent and its interval, where it was measured."""
+    return NOTHING if not found else f"{found['percent']:.1f} [{found['interval'][0]:.1f}, {found['interval'][1]:.1f}]"
 
 
 def steps(row: Row) -> list[str]:
     """Percent of answers with true and with right steps."""
-    return [f"{row['figures'][name]:.1f}" for name in ("true_steps", "right_steps")]
+    return [f"{row['greedy'][name]:.1f}" for name in STEPS.values()]
 
 
-def difference(row: Row, other: str, way: str) -> str:
+def difference(row: Row, other: str, use: str) -> str:
     """Points above another on the same questions, their interval, and p of the paired test."""
-    test = row["against"].get(other, {}).get(way)
+    test = row["against"][other].get(use, {}).get(REASONED)
     if test is None:
         return NOTHING
     low, high = test["interval"]

@@ -14,7 +14,7 @@ from benchmarks.study.files import lengths_of, read_meta, read_rows
 from benchmarks.study_pretrained.conditions import MODEL, STARTS, TRAIN
 from benchmarks.study_pretrained.data import steps_of, write_asked, write_held_out, write_mixture, write_taught
 from benchmarks.study_pretrained.keyed import emptied, keyed
-from benchmarks.study_pretrained.measures import measure
+from benchmarks.study_pretrained.measures import measure_greedy, measure_sampled
 from benchmarks.study_pretrained.pairs import KINDS
 from benchmarks.study_pretrained.settings import TEMPLATE, Study
 from internvl_chat.train_mpo import main as train
@@ -109,11 +109,18 @@ def trained(study: Study, name: str, arm: Arm, seed: int) -> Path:
     return keyed(study.work, f"run {name}", made_of, lambda out: _train(origin, mixture / "pairs.json", out, flags))
 
 
-def measured(study: Study, name: str, checkpoint: Path) -> Path:
-    """The figures of a checkpoint on the held-out questions, and of what it knew before."""
+def answered_greedily(study: Study, name: str, checkpoint: Path) -> Path:
+    """The figures of the most likely answers of a checkpoint to the held-out questions, and of what it knew before."""
+    questions = held_out(study)
+    made_of = {"checkpoint": checkpoint.name, "questions": questions.name}
+    return keyed(study.work, f"greedy {name}", made_of, lambda out: measure_greedy(checkpoint, questions, out))
+
+
+def answered_by_chance(study: Study, name: str, checkpoint: Path) -> Path:
+    """The figures of answers that a checkpoint samples to the held-out questions."""
     questions, drawn = held_out(study), study.sizes.drawn
     made_of = {"checkpoint": checkpoint.name, "questions": questions.name, "drawn": drawn}
-    return keyed(study.work, f"measured {name}", made_of, lambda out: measure(checkpoint, questions, out, drawn))
+    return keyed(study.work, f"sampled {name}", made_of, lambda out: measure_sampled(checkpoint, questions, out, drawn))
 
 
 def _train(checkpoint: Path, meta: Path, out: Path, flags: str) -> dict[str, Any]:
