@@ -1,0 +1,222 @@
+"""The study on a pretrained model: held-out sentences are held out, steps are judged by hand, stages are done once."""
+
+import json
+from itertools import chain
+
+import pytest
+
+from benchmarks.study.files import read_rows
+from benchmarks.study_pretrained.conditions import ARMS, MODEL, STARTS, TRAIN
+from benchmarks.study_pretrained.data import (
+    paragraphs,
+    step_by_step,
+    steps_of,
+    write_asked,
+    write_held_out,
+    write_taught,
+)
+from benchmarks.study_pretrained.gather import gather
+from benchmarks.study_pretrained.keyed import keyed, read_figures, stages_in
+from benchmarks.study_pretrained.kinds import TAUGHT, read_kinds
+from benchmarks.study_pretrained.measures import measure_steps
+from benchmarks.study_pretrained.other_data import read_questions, spread
+from benchmarks.study_pretrained.pairs import KINDS
+from benchmarks.study_pretrained.problems import (
+    Step,
+    calculate,
+    draw_many,
+    draw_numbers,
+    judge_steps,
+    read_steps,
+    solution_of,
+)
+from benchmarks.study_pretrained.report import tables
+from benchmarks.study_pretrained.settings import Sizes
+from internvl_chat.training import parse_arguments
+
+STEPS = (Step(8, "+", 5, 13), Step(13, "-", 4, 9))
+QUESTION = step_by_step("Anna has 8 pens.")
+
+
+def pair(chosen, rejected, question=QUESTION):
+    return {"question": question, "chosen": chosen, "rejected": rejected}
+
+
+def test_held_out_problems_share_no_sentence_with_training():
+    parts = [part for kind in read_kinds()["trained"].values() for part in kind.parts]
+    said, held_out = ({*chain.from_iterable(getattr(part, use) for part in parts)} for use in ("said", "held_out"))
+    assert all(len(part.said) > TAUGHT and len(part.held_out) >= 2 for part in parts)
+    others = {*chain.from_iterable(part.said for kind in read_kinds()["held out"].values() for part in kind.parts)}
+    assert not said & held_out and not (said | held_out) & others
+
+
+def test_every_problem_is_told_with_the_numbers_of_its_steps():
+    for split in ("taught", "asked", "held_out", "held_out_kinds"):
+        for problem in draw_many("test", split, 60):
+            assert "{" not in problem.text and all(step.is_true for step in problem.steps)
+            known = {*problem.text.replace(",", " ").replace(".", " ").split(), *(str(s.result) for s in problem.steps)}
+            assert {str(side) for step in problem.steps for side in (step.left, step.right)} <= known, problem
+
+
+def test_the_same_name_draws_the_same_problems_and_none_twice():
+    ten, five = draw_many("a", "asked", 10), draw_many("a", "asked", 5)
+    assert ten[:5] == five and draw_many("b", "asked", 5) != five
+    assert len({problem.text for problem in draw_many("a", "taught", 300)}) == 300
+
+
+def test_sums_are_those_of_whole_numbers():
+    assert [calculate(12, sign, 4) for sign in "+-*/"] == [16, 8, 48, 3]
+    assert calculate(13, "/", 4) is None and calculate(13, "/", 0) is None
+
+
+def test_numbers_are_drawn_until_every_step_gives_a_whole_number_in_range():
+    class Drawn:
+        """20 - 5 = 15 is no multiple of 4, and 3 - 5 is below 1; 17 - 5 = 12 is 4 threes."""
+
+        numbers = iter([20, 5, 4, 3, 5, 4, 17, 5, 4])
+
+        def randint(self, low, high):
+            return next(self.numbers)
+
+    numbers, steps = draw_numbers(read_kinds()["trained"]["share the rest"], Drawn())
+    assert numbers == {"a": 17, "b": 5, "n": 4} and [*map(str, steps)] == ["17 - 5 = 12", "12 / 4 = 3"]
+
+
+def test_steps_are_judged_true_and_right():
+    assert solution_of(STEPS) == "8 + 5 = 13\n13 - 4 = 9\nFinal answer: 9"
+    assert read_steps(solution_of(STEPS)) == [*STEPS]
+    assert judge_steps("5 + 8 = 13\n13 - 4 = 9\nFinal answer: 9", STEPS) == (True, True)  # a sum turned round
+    assert judge_steps("8 + 5 = 13\n4 - 13 = 9\nFinal answer: 9", STEPS) == (False, False)
+    assert judge_steps("8 + 5 = 12\n12 - 4 = 8\nFinal answer: 8", STEPS) == (False, False)
+    assert judge_steps("8 - 4 = 4\n4 + 5 = 9\nFinal answer: 9", STEPS) == (True, False)  # true, another way
+    assert judge_steps("Final answer: 9", STEPS) == (False, False)
+
+
+def test_shares_of_steps_are_of_first_answers():
+    rows = [{"question": QUESTION, "responses": [text]} for text in (solution_of(STEPS), "8 + 5 = 13", "9")]
+    found = measure_steps(rows, {"Anna has 8 pens.": STEPS})
+    assert found == {"true_steps": pytest.approx(66.7, abs=0.1), "right_steps": pytest.approx(33.3, abs=0.1)}
+
+
+def test_kinds_of_pair_by_hand():
+    right, lucky = solution_of(STEPS), "8 - 4 = 4\n4 + 5 = 9\nFinal answer: 9"
+    slip, two = "8 + 5 = 13\n13 + 4 = 17\nFinal answer: 17", "8 + 4 = 12\n12 - 4 = 8\nFinal answer: 8"
+    rows = [pair(right, slip), pair(lucky, two), pair(right, two), pair(right, "13\n9\n9\nFinal answer: 9")]
+    of_kind = {name: kind(rows, {"Anna has 8 pens.": STEPS}) for name, kind in KINDS.items()}
+    assert of_kind["own"] == rows
+    assert of_kind["right steps"] == [rows[0], rows[2], rows[3]]
+    assert of_kind["one slip"] == rows[:1]
+    assert of_kind["one a question"] == rows[:1]
+    assert of_kind["swapped"][0] == pair(slip, right)
+    assert {row["chosen"] for row in of_kind["gold"]} == {right}
+    assert [*map(sorted, map(dict.values, of_kind["coin"]))] == [*map(sorted, map(dict.values, rows))]
+    many = [pair("good", "bad")] * 400
+    assert 150 < sum(row["chosen"] == "bad" for row in KINDS["coin"](many, {})) < 250
+
+
+def test_files_of_problems(tmp_path):
+    sizes = Sizes(held_out=5, held_out_kinds=3, direct=2, paragraphs=4)
+    write_taught(tmp_path, 8)
+    write_asked(tmp_path, 6)
+    write_held_out(tmp_path, sizes)
+    taught, asked = read_rows(tmp_path / "taught.jsonl"), read_rows(tmp_path / "asked_en_prompts.jsonl")
+    assert len(taught) == 10 and sum(row["chosen"].isdecimal() for row in taught) == 2  # every fourth as a number
+    assert json.loads((tmp_path / "taught.json").read_text())["taught"]["length"] == 10
+    held_out = read_rows(tmp_path / "held_out_en_prompts.jsonl")
+    assert [row["task"] for row in held_out] == ["templates"] * 5 + ["kinds"] * 3
+    assert read_rows(tmp_path / "held_out_direct.jsonl")[1]["answer"] == held_out[1]["answer"]
+    assert [*map(str, steps_of(tmp_path / "asked_en_prompts.jsonl")[asked[0]["question"]])] == asked[0]["steps"]
+    assert all(300 <= len(text) <= 600 for text in paragraphs(4)) and len(read_rows(tmp_path / "text.jsonl")) == 4
+
+
+def test_a_stage_is_done_once_for_its_settings(tmp_path):
+    made = []
+
+    def stage(folder):
+        made.append(folder)
+        return {"found": len(made)}
+
+    first = keyed(tmp_path, "run mpo", {"rate": 1}, stage)
+    assert keyed(tmp_path, "run mpo", {"rate": 1}, stage) == first and len(made) == 1
+    other = keyed(tmp_path, "run mpo", {"rate": 2}, stage)
+    assert other != first and read_figures(other)["found"] == 2 and read_figures(other)["made_of"] == {"rate": 2}
+    keyed(tmp_path, "run mpo again", {}, stage)
+    assert stages_in(tmp_path, "run mpo") == sorted([first, other])
+    assert len(stages_in(tmp_path, "run")) == 3
+
+
+def test_a_stage_that_was_stopped_is_not_done(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        keyed(tmp_path, "run", {}, lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert read_figures(keyed(tmp_path, "run", {}, lambda folder: {"whole": True}))["whole"]
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_arms_are_trainings(name):
+    arm = ARMS[name]
+    assert arm.start in STARTS and arm.pairs in KINDS
+    flags = f"--model_name_or_path m --meta_path m.json --output_dir out {MODEL} {TRAIN} {arm.flags}"
+    assert parse_arguments(flags.split())[2].max_steps == 12
+
+
+def answered(tmp_path, use, checkpoint, outcomes):
+    """A measuring of a checkpoint whose answers have these outcomes; its figures stand as percent."""
+    shares = 100 * outcomes.count("correct") / len(outcomes)
+    group = {"percent": shares, "interval": [0.0, 100.0]}
+
+    def stage(folder):
+        rows = [{"way": "reasoned", "key": str(n), "outcomes": [one]} for n, one in enumerate(outcomes)]
+        (folder / "evaluation.answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = {"reasoned": {"all": group, "templates": group}, "true_steps": 50.0, "right_steps": 25.0}
+        return {**found, "text_nll": 3.0, "direct": {}}
+
+    return keyed(tmp_path, f"{use} x", {"checkpoint": checkpoint.name}, stage)
+
+
+def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
+    def pairs(folder):
+        (folder / "pairs.jsonl").write_text(json.dumps(pair("right", "wrong")) + "\n")
+        return {"pairs": 1, "questions": 1}
+
+    chosen = keyed(tmp_path, "pairs longer own", {"kind": "own"}, pairs)
+    curve = {"curve": [{"rewards/margins": value} for value in (9.0, 1.0, 2.0, 3.0)]}
+    start = keyed(tmp_path, "start longer", {"flags": "--seed 1"}, lambda folder: curve)
+    made_of = {"start": start.name, "pairs": chosen.name}
+    sft, mpo = (
+        keyed(tmp_path, f"run {name}", {**made_of, "flags": f"{name} --seed 0"}, lambda folder: curve)
+        for name in ("sft", "mpo")
+    )
+    answered(tmp_path, "greedy", start, ["correct"] + ["wrong"] * 9)
+    answered(tmp_path, "greedy", sft, ["correct"] * 2 + ["wrong"] * 8)
+    answered(tmp_path, "greedy", mpo, ["correct"] * 9 + ["wrong"])
+    answered(tmp_path, "sampled", mpo, ["correct"] * 10)
+    found = gather(tmp_path, STARTS, ARMS)
+    runs = {row["arm"]: row for row in found["runs"]}
+    against = runs["run mpo"]["against"]
+    assert (against["start"]["greedy"]["reasoned"]["difference"], against["sft"]["greedy"]["reasoned"]["better"]) == (
+        80,
+        7,
+    )
+    assert "sampled" not in against["start"] and runs["run sft"]["against"]["sft"] == {}
+    assert runs["run mpo"]["end"] == {"rewards/margins": 2.0}  # of the last three
+    assert runs["run mpo"]["pairs"] == {"kind": "own", "pairs": 1, "questions": 1, "chosen": 5.0, "rejected": 5.0}
+    starts, signs, prices = tables(found)
+    assert starts[2].startswith("| taught for 64 steps | 10.0 [0.0, 100.0] |")
+    assert signs[2].startswith("| MPO | 0 | 1 of 1 | +80.0 [") and signs[3].startswith("| SFT on chosen | 0 |")
+    assert len(prices) == 4
+
+
+def test_questions_of_others_become_prompts():
+    class Package:
+        @staticmethod
+        def get_test_questions():
+            return ["is it red?", "what shape?", "which color?"], ["no", "circle", "teal"], [0, 1, 1]
+
+        @staticmethod
+        def get_test_image_paths():
+            return {0: "a.png", 1: "b.png"}
+
+    rows = list(read_questions(Package, "test"))
+    assert rows[1] == {"image": "b.png", "question": "what shape?", "answer": "circle", "task": "shape"}
+    assert [row["task"] for row in rows] == ["yes or no", "shape", "color"]
+    assert spread(range(10), 3) == [0, 3, 6] and spread(range(3), None) == [0, 1, 2]
