@@ -20,7 +20,7 @@ from benchmarks.study_pretrained.keyed import keyed, read_figures, stages_in
 from benchmarks.study_pretrained.kinds import TAUGHT, read_kinds
 from benchmarks.study_pretrained.measures import measure_steps
 from benchmarks.study_pretrained.other_data import read_questions, spread
-from benchmarks.study_pretrained.pairs import KINDS
+from benchmarks.study_pretrained.pairs import KINDS, traits
 from benchmarks.study_pretrained.problems import (
     Step,
     calculate,
@@ -110,6 +110,11 @@ def test_kinds_of_pair_by_hand():
     assert of_kind["swapped"][0] == pair(slip, right)
     assert {row["chosen"] for row in of_kind["gold"]} == {right}
     assert [*map(sorted, map(dict.values, of_kind["coin"]))] == [*map(sorted, map(dict.values, rows))]
+    assert traits(rows, {"Anna has 8 pens.": STEPS}) == {
+        "chosen_true": 100.0,
+        "chosen_right": 75.0,
+        "rejected_true_lines": 100.0,
+    }
     many = [pair("good", "bad")] * 400
     assert 150 < sum(row["chosen"] == "bad" for row in KINDS["coin"](many, {})) < 250
 
@@ -175,8 +180,7 @@ def answered(tmp_path, use, checkpoint, outcomes):
 
 def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     def pairs(folder):
-        (folder / "pairs.jsonl").write_text(json.dumps(pair("right", "wrong")) + "\n")
-        return {"pairs": 1, "questions": 1}
+        return {"pairs": 1, "questions": 1, "chosen_right": 50.0}
 
     chosen = keyed(tmp_path, "pairs longer own", {"kind": "own"}, pairs)
     curve = {"curve": [{"rewards/margins": value} for value in (9.0, 1.0, 2.0, 3.0)]}
@@ -199,7 +203,7 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     )
     assert "sampled" not in against["start"] and runs["run sft"]["against"]["sft"] == {}
     assert runs["run mpo"]["end"] == {"rewards/margins": 2.0}  # of the last three
-    assert runs["run mpo"]["pairs"] == {"kind": "own", "pairs": 1, "questions": 1, "chosen": 5.0, "rejected": 5.0}
+    assert runs["run mpo"]["pairs"] == {"kind": "own", "pairs": 1, "questions": 1, "chosen_right": 50.0}
     starts, signs, prices = tables(found)
     assert starts[2].startswith("| taught for 64 steps | 10.0 [0.0, 100.0] |")
     assert signs[2].startswith("| MPO | 0 | 1 of 1 | +80.0 [") and signs[3].startswith("| SFT on chosen | 0 |")

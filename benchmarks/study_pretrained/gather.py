@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.arms import Arm
-from benchmarks.study.files import read_rows
 from benchmarks.study.measures import mean
 from benchmarks.study_pretrained.keyed import read_figures, stages_in
 from benchmarks.study_pretrained.measures import answers_of
@@ -16,6 +15,7 @@ from tools.evaluation.comparison import compare_way
 
 MEASURED = ("greedy", "sampled")
 RIVAL = "sft"
+COUNTED = ("pairs", "questions", "chosen_true", "chosen_right", "rejected_true_lines")
 LAST = 3  # entries of a curve whose mean is shown
 SHOWN = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "nll_loss")
 
@@ -72,10 +72,9 @@ def seed_of(row: Mapping[str, Any]) -> str:
 
 
 def describe_pairs(folder: Path) -> dict[str, Any]:
-    """How many pairs of how many questions, and how long their sides are, in characters."""
-    counted, rows = read_figures(folder), read_rows(folder / "pairs.jsonl")
-    lengths = {side: round(mean([len(row[side]) for row in rows]), 1) for side in ("chosen", "rejected")}
-    return {"kind": counted["made_of"]["kind"], "pairs": counted["pairs"], "questions": counted["questions"], **lengths}
+    """What the pairs of a stage are: their kind, how many of how many questions, and what they teach."""
+    counted = read_figures(folder)
+    return {"kind": counted["made_of"]["kind"], **{name: value for name, value in counted.items() if name in COUNTED}}
 
 
 def _end(curve: list[dict[str, float]]) -> dict[str, float]:

@@ -11,7 +11,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.study.files import Row
-from benchmarks.study_pretrained.problems import Step, judge_steps, solution_of
+from benchmarks.study.measures import mean
+from benchmarks.study_pretrained.problems import Step, judge_steps, read_steps, solution_of
 from tools.reasoning_data_pipeline.prompts.wording import unasked
 
 Steps = Mapping[str, tuple[Step, ...]]
@@ -57,6 +58,19 @@ def coin(rows: Sequence[Row], steps: Steps) -> list[Row]:
 def gold(rows: Sequence[Row], steps: Steps) -> list[Row]:
     """Own pairs with the worked solution as chosen."""
     return [{**row, "chosen": solution_of(steps[unasked(row["question"])[0]])} for row in rows]
+
+
+def traits(rows: Sequence[Row], steps: Steps) -> dict[str, float]:
+    """What the pairs teach, in percent.
+
+    Returns:
+        `chosen_right`: of chosen answers, with the steps of the solution; `chosen_true`: all of whose lines are true;
+        `rejected_true_lines`: of the lines of rejected answers, true ones, which training makes less likely too.
+    """
+    judged = [judge_steps(row["chosen"], steps[unasked(row["question"])[0]]) for row in rows]
+    lines = [step.is_true for row in rows for step in read_steps(row["rejected"])]
+    shares = {"chosen_true": [true for true, _ in judged], "chosen_right": [right for _, right in judged]}
+    return {name: round(100 * mean(found), 1) for name, found in {**shares, "rejected_true_lines": lines}.items()}
 
 
 KINDS: dict[str, Callable[[Sequence[Row], Steps], list[Row]]] = {

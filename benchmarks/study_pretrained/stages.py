@@ -15,7 +15,7 @@ from benchmarks.study_pretrained.conditions import MODEL, STARTS, TRAIN
 from benchmarks.study_pretrained.data import steps_of, write_asked, write_held_out, write_mixture, write_taught
 from benchmarks.study_pretrained.keyed import emptied, keyed
 from benchmarks.study_pretrained.measures import measure_greedy, measure_sampled
-from benchmarks.study_pretrained.pairs import KINDS
+from benchmarks.study_pretrained.pairs import KINDS, traits
 from benchmarks.study_pretrained.settings import TEMPLATE, Study
 from internvl_chat.train_mpo import main as train
 from tools.compose import main as compose
@@ -94,9 +94,10 @@ def chosen_pairs(study: Study, arm: Arm) -> Path:
     def choose(out: Path) -> dict[str, Any]:
         entries = read_meta(source / "meta.json").values()
         rows = [row for entry in entries for row in read_rows(Path(entry["annotation"]))]
-        kept = kind(rows, steps_of(asked(study) / "asked_en_prompts.jsonl"))
+        steps = steps_of(asked(study) / "asked_en_prompts.jsonl")
+        kept = kind(rows, steps)
         write_mixture(out / "pairs.json", kept)
-        return {"pairs": len(kept), "questions": len({row["question"] for row in kept})}
+        return {"pairs": len(kept), "questions": len({row["question"] for row in kept}), **traits(kept, steps)}
 
     return keyed(study.work, f"pairs {arm.start} {arm.pairs}", {"pairs": source.name, "kind": arm.pairs}, choose)
 
