@@ -10,6 +10,7 @@ from benchmarks.study.arms import Arm
 from benchmarks.study.measures import mean
 from benchmarks.study_pretrained.keyed import read_figures, stages_in
 from benchmarks.study_pretrained.measures import answers_of
+from benchmarks.study_pretrained.other_data import STAGE
 from tools.evaluation.answering import read_answers
 from tools.evaluation.comparison import compare_way
 
@@ -27,7 +28,8 @@ def gather(work: Path, starts: Mapping[str, Arm], arms: Mapping[str, Arm]) -> di
 
     Returns:
         `starts`: rows with a title, settings and figures; `runs`: the same with what the pairs were, what the log says
-        at the end, and paired tests `against` the start and against SFT from it with the same seed.
+        at the end, and paired tests `against` the start and against SFT from it with the same seed; `easy_vqa`: what
+        became of the questions of others.
     """
     measured = {use: measured_in(work, use) for use in MEASURED}
     taught = [row for name, arm in starts.items() for row in _rows(work, f"start {name}", arm, measured)]
@@ -37,7 +39,7 @@ def gather(work: Path, starts: Mapping[str, Arm], arms: Mapping[str, Arm]) -> di
         start = row["made_of"]["start"]
         others = {"start": start, RIVAL: rivals.get((start, seed_of(row)))}
         row["against"] = {name: _tests(row["folder"], other, measured) for name, other in others.items()}
-    return {"starts": taught, "runs": runs}
+    return {"starts": taught, "runs": runs, STAGE.replace(" ", "_"): [*map(read_figures, stages_in(work, STAGE))]}
 
 
 def measured_in(work: Path, use: str) -> dict[str, Path]:

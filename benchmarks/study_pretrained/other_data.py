@@ -1,25 +1,40 @@
 """Questions and pictures that others made, as prompts: those of the package `easy-vqa`.
 
     pip install easy-vqa
-    python -m benchmarks.study_pretrained.other_data --split test --number 300 --out work_dirs/easy_vqa
+    python -m benchmarks.study_pretrained.other_data --checkpoint ckpt/tiny-base --work work_dirs/study_pretrained
 
-Writes easy_vqa_<split>.jsonl, rows {"image", "question", "answer", "task"}, for `tools/evaluate.py --direct` and the
-samplers. The pictures stay where the package has them.
+Writes the prompts, rows {"image", "question", "answer", "task"}, then goes through the whole pipeline: the checkpoint's
+answers to questions of `train`, pairs, MPO, and both checkpoints on questions of `test`, asked as they stand. The
+pictures stay where the package has them. Like a stage of the study it is done once.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.files import Row, write_rows
+from benchmarks.study.files import Row, lengths_of, write_rows
+from benchmarks.study_pretrained.keyed import emptied, figures_of, keyed
 from internvl_chat.run.entry import Parser, enter
+from internvl_chat.train_mpo import main as train
+from tools.evaluate import evaluate
+from tools.evaluate import parse_arguments as parse_evaluation
+from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample_answers
+from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main as pair_answers
 
-SPLITS = ("train", "test")
+STAGE = "easy vqa"
+SAMPLE = "--engine transformers --dynamic --max-num 1 --max-new-tokens 48 --batch-size 32 --num-return-sequences 4"
+PAIR = "--num-pairs-per-key 2 --num-workers 1"
+TRAIN = (
+    "--force_image_size 56 --max_dynamic_patch 1 --max_seq_length 512 --grad_checkpoint False --report_to none "
+    "--save_strategy no --disable_tqdm True --per_device_train_batch_size 24 --learning_rate 5e-4 --max_steps 20 "
+    "--loss_type sigmoid,bco_pair --logging_steps 5"
+)
+ASK = "--max-num 1 --max-new-tokens 16 --batch-size 128 --engine transformers"
 YES_OR_NO = ("yes", "no")
 SHAPES = ("circle", "rectangle", "triangle")
 
@@ -27,9 +42,10 @@ SHAPES = ("circle", "rectangle", "triangle")
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Flags of the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--number", type=int, help="questions to take, spread over all; default all")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="that answers and is trained")
+    parser.add_argument("--work", type=Path, default=Path("work_dirs/study_pretrained"), help="folder of all stages")
+    parser.add_argument("--asked", type=int, default=400, help="questions to sample answers to")
+    parser.add_argument("--held_out", type=int, default=300, help="questions to evaluate on")
     return parser.parse_args(argv)
 
 
@@ -39,7 +55,7 @@ def read_questions(package: Any, split: str) -> Iterator[Row]:
     Args:
         package: the module, with get_<split>_questions() -> (texts, answers, image ids) and get_<split>_image_paths()
             -> {image id: path}.
-        split: one of SPLITS.
+        split: `train` or `test`.
     """
     texts, answers, images = getattr(package, f"get_{split}_questions")()
     paths = getattr(package, f"get_{split}_image_paths")()
@@ -58,13 +74,35 @@ def spread(rows: Sequence[Row], number: int | None) -> list[Row]:
     return list(islice(rows, 0, None, step))[:number]
 
 
+def write_prompts(folder: Path, numbers: Mapping[str, int]) -> dict[str, Path]:
+    """Write so many questions of each split; split -> file."""
+    package = import_module("easy_vqa")
+    rows = {split: spread(list(read_questions(package, split)), number) for split, number in numbers.items()}
+    return {split: write_rows(folder / f"easy_vqa_{split}.jsonl", found) for split, found in rows.items()}
+
+
+def run_pipeline(out: Path, checkpoint: Path, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Sample, pair, train and evaluate into an empty folder; the figures."""
+    prompts = write_prompts(emptied(out), numbers)
+    places = ["--prompt-path", prompts["train"], "--checkpoint", checkpoint, "--out-dir", out / "sampled"]
+    sample_answers([*map(str, places), *SAMPLE.split()])
+    pair_answers(["--data-dir", str(out / "sampled"), "--save-dir", str(out / "pairs"), *PAIR.split()])
+    meta = out / "pairs" / "meta.json"
+    places = ["--model_name_or_path", checkpoint, "--meta_path", meta, "--output_dir", out / "mpo"]
+    train([*map(str, places), *TRAIN.split()])
+    places = ["--checkpoint", out / "mpo", "--against", checkpoint, "--direct", prompts["test"]]
+    report = evaluate(parse_evaluation([*map(str, places), "--out", str(out / "evaluation.json"), *ASK.split()]))
+    figures = {"before": report["before"]["direct"], "after": report["direct"], "test": report["comparison"]["direct"]}
+    return {"pairs": lengths_of(meta), **figures}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the prompts."""
+    """Run the pipeline once."""
     args = parse_arguments(argv)
-    rows = spread(list(read_questions(import_module("easy_vqa"), args.split)), args.number)
-    args.out.mkdir(parents=True, exist_ok=True)
-    written = write_rows(args.out / f"easy_vqa_{args.split}.jsonl", rows)
-    print(f"{written}: {len(rows)} questions")
+    numbers = {"train": args.asked, "test": args.held_out}
+    made_of = {"checkpoint": str(args.checkpoint), **numbers}
+    folder = keyed(args.work, STAGE, made_of, lambda out: run_pipeline(out, args.checkpoint, numbers))
+    print(figures_of(folder))
 
 
 if __name__ == "__main__":

