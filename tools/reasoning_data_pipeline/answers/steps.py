@@ -15,7 +15,7 @@ from typing import Any
 
 from internvl_chat.model.critic_turns import RIGHT, STEP_BREAK, WRONG
 from internvl_chat.model.critic_turns import split_steps as split_steps  # those who score steps find it here
-from internvl_chat.records.rows import RecordError, Source, shown
+from internvl_chat.records.rows import RecordError, Source, is_blank, shown
 
 # Scripts written without spaces between words, with the marks that belong to the character before them.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
@@ -38,26 +38,36 @@ def answer_prefix(answer: str, ratio: float) -> str:
     return answer[: ends[kept - 1]] if kept else ""
 
 
+def text_steps(response: str, max_steps: int) -> list[str]:
+    """The steps of an answer that a critic is shown: as `split_steps`, without those that have no text."""
+    return [step for step in split_steps(response.strip(), max_steps) if not is_blank(step)]
+
+
 @dataclass(frozen=True)
 class ScoredStep:
-    """One step and how often continuations behind it came out right.
+    """One step and how often continuations behind it came out right, or what a critic says of it.
 
     Attributes:
         step: its text.
-        score: expected accuracy in 0..1; 0 where nothing was measured.
-        num_mc_correct: right continuations.
-        num_mc_total: judged continuations; 0 means not measured.
+        score: expected accuracy, or the critic's probability that it is right, in 0..1; 0 where nothing was measured.
+        num_mc_correct: right continuations; None of a critic's score.
+        num_mc_total: judged continuations; 0 means not measured, None that a critic scored the step.
     """
 
     step: str
     score: float = 0.0
-    num_mc_correct: int = 0
-    num_mc_total: int = 0
+    num_mc_correct: int | None = 0
+    num_mc_total: int | None = 0
 
     @property
     def measured(self) -> bool:
         """Whether the score says anything."""
-        return self.num_mc_total > 0
+        return self.num_mc_total is None or self.num_mc_total > 0
+
+    @classmethod
+    def by_critic(cls, step: str, score: float) -> ScoredStep:
+        """A step that a critic scored, in place of continuations."""
+        return cls(step, score, None, None)
 
     def label(self, threshold: float) -> str | None:
         """'+' for a score above the threshold, '-' for one at or below it, None for a step that was not measured."""
@@ -73,13 +83,15 @@ class ScoredStep:
         score, correct, total = (row.get(name) for name in ("score", "num_mc_correct", "num_mc_total"))
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
             raise RecordError(*where, f"a step's 'score' must be a number in 0..1, not {shown(score)}")
+        if "num_mc_correct" not in row and "num_mc_total" not in row:
+            return cls.by_critic(row["step"], float(score))
         if type(correct) is not int or type(total) is not int or not 0 <= correct <= total:
             raise RecordError(*where, f"0 <= num_mc_correct <= num_mc_total must hold, not {correct!r} and {total!r}")
         return cls(row["step"], float(score), correct, total)
 
     def to_row(self) -> dict[str, Any]:
-        """The JSON entry of `steps_with_score`."""
-        return asdict(self)
+        """The JSON entry of `steps_with_score`; a critic's has no counts."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

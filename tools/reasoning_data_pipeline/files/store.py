@@ -92,7 +92,7 @@ def read_rejects(output: Path) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class FoundSamples:
-    """What the shards hold; row i is sample `slots[i]` (prompt * num_samples + sample), at `places[2i : 2i + 2]`."""
+    """What the shards hold; row i is sample `slots[i]` (prompt * samples + sample), at `places[2i : 2i + 2]`."""
 
     shards: list[Path]
     slots: array = field(default_factory=lambda: array("q"))
@@ -103,9 +103,14 @@ class FoundSamples:
     complete: bool = False
 
 
-def locate(shards: list[Path], shape: tuple[int, ...]) -> FoundSamples:
-    """Find every sample once; 24 bytes a row, so that a run of millions merges in little memory."""
-    seen, found = np.zeros(shape, dtype=bool), FoundSamples(shards)
+def locate(shards: list[Path], absent: np.ndarray) -> FoundSamples:
+    """Find every sample once; 24 bytes a row, so that a run of millions merges in little memory.
+
+    Args:
+        shards: files of the ranks.
+        absent: (prompts, samples) bool, the samples that nobody asked for.
+    """
+    seen, found = absent.copy(), FoundSamples(shards)
     for number, path in enumerate(shards):
         for offset, record in whole_lines(path):
             prompt, sample = record["k"], record.get("s")
@@ -117,7 +122,7 @@ def locate(shards: list[Path], shape: tuple[int, ...]) -> FoundSamples:
             elif "skip" in record:
                 found.skipped[record["skip"]] += 1
             else:
-                found.slots.append(prompt * shape[1] + sample)
+                found.slots.append(prompt * absent.shape[1] + sample)
                 found.places.extend((number, offset))
             seen[prompt, sample] = True
     seen[list(found.rejects)] = True
@@ -142,7 +147,7 @@ class SampleStore:
     Args:
         output: the merged file; the shards stand beside it.
         keys: one distinct string per prompt, in the order of the merged file.
-        num_samples: answers per prompt, >= 1.
+        num_samples: answers per prompt, >= 1; a list of them where prompts differ.
         parameters: JSON values that decide what the answers are; a resume with others is refused.
         origin: JSON values that later stages may want and that a resume may change (`read_origin` finds them again).
         worker: which share is ours.
@@ -159,19 +164,21 @@ class SampleStore:
         output: Path,
         *,
         keys: Sequence[str],
-        num_samples: int,
+        num_samples: int | Sequence[int],
         parameters: Mapping[str, Any],
         origin: Mapping[str, Any] | None = None,
         worker: Process | None = None,
         overwrite: bool = False,
     ) -> None:
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, not {num_samples}")
-        self.output, self.keys, self.num_samples = Path(output), keys, num_samples
+        if np.any(np.less(num_samples, 1)):
+            raise ValueError(f"num_samples must be at least 1, not {np.min(num_samples)}")
+        self.output, self.keys, self.num_samples = Path(output), keys, int(np.max(num_samples, initial=1))
         self.worker = worker or Process()
         self.parts = self.output.with_suffix(".parts")
         self._index = _places(keys, self.output)
-        self._done = np.zeros((len(keys), num_samples), dtype=bool)
+        wanted = np.broadcast_to(num_samples, len(keys))
+        self._absent = np.arange(self.num_samples) >= wanted[:, None]  # (prompts, samples)
+        self._done = self._absent.copy()
         self._shard: BinaryIO | None = None
         self._generation = self._enter_run(orjson.loads(orjson.dumps(dict(parameters))), origin or {}, overwrite)
         if not self.finished:
@@ -281,8 +288,8 @@ class SampleStore:
         self._read_shards()
         if self._done.all():
             self.finish()
-        elif done := int(self._done.sum()):
-            logger.info("%s: resuming with %d of %d samples done", self.output, done, self._done.size)
+        elif done := int((self._done & ~self._absent).sum()):
+            logger.info("%s: resuming with %d of %d samples done", self.output, done, (~self._absent).sum())
 
     def _shards(self) -> list[Path]:
         """The shards of this run, in order of rank."""
@@ -313,7 +320,7 @@ class SampleStore:
     def _merge(self) -> bool:
         """Merge if the shards hold everything: another worker may have merged and be removing them under our hands."""
         try:
-            found = locate(self._shards(), self._done.shape)
+            found = locate(self._shards(), self._absent)
             if found.complete:
                 self._write_merged(found)
         except FileNotFoundError:
