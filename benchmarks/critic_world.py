@@ -1,0 +1,133 @@
+"""A process reward model of the small world over several seeds: what choosing by it is worth, and how well it judges.
+
+    python -m benchmarks.critic_world --out work_dirs/critic_world --seeds 0 1 2
+
+Per seed: the quickstart's training prompts are answered by the base and the steps of the answers scored by Monte-Carlo
+continuation (visualprm pipeline), a critic is trained on the scores, 1,000 held-out questions are answered 8 times, and
+one answer is chosen by the critic, by the majority, or at random. The generator knows which steps are right, so the
+critic's verdicts, and the labels it learned from, are judged too.
+
+Every stage is a documented command and is done once: a stopped run goes on. `--until steps` stops behind a stage.
+Writes results/critic_world.json when all seeds are through.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BASE = "ckpt/tiny-base"
+ASK = ("--max-num", "1", "--max-new-tokens", "96", "--engine", "transformers")
+PIPELINES = "tools.reasoning_data_pipeline"
+
+
+@dataclass(frozen=True)
+class World:
+    """Sizes and folder of one seed.
+
+    Attributes:
+        folder: everything about the seed.
+        seed: of pictures, questions, samples and training.
+        prompts: questions whose answers the critic learns from.
+        held_out: questions that it chooses answers to.
+        answers, continuations: of each prompt, and of each step.
+        samples: answers to a held-out question.
+    """
+
+    folder: Path
+    seed: int
+    prompts: int = 1600
+    held_out: int = 1000
+    answers: int = 4
+    continuations: int = 8
+    samples: int = 8
+
+    @property
+    def steps(self) -> Path:
+        """Answers with Monte-Carlo scores."""
+        return self.folder / "steps"
+
+    @property
+    def questions(self) -> Path:
+        """Held-out questions."""
+        return self.folder / "data" / "held_out_en_prompts.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """Held-out answers of the base, judged."""
+        return self.folder / "answers.json"
+
+
+def draw(world: World) -> None:
+    """Pictures and questions, those of the quickstart of this seed."""
+    sizes = ("--pairs", world.prompts, "--held_out", world.held_out, "--seed", f"1{world.seed}")
+    command("data.make_visual_reasoning", "--out", world.folder / "data", *sizes)
+
+
+def score_by_continuation(world: World) -> None:
+    """Answers of the base to the training prompts, with the Monte-Carlo scores of their steps."""
+    prompts = ("--prompt-path", world.folder / "data" / "train_en_prompts.jsonl", "--out-dir", world.steps)
+    amount = ("--num-return-sequences", world.answers, "--num-mc-sequences", world.continuations, "--no-early-stop")
+    how = ("--checkpoint", BASE, "--dynamic", "--batch-size", 32, "--seed", world.seed)
+    command(f"{PIPELINES}.visualprm_data_pipeline", *prompts, *amount, *how, *ASK)
+
+
+def answer_held_out(world: World) -> None:
+    """Answers of the base to the held-out questions: sampled ones, and the most likely one."""
+    how = ("--temperature", 1, "--samples", world.samples, "--greedy", "--seed", world.seed, "--batch-size", 128)
+    what = ("--checkpoint", BASE, "--reasoned", world.questions, "--out", world.evaluation)
+    command("tools.evaluate", *what, *how, *ASK)
+
+
+STAGES: dict[str, Callable[[World], None]] = {
+    "data": draw,
+    "steps": score_by_continuation,
+    "answers": answer_held_out,
+}
+
+
+def command(module: str, *flags: object) -> None:
+    """Run a tool as its users do; CalledProcessError where it fails."""
+    subprocess.run([sys.executable, "-m", module, *map(str, flags)], cwd=ROOT, check=True)
+
+
+def run_stages(world: World, until: str) -> None:
+    """Run the stages that are not done yet, up to `until`; the seconds of each stand in its mark."""
+    for name, stage in STAGES.items():
+        mark = world.folder / "done" / name
+        if not mark.is_file():
+            print(f"== seed {world.seed}: {name}", flush=True)
+            start = time.perf_counter()
+            stage(world)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(json.dumps(round(time.perf_counter() - start)), encoding="utf-8")
+        if name == until:
+            return
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("work_dirs/critic_world"), help="folder of all seeds")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--until", choices=STAGES, default=list(STAGES)[-1], help="stop behind this stage")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is not there yet."""
+    args = parse_arguments(argv)
+    for seed in args.seeds:
+        run_stages(World((args.out / str(seed)).resolve(), seed), args.until)
+
+
+if __name__ == "__main__":
+    main()
