@@ -7,9 +7,13 @@ GPUs come from what the task may see (CUDA_VISIBLE_DEVICES, or all that the driv
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 
-from internvl_chat.run.process import Process
+from internvl_chat.run.process import Process, find_process
+
+logger = logging.getLogger(__name__)
 
 
 def engine_worker(task: Process, tp: int) -> Process | None:
@@ -58,3 +62,14 @@ def group_devices(visible: Sequence[str], local: int, tp: int) -> list[str]:
             "give every task all GPUs of the node (no --gpus-per-task), one task per GPU, and fill node after node"
         )
     return list(visible[local : local + tp])
+
+
+def claim_devices(tp: int) -> None:
+    """Narrow CUDA_VISIBLE_DEVICES to the GPUs of this task's group; before anything touches a GPU."""
+    import torch
+
+    visible = visible_devices(os.environ, torch.cuda.device_count())
+    devices = group_devices(visible, find_process().local_rank, tp)
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        logger.info("this task runs on GPU %s of the %d that this task sees", ",".join(devices), len(visible))

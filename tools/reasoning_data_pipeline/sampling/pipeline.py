@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import time
 from collections import Counter
@@ -32,7 +31,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from internvl_chat.data.images import tile_share
 from internvl_chat.records.rows import Prompt, RecordError, SampledResponse, Source
 from internvl_chat.run.process import Process, find_process
-from tools.reasoning_data_pipeline.engines.gpus import engine_worker, group_devices, visible_devices
+from tools.reasoning_data_pipeline.engines.gpus import claim_devices, engine_worker
 from tools.reasoning_data_pipeline.engines.opening import WITHOUT_GPUS, choose_engine, open_engine
 from tools.reasoning_data_pipeline.engines.protocol import Completion, Engine, Failure, Request
 from tools.reasoning_data_pipeline.files.store import RunSummary, SampleStore, read_rejects, sample_seed
@@ -239,17 +238,6 @@ def run_pipeline(pipeline: Pipeline, args: argparse.Namespace) -> int:
     for reason in failed:
         logger.error("%s", reason)
     return int(len(failed) == len(jobs))
-
-
-def claim_devices(tp: int) -> None:
-    """Narrow CUDA_VISIBLE_DEVICES to the GPUs of this task's group; before anything touches a GPU."""
-    import torch
-
-    visible = visible_devices(os.environ, torch.cuda.device_count())
-    devices = group_devices(visible, find_process().local_rank, tp)
-    if devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-        logger.info("this engine runs on GPU %s of the %d that this task sees", ",".join(devices), len(visible))
 
 
 def run_job(

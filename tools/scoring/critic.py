@@ -1,0 +1,76 @@
+"""A critic and what it is shown: the answers to a question as steps, in one forward for all that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from internvl_chat.data.images import load_image
+from internvl_chat.model.critic_turns import MAX_STEPS
+from tools.reasoning_data_pipeline.answers.steps import ScoredStep, text_steps
+
+
+class Critic(Protocol):
+    """Judges steps: `internvl_chat.critic.scoring.StepCritic`, or a scripted one."""
+
+    def score(
+        self, question: str, images: Sequence[Image.Image], candidates: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Probability, 0..1, that each step of each candidate is right."""
+        ...
+
+
+def open_critic(checkpoint: str, max_tiles: int) -> Critic:
+    """A trained critic.
+
+    Args:
+        checkpoint: folder or hub name.
+        max_tiles: tile limit of a question's pictures.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or nothing that scores steps.
+    """
+    from internvl_chat.critic.scoring import StepCritic  # with torch, which takes seconds
+
+    return StepCritic.load(checkpoint, max_dynamic_patch=max_tiles)
+
+
+@dataclass(frozen=True)
+class StepScorer:
+    """Scores the steps of answers.
+
+    Attributes:
+        critic: opened.
+        max_steps: steps of an answer at most; neighbours are joined.
+        batch_size: different answers to a question in one forward.
+    """
+
+    critic: Critic
+    max_steps: int = MAX_STEPS
+    batch_size: int = 32
+
+    def score(self, question: str, image_paths: Sequence[str], responses: Sequence[str]) -> list[list[ScoredStep]]:
+        """The scored steps of each response, [] of one without text; equal responses are shown once.
+
+        Args:
+            question: as it was asked, with one `<image>` per picture.
+            image_paths: of its pictures.
+            responses: answers to it.
+
+        Raises:
+            ImageError, RecordError: a picture or the question cannot be read.
+        """
+        candidates = {text: text_steps(text, self.max_steps) for text in responses}
+        shown = [text for text, steps in candidates.items() if steps]
+        images = [load_image(path) for path in image_paths] if shown else []
+        scored: dict[str, list[ScoredStep]] = {}
+        for start in range(0, len(shown), self.batch_size):
+            texts = shown[start : start + self.batch_size]
+            found = self.critic.score(question, images, [candidates[text] for text in texts])
+            for text, scores in zip(texts, found, strict=True):
+                steps = zip(candidates[text], scores, strict=True)
+                scored[text] = [ScoredStep.by_critic(step, float(score)) for step, score in steps]
+        return [scored.get(text, []) for text in responses]
