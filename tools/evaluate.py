@@ -10,6 +10,7 @@ checks of the data pipelines. `--reasoned` questions are put in the words that a
 ones where the file's name has `_zh_`), `--direct` ones as they stand, `--vlmeval` ones as VLMEvalKit puts them under
 `--use-mpo-prompt` and the environment's USE_COT. `--probes` ask whether an object is there. Pairs tell how often the
 chosen answer is likelier than the rejected one, and, with `--reference`, the reward beta * log(policy / reference).
+`--critic` chooses one of the sampled answers (docs/best_of_n.md).
 Figures have intervals of 95 %; `--before` or `--against` adds a paired test. A repeat gives the same figures.
 With --out x.json the answers stand in x.answers.jsonl. docs/evaluation.md tells more.
 """
@@ -19,42 +20,35 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internvl_chat.critic.answers import HOW
+from internvl_chat.model.critic_turns import MAX_STEPS
 from internvl_chat.records.durable import json_text, write_atomically
 from internvl_chat.run.entry import Parser, at_least, enter
 from internvl_chat.run.process import find_process
 from tools.evaluation.accuracy import summarize
 from tools.evaluation.answering import (
+    Answered,
     AnswerRows,
-    answer_questions,
     answer_rows,
+    answers_path,
     judge,
     read_answers,
     with_earlier,
     write_answers,
 )
 from tools.evaluation.comparison import compare
+from tools.evaluation.critics import check_choosing, choose_ways
 from tools.evaluation.probes import judge_probes, measure_probes
-from tools.evaluation.questions import AskedQuestion, Words, as_vlmevalkit, direct, read_questions, reasoned
 from tools.evaluation.table import read_report, table
+from tools.evaluation.ways import answer_ways, plan, settings
 from tools.reasoning_data_pipeline.engines.gpus import engine_worker
 from tools.reasoning_data_pipeline.engines.opening import ENGINES, WITHOUT_GPUS
-from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, SamplingSettings
-from tools.reasoning_data_pipeline.engines.server_arguments import add_servers, server_options
+from tools.reasoning_data_pipeline.engines.server_arguments import add_servers
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
 from tools.reasoning_data_pipeline.prompts.wording import VERSIONS
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way of asking: its name in the report, the questions, and whether answers are sampled."""
-
-    name: str
-    questions: list[AskedQuestion]
-    is_sampled: bool
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -74,6 +68,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_symlink_flag(parser)
     parser.add_argument("--beta", type=float, default=0.1, help="of the rewards, as in training")
     _add_answers(parser)
+    _add_choosing(parser)
     add_servers(parser)
     _add_results(parser)
     return parser.parse_args(argv)
@@ -86,12 +81,27 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         "--samples", type=at_least(1), default=1, help="answers to a question: pass@1 and the majority's"
     )
     group.add_argument("--greedy", action="store_true", help="besides sampled answers also the most likely one")
+    group.add_argument("--top-p", type=float, default=1.0, help="draw tokens from so much probability; default all")
     group.add_argument("--seed", type=int, default=0, help="of the sampled answers")
     group.add_argument("--max-num", type=at_least(1), default=12, help="tile limit of a question's pictures together")
     group.add_argument("--max-new-tokens", type=at_least(1), default=1024, help="cut answers here")
     group.add_argument("--batch-size", type=at_least(1), default=64, help="answers made at once")
     group.add_argument("--engine", choices=ENGINES, default="auto", help="default %(default)s: the log says which")
     group.add_argument("--tp", type=at_least(1), default=int(os.environ.get("TP") or 1), help="GPUs; default $TP or 1")
+
+
+def _add_choosing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("choosing one of several answers")
+    group.add_argument("--critic", help="checkpoint of a process reward model that chooses one of --samples answers")
+    group.add_argument("--score-by", choices=tuple(HOW), default="mean", help="score of an answer by its steps")
+    group.add_argument("--max-steps", type=at_least(1), default=MAX_STEPS, help="join an answer's steps to so many")
+    group.add_argument("--critic-max-num", type=at_least(1), default=6, help="tile limit of a question for the critic")
+    group.add_argument(
+        "--first-greedy",
+        action="store_true",
+        help="the first of --samples is the most likely answer; as published with --temperature 0.6 --top-p 0.95",
+    )
+    group.add_argument("--answers", type=Path, help="--out of an evaluation whose answers to take instead of new ones")
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +145,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"nothing to measure of {args.checkpoint}: give --reasoned, --direct, --probes or --pairs")
     if args.samples < 1 or (args.samples > 1 and args.temperature == 0):
         raise ValueError(f"--samples {args.samples} needs --temperature above 0: the most likely answer is one")
+    if args.first_greedy and (args.samples < 2 or args.temperature == 0):
+        raise ValueError(f"--first-greedy with --samples {args.samples} leaves none to sample: give 2 or more")
+    check_choosing(args)
     if args.beta <= 0:
         raise ValueError(f"--beta {args.beta} must be above 0")
     if args.against and args.before:
@@ -150,26 +163,23 @@ def earlier(args: argparse.Namespace) -> tuple[dict[str, Any], AnswerRows] | Non
     return None
 
 
-def answers_path(out: Path) -> Path:
-    """Where the answers of an evaluation stand: x.answers.jsonl beside x.json."""
-    return out.with_suffix(".answers.jsonl")
-
-
 def measure(args: argparse.Namespace, checkpoint: str) -> tuple[dict[str, Any], AnswerRows]:
     """The figures of one checkpoint as JSON values, and its answers."""
     report: dict[str, Any] = {"checkpoint": checkpoint, "settings": settings(args)}
     rows: AnswerRows = {}
     ways = plan(args)
-    for is_sampled in (True, False):
-        asked = [way for way in ways if way.is_sampled == is_sampled and way.questions]
-        for way, responses in zip(asked, answer_ways(asked, args, checkpoint), strict=True):
-            if way.name == "probes":
-                answered = judge_probes(way.questions, responses)
-                report[way.name] = measure_probes(answered)
-            else:
-                answered = list(judge(way.questions, responses))
-                report[way.name] = summarize(answered, args.by)
-            rows[way.name] = answer_rows(way.name, answered)
+    responses = answer_ways(ways, args, checkpoint)
+    answered: dict[str, list[Answered]] = {}
+    for way in ways:
+        if way.name == "probes":
+            answered[way.name] = judge_probes(way.questions, responses[way.name])
+            report[way.name] = measure_probes(answered[way.name])
+        else:
+            answered[way.name] = list(judge(way.questions, responses[way.name]))
+            report[way.name] = summarize(answered[way.name], args.by)
+        rows[way.name] = answer_rows(way.name, answered[way.name])
+    if args.critic:
+        report["best_of"] = choose_ways(args, ways, answered, rows)
     if args.pairs:
         from tools.evaluation.preference import measure_pairs  # with torch, which takes seconds
 
@@ -183,51 +193,6 @@ def measure(args: argparse.Namespace, checkpoint: str) -> tuple[dict[str, Any], 
             follow_symlinks=args.follow_symlinks,
         )
     return report, rows
-
-
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """How answers were made, for the report."""
-    names = ("temperature", "samples", "seed", "max_num", "max_new_tokens", "engine", "prompt_version", "beta")
-    return {name: getattr(args, name) for name in names} | {"use_cot": uses_cot()}
-
-
-def uses_cot() -> bool:
-    """Whether the environment has VLMEvalKit's USE_COT=1."""
-    return os.environ.get("USE_COT") == "1"
-
-
-def plan(args: argparse.Namespace) -> list[Way]:
-    """What is asked, and in which ways; probes always greedily, as POPE is."""
-    words: dict[str, Words] = {
-        "reasoned": reasoned(args.prompt_version),
-        "direct": direct,
-        "vlmeval": as_vlmevalkit(use_mpo_prompt=args.use_mpo_prompt, use_cot=uses_cot()),
-        "probes": direct,
-    }
-    ways = []
-    for name, put in words.items():
-        questions = list(
-            read_questions(getattr(args, name), put, args.image_root, follow_symlinks=args.follow_symlinks)
-        )
-        ways.append(Way(name, questions, name != "probes" and args.temperature > 0))
-        if ways[-1].is_sampled and args.greedy:
-            ways.append(Way(f"{name}_greedy", questions, False))
-    return ways
-
-
-def answer_ways(ways: Sequence[Way], args: argparse.Namespace, checkpoint: str) -> list[list[list[str]]]:
-    """Responses to the questions of ways that share their sampling: per way, per question; the engine opens once."""
-    if not ways:
-        return []
-    is_sampled = ways[0].is_sampled
-    drawn = SamplingSettings(args.temperature if is_sampled else 0.0, max_new_tokens=args.max_new_tokens)
-    more = {"tp": args.tp, "num_workers": 2, "server": server_options(args)}
-    options = EngineOptions(checkpoint, drawn, max_rows=args.batch_size, **more)
-    questions = [one for way in ways for one in way.questions]
-    samples = args.samples if is_sampled else 1
-    how = {"samples": samples, "seed": args.seed, "max_tiles": args.max_num}
-    responses = iter(answer_questions(questions, args.engine, options, **how))
-    return [[next(responses) for _ in way.questions] for way in ways]
 
 
 def lift(report: Mapping[str, Any]) -> float:

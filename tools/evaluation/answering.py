@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from internvl_chat.data.images import tile_share
 from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import parse_row, shown
+from tools.evaluation.choosing import NO_ANSWER
 from tools.evaluation.questions import AskedQuestion
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Verdict, parse_answer
 from tools.reasoning_data_pipeline.engines.opening import open_engine
@@ -32,12 +33,14 @@ class Vote:
         outcome: whether it is right; an undecided answer is not.
         votes: responses that gave it.
         is_tie: whether another answer had as many.
+        classes: (N,) a number for each response, equal where the answers are; NO_ANSWER where it gives none.
     """
 
     text: str | None
     outcome: Outcome
     votes: int
     is_tie: bool
+    classes: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -139,16 +142,18 @@ def vote(checker: AnswerChecker, question: AskedQuestion, verdicts: Sequence[Ver
     Of answers with as many votes the one sampled first wins: samples are drawn independently, so that is a fair coin,
     and the same in every repeat.
     """
-    classes: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        if verdict.predicted is not None:
-            same = next((text for text in classes if _agree(checker, verdict.predicted, text, question)), None)
-            classes.setdefault(verdict.predicted if same is None else same, []).append(verdict)
-    if not classes:
-        return Vote(None, Outcome.FORMAT_ERROR, 0, False)
-    sizes = [len(members) for members in classes.values()]
-    text, members = max(classes.items(), key=lambda item: len(item[1]))  # the first of the largest
-    return Vote(text, members[0].outcome, len(members), sizes.count(len(members)) > 1)
+    members: dict[str, list[int]] = {}
+    classes = [NO_ANSWER] * len(verdicts)
+    for at, predicted in enumerate(verdict.predicted for verdict in verdicts):
+        if predicted is not None:
+            same = next((text for text in members if _agree(checker, predicted, text, question)), predicted)
+            members.setdefault(same, []).append(at)
+            classes[at] = list(members).index(same)
+    if not members:
+        return Vote(None, Outcome.FORMAT_ERROR, 0, False, tuple(classes))
+    sizes = [len(places) for places in members.values()]
+    text, places = max(members.items(), key=lambda item: len(item[1]))  # the first of the largest
+    return Vote(text, verdicts[places[0]].outcome, len(places), sizes.count(len(places)) > 1, tuple(classes))
 
 
 def _agree(checker: AnswerChecker, one: str, other: str, question: AskedQuestion) -> bool:
@@ -187,6 +192,11 @@ def with_earlier(answers: AnswerRows, before: AnswerRows) -> AnswerRows:
         }
         for way, rows in answers.items()
     }
+
+
+def answers_path(out: Path) -> Path:
+    """Where the answers of an evaluation stand: x.answers.jsonl beside x.json."""
+    return out.with_suffix(".answers.jsonl")
 
 
 def write_answers(path: Path, answers: AnswerRows) -> None:

@@ -23,6 +23,14 @@ class Critic(Protocol):
         ...
 
 
+def check_critic(checkpoint: str) -> None:
+    """Look for a critic before hours are spent on answers for it; errors as of `open_critic`, weights left aside."""
+    from internvl_chat.checkpoint.names import local_checkpoint
+    from internvl_chat.model import load_config
+
+    load_config(local_checkpoint(checkpoint))
+
+
 def open_critic(checkpoint: str, max_tiles: int) -> Critic:
     """A trained critic.
 
