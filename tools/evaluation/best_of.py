@@ -21,17 +21,11 @@ from tools.evaluation.answering import Answered
 from tools.evaluation.choosing import MOST_SUBSETS, Ballot, chosen, expectations, sizes
 from tools.evaluation.comparison import paired
 from tools.evaluation.statistics import share_interval
+from tools.evaluation.table import CHOICES
 from tools.reasoning_data_pipeline.answers.checker import Outcome
 
 StepScores = Sequence[Sequence[float]]
 """Of the answers to a question: the scores of their steps, () of one without text."""
-WAYS = {
-    "one": "one answer",
-    "majority": "majority",
-    "best": "best by critic",
-    "weighted": "votes weighted by critic",
-    "any": "any is right",
-}
 TESTS = (("best", "majority"), ("best", "one"), ("weighted", "majority"))
 
 
@@ -97,7 +91,7 @@ def chosen_by(choice: Choice, answered: Answered, step_scores: StepScores) -> in
 
 
 def _transposed(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    return {name: [row[name] for row in rows] for name in WAYS}
+    return {name: [row[name] for row in rows] for name in CHOICES}
 
 
 def _pairs(shares: Mapping[str, list[float]], before: str, after: str) -> list[tuple[float, float]]:
@@ -117,6 +111,6 @@ def _figures(n: int, shares: Mapping[str, list[float]], ballot: Ballot) -> dict[
         "n": n,
         "vote_subsets": min(subsets, MOST_SUBSETS),
         "votes_exact": subsets <= MOST_SUBSETS,
-        **{name: _accuracy(shares[name]) for name in WAYS},
+        **{name: _accuracy(shares[name]) for name in CHOICES},
         "best_minus_majority": {name: lead[name] for name in ("difference", "interval", "p")},
     }

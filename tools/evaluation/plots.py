@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tools.evaluation.table import answered_ways
+from tools.evaluation.table import CHOICES, answered_ways
 
+PANEL = 3.2  # inches of a panel of curves
 HEIGHT = 0.38  # of a bar; two fit a line
 
 
@@ -25,7 +26,10 @@ class Line(NamedTuple):
 
 
 def plot_accuracies(report: Mapping[str, Any]) -> Figure:
-    """Bars of all accuracies of a report of `evaluate`, with intervals of 95 %; what was before beside them."""
+    """Bars of all accuracies of a report of `evaluate`, with intervals of 95 %; what was before beside them.
+
+    Where a critic chose among answers, accuracy over the number of answers below, a panel for each way of asking.
+    """
     before = report.get("before", {})
     ways = [*answered_ways(report), ("probes", report.get("probes", {}))]
     lines = [
@@ -35,9 +39,13 @@ def plot_accuracies(report: Mapping[str, Any]) -> Figure:
     ]
     places = range(len(lines) - 1, -1, -1)  # the first on top
     placed = list(zip(places, lines, strict=True))
-    figure = Figure(figsize=(8, 1.2 + 0.5 * len(lines)), layout="constrained")
+    chosen = report.get("best_of", {})
+    heights = [1.2 + 0.5 * len(lines), *[PANEL] * len(chosen)]
+    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    axes, *panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+    for panel, (way, found) in zip(panels, chosen.items(), strict=True):
+        draw_choices(panel, way, found)
     draw_bars(axes, "before", "tab:grey", [(at + HEIGHT / 2, one.before) for at, one in placed])
     draw_bars(axes, "after", "tab:blue", [(at - HEIGHT / 2, one.after) for at, one in placed])
     axes.set_yticks(places, [line.title for line in lines])
@@ -46,6 +54,23 @@ def plot_accuracies(report: Mapping[str, Any]) -> Figure:
     if before:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars, not over one
     return figure
+
+
+def draw_choices(axes: Axes, way: str, found: Mapping[str, Any]) -> None:
+    """Accuracy over the number of answers by each way of choosing, with intervals of 95 %."""
+    counts = [row["n"] for row in found["over"]]
+    for name, title in CHOICES.items():
+        axes.plot(counts, [row[name]["percent"] for row in found["over"]], marker="o", markersize=3, label=title)
+        low, high = np.transpose([row[name]["interval"] for row in found["over"]])
+        axes.fill_between(counts, low, high, alpha=0.12)
+    if "greedy" in found:
+        axes.axhline(found["greedy"]["percent"], color="black", linestyle=":", label="most likely")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, map(str, counts))
+    axes.set_xlabel("answers to choose from")
+    axes.set_ylabel(f"{way}: right, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
 
 
 def draw_bars(axes: Axes, label: str, colour: str, bars: Sequence[tuple[float, Mapping[str, Any]]]) -> None:

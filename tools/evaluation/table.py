@@ -16,6 +16,14 @@ from tools.evaluation.comparison import verdict
 
 WAYS = ("reasoned", "direct", "vlmeval")
 WRITTEN_BY = "tools/evaluate.py --out writes such files"
+CHOICES = {
+    "one": "one",
+    "majority": "majority",
+    "best": "best by critic",
+    "weighted": "votes by critic",
+    "any": "any right",
+}
+"""Ways of choosing one of n answers, as `best_of` measures them -> their titles."""
 PAIR_FIGURES = ("likelier", "reward_accuracy", "reward_margin")
 
 
@@ -39,6 +47,8 @@ def table(report: Mapping[str, Any]) -> str:
         lines += _probe_lines(f"probes, {name}", found, before.get("probes", {}).get(name, {}))
     pairs = report.get("pairs", {})
     lines += [_line(f"pairs, {name}", pairs, before.get("pairs", {}), name) for name in PAIR_FIGURES if name in pairs]
+    for way, found in report.get("best_of", {}).items():
+        lines += _choice_lines(way, found)
     return "\n".join(lines + list(verdicts(report)))
 
 
@@ -65,6 +75,9 @@ def verdicts(report: Mapping[str, Any]) -> Iterator[str]:
         yield verdict(way, found)
         if "majority" in found:
             yield verdict(f"{way}, majority", found["majority"])
+    for way, found in report.get("best_of", {}).items():
+        for name, test in found["tests"].items():
+            yield verdict(f"{way}, {name} of {found['samples']}", test)
 
 
 def _accuracy_lines(title: str, found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -79,6 +92,20 @@ def _accuracy_lines(title: str, found: Mapping[str, Any], before: Mapping[str, A
         of = f"majority of {found['answers'] // found['questions']}"
         shown = _line(f"  {of}", voted, before.get("majority", {}), "percent", " %")
         lines.append(f"{shown}   {voted['correct']} of {found['questions']} right, {voted['ties']} ties")
+    return lines
+
+
+def _choice_lines(way: str, found: Mapping[str, Any]) -> list[str]:
+    """Accuracies over the number of answers, a line each, and of the most likely answer."""
+    lines = [f"  {way}, one of n answers chosen by {found['critic']}, {found['score_by']} of its steps, %:"]
+    lines.append(f"  {'n':>5}" + "".join(f"{title:>{len(title) + 3}}" for title in CHOICES.values()))
+    for row in found["over"]:
+        shown = (f"{row[name]['percent']:>{len(title) + 3}.2f}" for name, title in CHOICES.items())
+        lines.append(f"  {row['n']:>5}" + "".join(shown) + ("" if row["votes_exact"] else "   votes of seeded subsets"))
+    if "greedy" in found:
+        lines.append(_line("  most likely answer", found["greedy"], {}, "percent", " %"))
+    if found["unscored"]:
+        lines.append(f"    {found['unscored']} answers have no text: they have no score and are chosen last")
     return lines
 
 
