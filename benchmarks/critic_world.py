@@ -25,6 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BASE = "ckpt/tiny-base"
 ASK = ("--max-num", "1", "--max-new-tokens", "96", "--engine", "transformers")
+TRAIN = (
+    *("--force_image_size", 56, "--max_dynamic_patch", 1, "--max_seq_length", 2048, "--grad_checkpoint", False),
+    *("--report_to", "none", "--save_strategy", "no", "--lr_scheduler_type", "cosine", "--weight_decay", 0.05),
+    *("--warmup_ratio", 0.05, "--logging_steps", 20, "--group_by", "prompt"),
+)
 PIPELINES = "tools.reasoning_data_pipeline"
 
 
@@ -39,6 +44,7 @@ class World:
         held_out: questions that it chooses answers to.
         answers, continuations: of each prompt, and of each step.
         samples: answers to a held-out question.
+        epochs: of training the critic.
     """
 
     folder: Path
@@ -48,6 +54,7 @@ class World:
     answers: int = 4
     continuations: int = 8
     samples: int = 8
+    epochs: int = 2
 
     @property
     def steps(self) -> Path:
@@ -63,6 +70,11 @@ class World:
     def evaluation(self) -> Path:
         """Held-out answers of the base, judged."""
         return self.folder / "answers.json"
+
+    @property
+    def critic(self) -> Path:
+        """The trained critic."""
+        return self.folder / "critic"
 
 
 def draw(world: World) -> None:
@@ -81,15 +93,42 @@ def score_by_continuation(world: World) -> None:
 
 def answer_held_out(world: World) -> None:
     """Answers of the base to the held-out questions: sampled ones, and the most likely one."""
+    command("tools.evaluate", *asked(world, world.evaluation))
+
+
+def asked(world: World, out: Path) -> tuple[object, ...]:
+    """Flags of an evaluation of the base on the held-out questions."""
     how = ("--temperature", 1, "--samples", world.samples, "--greedy", "--seed", world.seed, "--batch-size", 128)
-    what = ("--checkpoint", BASE, "--reasoned", world.questions, "--out", world.evaluation)
-    command("tools.evaluate", *what, *how, *ASK)
+    return ("--checkpoint", BASE, "--reasoned", world.questions, "--out", out, *how, *ASK)
+
+
+def convert(world: World) -> None:
+    """Conversations with a judgement behind each step: `+` where some continuation came out right."""
+    folders = ("--data-dir", world.steps, "--save-dir", world.folder / "rows", "--num-workers", 1)
+    command(f"{PIPELINES}.visualprm_data_pipeline_postprocess", *folders, "--mc-threshold", 0)
+
+
+def train(world: World) -> None:
+    """The critic, from the base."""
+    places = ("--model_name_or_path", BASE, "--meta_path", world.folder / "rows" / "prm_meta.json")
+    amount = ("--num_train_epochs", world.epochs, "--per_device_train_batch_size", 24, "--learning_rate", 5e-4)
+    more = ("--output_dir", world.critic, "--seed", world.seed, "--overwrite_output_dir", True, *TRAIN)
+    command("internvl_chat.train_mpo", "--loss_type", "prm", *places, *amount, *more)
+
+
+def choose(world: World) -> None:
+    """One of the answers to each held-out question, chosen by the critic and otherwise."""
+    critic = ("--critic", world.critic, "--critic-max-num", 1, "--answers", world.evaluation)
+    command("tools.evaluate", *asked(world, world.folder / "choice.json"), *critic)
 
 
 STAGES: dict[str, Callable[[World], None]] = {
     "data": draw,
     "steps": score_by_continuation,
     "answers": answer_held_out,
+    "rows": convert,
+    "train": train,
+    "choice": choose,
 }
 
 
