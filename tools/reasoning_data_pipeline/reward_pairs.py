@@ -5,7 +5,8 @@
 Reads every *.jsonl below --data-dir; files of one name are one data set. A row is of one of these kinds, besides its
 `image` and `question`:
 
-    {"response": "...", "reward": 0.7}           one answer, as the sampling pipeline writes it, with its reward
+    {"response": "...", "reward": 0.7}           one answer, as the sampling pipeline writes it, with its reward, or
+                                                 with its `score` of tools/score_steps.py
     {"responses": ["...", "..."], "winner": 0}   what a judge preferred, by place; null where none is better
 
 Two answers to a question whose rewards are at least --min-margin apart make a pair; equal answers have the mean of

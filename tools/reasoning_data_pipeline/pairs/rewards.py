@@ -33,7 +33,7 @@ def scored_key(line: bytes, where: Source) -> str:
 
 def scored_answer(row: Mapping[str, Any], where: Source) -> tuple[str, float]:
     """The answer of a row and its reward; RecordError if one of them is unusable."""
-    response, reward = row.get("response"), row.get("reward")
+    response, reward = row.get("response"), row.get("reward", row.get("score"))
     if not isinstance(response, str) or is_blank(response):
         raise RecordError(*where, f"field 'response' must be an answer, not {shown(response)}")
     if not isinstance(reward, int | float) or isinstance(reward, bool) or not math.isfinite(reward):
