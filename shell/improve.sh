@@ -2,16 +2,19 @@
 # From prompts to proof: answers are sampled, checked and paired, the pairs validated and trained on, held-out questions
 # asked before and after. It ends with a report and the verdict of a paired test.
 #
-#   bash shell/improve.sh CHECKPOINT PROMPTS... [--rounds N] [--held-out FILE]... [--image-root DIR] [--out DIR]
+#   bash shell/improve.sh CHECKPOINT PROMPTS... [--rounds N] [--held-out FILE]... [--image-root DIR] [--out DIR] \
+#       [--critic CKPT]
 #
 #   PROMPTS         files of {"image", "question", "answer"}; a tenth is held out by a stable hash (SHARE=0.1)
 #   --held-out      questions to evaluate on instead; prompts about the same pictures are not trained on
 #   --rounds        each further round samples from the last checkpoint
+#   --critic        checkpoint of a process reward model: of each question, the right answers that it scores highest are
+#                   chosen and the wrong ones that it scores lowest rejected, in place of pairs drawn evenly
 #   --out           default work_dirs/improve: questions/, before.json, and round_<k>/ with checkpoint/ and report.html
 #
 # Environment: that of launch.sh (LAUNCHER, GPUS, BATCH_SIZE, ...), TP (GPUs of one engine), and more flags for stages:
-# SAMPLE, PAIR, DATA (validation and training), TRAIN, EVALUATE, such as TRAIN="--learning_rate 5e-7". Rows that cannot
-# be trained on are skipped, a tenth of all at most: TRAIN="--max_skipped_share 0.01" is stricter.
+# SAMPLE, SCORE, PAIR, DATA (validation and training), TRAIN, EVALUATE, such as TRAIN="--learning_rate 5e-7". Rows that
+# cannot be trained on are skipped, a tenth of all at most: TRAIN="--max_skipped_share 0.01" is stricter.
 # A run that was stopped, at any point, goes on when the same command starts again: what is complete is skipped, and
 # sampling and training go on where they were. PATIENCE=60: seconds for processes of a killed run to end. DRY_RUN=1
 # prints the commands.
@@ -28,10 +31,11 @@ needs() { # what, flag, value, ...
     [[ -n ${3:-} ]] || die "$2 needs $1"
 }
 
-rounds=1 out=work_dirs/improve words=() held_out=() image_root=()
+rounds=1 out=work_dirs/improve critic="" words=() held_out=() image_root=()
 while (($#)); do
     case $1 in
     --rounds) needs "a number" "$@" && rounds=$2 && shift ;;
+    --critic) needs "a checkpoint" "$@" && critic=$2 && shift ;;
     --out) needs "a folder" "$@" && out=$2 && shift ;;
     --held-out) needs "a file" "$@" && held_out+=("$2") && shift ;;
     --image-root) needs "a folder" "$@" && image_root=(--image-root "$2") && shift ;;
@@ -47,6 +51,7 @@ default_python=python
 [[ ! -x .venv/bin/python ]] || default_python=.venv/bin/python
 export PYTHON=${PYTHON:-$default_python}
 read -ra sample <<<"${SAMPLE:-}"
+read -ra score <<<"${SCORE:-}"
 read -ra pair <<<"${PAIR:-}"
 read -ra data <<<"${DATA:-}"
 read -ra train <<<"${TRAIN:-}"
@@ -97,9 +102,15 @@ for ((round = 1; round <= rounds; round++)); do
     stage "sample_$round" "${launch[@]}" tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness --checkpoint "$from" \
         --prompt-path "${prompts[@]}" --image-root "$root" --out-dir "$at/sampled" --seed "$round" \
         --num-return-sequences 32 --dynamic --max-num 12 --tp "$tp" "${sample[@]}"
+    answers=$at/sampled by_score=()
+    if [[ -n $critic ]]; then
+        answers=$at/scored by_score=(--by-score)
+        stage "score_$round" "${launch[@]}" tools.score_steps --critic "$critic" --data-dir "$at/sampled" \
+            --save-dir "$answers" --max-num 12 --image-root "$root" "${score[@]}"
+    fi
     stage "pair_$round" env LAUNCHER=local "${launch[@]}" \
-        tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess \
-        --data-dir "$at/sampled" --save-dir "$at/pairs" --answer-fix --image-root "$root" "${pair[@]}"
+        tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess --data-dir "$answers" \
+        --save-dir "$at/pairs" --answer-fix --image-root "$root" ${by_score[@]+"${by_score[@]}"} "${pair[@]}"
     rows=(--meta_path "$at/pairs/meta.json" --model_name_or_path "$from" "${data[@]}")
     stage "validate_$round" "$PYTHON" tools/validate.py "${rows[@]}" --max_skipped_share "$skipped" \
         --output_dir "$at/validation"

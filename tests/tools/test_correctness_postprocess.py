@@ -474,3 +474,28 @@ def test_percentiles_of_lengths_do_not_depend_on_which_came_first():
     found = describe_lengths({10: 2, 0: 1, 4: 1})
     assert found["median"] == pytest.approx(90, abs=1) and found["p90"] == pytest.approx(210, abs=1)
     assert found["mean"] == pytest.approx((2 * 210 + 10 + 90) / 4, abs=1)
+
+
+def scored(*answers):
+    """Answers to a question whose right one is 5, each (final answer, score)."""
+    made = sampled("Q?", *(final for final, _ in answers))
+    return [{**row, "score": score} for row, (_, score) in zip(made, answers, strict=True)]
+
+
+def test_by_score_the_best_right_answer_meets_the_worst_wrong_one(tmp_path):
+    write(tmp_path / "in" / "d.jsonl", scored(("5", 0.6), ("5", 0.9), ("4", 0.5), ("3", 0.1), ("2", 0.8)))
+    out = run(tmp_path / "in", tmp_path / "out", "--by-score", "--num-pairs-per-key", "3")
+    pairs = rows(raw(out, "d", "correctness"))
+    assert [(pair["chosen_score"], pair["rejected_score"]) for pair in pairs] == [(0.9, 0.1), (0.6, 0.1), (0.9, 0.5)]
+    assert "Way 1 leads" in pairs[0]["chosen"] and "Way 3 leads" in pairs[0]["rejected"]
+
+
+def test_by_score_a_row_without_a_score_is_rejected(tmp_path):
+    answers = scored(("5", 0.6), ("4", 0.5), ("3", None), ("2", 7))
+    write(tmp_path / "in" / "d.jsonl", answers)
+    out = run(tmp_path / "in", tmp_path / "out", "--by-score")
+    assert len(rows(raw(out, "d", "correctness"))) == 1
+    assert [(row["line"], "'score' must be in 0..1" in row["reason"]) for row in rows(out / "rejects.jsonl")] == [
+        (3, True),
+        (4, True),
+    ]

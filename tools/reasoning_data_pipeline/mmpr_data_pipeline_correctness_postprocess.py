@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from internvl_chat.run.entry import Parser, enter
 from tools.reasoning_data_pipeline.pairs.conversion import add_conversion_flags, run_conversion
-from tools.reasoning_data_pipeline.pairs.correctness import CORRECTNESS
+from tools.reasoning_data_pipeline.pairs.correctness import BY_SCORE, CORRECTNESS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,13 +38,17 @@ def build_parser() -> argparse.ArgumentParser:
         "texts join as answers")  # fmt: skip
     add("--max-lines", type=int, default=0, metavar="N", help="at most N answers per data set, whole questions only, "
         "a fair sample of them; 0 for all (default: %(default)s)")  # fmt: skip
+    add("--by-score", action="store_true", help="of answers that tools/score_steps.py scored: not pairs drawn evenly, "
+        "but those whose scores are furthest apart, the best right answer with the worst wrong one first")  # fmt: skip
     add("--use-correctness-cache", action="store_true", help="keep verdicts that were slow to find for the next run")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the pairs of this rank's data sets and publish what is finished; the exit code."""
-    return run_conversion(CORRECTNESS, build_parser(), arguments)
+    parser = build_parser()
+    by_score = parser.parse_args(arguments).by_score
+    return run_conversion(BY_SCORE if by_score else CORRECTNESS, parser, arguments)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ class JudgedAnswer(NamedTuple):
         rule: the rule that decided, or the reason of a format error.
         style: how a final answer was given in another style than asked for; "" where it was the one.
         may_be_right: a format error in which a reader finds an answer that is not wrong.
+        score: what a critic says of it; 0 where none was asked.
     """
 
     text: str
@@ -93,6 +94,7 @@ class JudgedAnswer(NamedTuple):
     rule: str
     style: str = ""
     may_be_right: bool = False
+    score: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ class Judge:
         versions = {row["response"]: row["prompt_version"] for row in reversed(rows)}
         prompt = SampledResponse.from_row(rows[0], Source("partition", 1))
         check = functools.cache(functools.partial(self._check, prompt.answer, options_of(prompt)))
-        return JudgedQuestion(prompt, [_judge_text(text, versions[text], check) for text in repeats], repeats)
+        scores = {row["response"]: row.get("score", 0.0) for row in rows}
+        judged = [_judge_text(text, versions[text], check)._replace(score=scores[text]) for text in repeats]
+        return JudgedQuestion(prompt, judged, repeats)
 
     def _check(self, gold: Any, options: tuple[str, ...], final: str) -> tuple[str, str]:
         """(outcome, rule) of a final answer, from an earlier run if it was slow to find."""

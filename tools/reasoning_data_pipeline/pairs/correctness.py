@@ -7,19 +7,21 @@ never the rejected side, and the chosen one only in the style that was asked for
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import orjson
 
-from internvl_chat.records.rows import SampledResponse, Source, is_blank, parse_row
+from internvl_chat.records.rows import RecordError, SampledResponse, Source, is_blank, parse_row, shown
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, modes_for_dataset
 from tools.reasoning_data_pipeline.answers.judging import (
     Judge,
+    JudgedAnswer,
     JudgedQuestion,
     VerdictCache,
     Verdicts,
@@ -27,7 +29,7 @@ from tools.reasoning_data_pipeline.answers.judging import (
     tidy_answer,
 )
 from tools.reasoning_data_pipeline.pairs.conversion import Conversion, Portion, RowFiles
-from tools.reasoning_data_pipeline.pairs.grouping import draw_pairs, question_key
+from tools.reasoning_data_pipeline.pairs.grouping import draw_pairs, question_key, widest_pairs
 
 PAIR_KINDS = {"correctness": "wrong", "format": "format_error"}  # kind -> outcome of its rejected answers
 ANSWER_FIELDS = frozenset({"question_orig", "response", "prompt_version"})  # what sampling adds to a prompt row
@@ -220,6 +222,16 @@ def sampled_key(line: bytes, where: Source) -> str:
     return question_key(record.image, record.question, record.answer)
 
 
+def scored_key(line: bytes, where: Source) -> str:
+    """As `sampled_key`, of a row that a critic scored; RecordError where it has no score."""
+    score = parse_row(line, *where).get("score")
+    if not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:
+        raise RecordError(
+            *where, f"field 'score' must be in 0..1, as tools/score_steps.py writes it, not {shown(score)}"
+        )
+    return sampled_key(line, where)
+
+
 def convert(part: Portion, files: RowFiles) -> PairSummary:
     """Judge the questions of a part and write their pairs and items."""
     cache = verdict_cache(part)
@@ -261,9 +273,11 @@ def write_question(question: JudgedQuestion, part: Portion, key: str, files: Row
     shared["question"] = quote(prompt.question)
     for kind, outcome in PAIR_KINDS.items():
         worse = [answer for answer in question.rejectable(outcome) if not is_blank(answer.text)]
-        pairs = draw_pairs(list(exemplary.items()), worse, part.args.num_pairs_per_key, f"{kind} {key}")
+        pairs = _choose_pairs(list(exemplary.items()), worse, part.args, f"{kind} {key}")
         for (text, better), other in pairs:
             rules = {"chosen_rule": better.rule, "rejected_rule": other.rule, "rejected_verdict": other.outcome}
+            if part.args.by_score:
+                rules |= {"chosen_score": better.score, "rejected_score": other.score}
             sides = {"chosen": quote(text), "rejected": quote(other.text), "answer_gt": prompt.answer}
             sides["chosen_answer"] = better.final
             files[kind].write({**shared, **sides, **rules})
@@ -274,6 +288,15 @@ def write_question(question: JudgedQuestion, part: Portion, key: str, files: Row
         counts = {outcome: question.count(outcome) for outcome in ("wrong", "undecided", "format_error")}
         asked = {name: value for name, value in row.items() if name not in ANSWER_FIELDS}
         files["neg"].write({**asked, "question": prompt.question_orig, "counts": counts})
+
+
+def _choose_pairs(
+    right: list[tuple[str, JudgedAnswer]], worse: list[JudgedAnswer], args: argparse.Namespace, seed: str
+) -> list[tuple[tuple[str, JudgedAnswer], JudgedAnswer]]:
+    """As many pairs as asked for: those whose scores are furthest apart with --by-score, else drawn evenly."""
+    if args.by_score:
+        return widest_pairs(right, worse, args.num_pairs_per_key, lambda one: one[1].score, lambda other: other.score)
+    return draw_pairs(right, worse, args.num_pairs_per_key, seed)
 
 
 def _quote(text: str) -> orjson.Fragment:
@@ -307,3 +330,5 @@ CORRECTNESS = Conversion(
     keep=keep_verdicts,
     describe=format_summary,
 )
+BY_SCORE = replace(CORRECTNESS, find_key=scored_key, options=(*CORRECTNESS.options, "by_score"))
+"""The same of answers that a critic scored: rows without a score are rejected."""

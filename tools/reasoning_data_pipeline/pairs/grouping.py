@@ -211,3 +211,17 @@ def draw_pairs(chosen: Sequence[T], rejected: Sequence[U], limit: int, seed: str
     """Up to `limit` different (chosen, rejected) pairs, as `draw` of all of them."""
     picked = draw(range(len(chosen) * len(rejected)), limit, seed)
     return [(chosen[index // len(rejected)], rejected[index % len(rejected)]) for index in picked]
+
+
+def widest_pairs(
+    chosen: Sequence[T],
+    rejected: Sequence[U],
+    limit: int,
+    chosen_score: Callable[[T], float],
+    rejected_score: Callable[[U], float],
+) -> list[tuple[T, U]]:
+    """Up to `limit` (all if 0) different pairs, those whose scores are furthest apart first: the best chosen with the
+    worst rejected answer. Of equal distances, the earlier items."""
+    pairs = [(one, other) for one in chosen for other in rejected]
+    ranked = sorted(pairs, key=lambda pair: rejected_score(pair[1]) - chosen_score(pair[0]))
+    return ranked[: limit or None]
