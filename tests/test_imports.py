@@ -68,8 +68,9 @@ TOOLS = {
     "checkpoints": {"visual_reasoning"},
     "composing": {"checkpoints"},
     "visual_reasoning": {"reasoning_data_pipeline.prompts"},
+    "scoring": {f"reasoning_data_pipeline.{room}" for room in ("answers", "files", "prompts")},
     "evaluation": {
-        *("curves", "visual_reasoning"),
+        *("curves", "scoring", "visual_reasoning"),
         *(f"reasoning_data_pipeline.{room}" for room in ("answers", "engines", "files", "prompts")),
     },
     "critic_benchmark": {"evaluation", "pages", "reasoning_data_pipeline.prompts"},
@@ -94,6 +95,7 @@ WITHOUT_TORCH = [
     "tools.reasoning_data_pipeline.files.store",
     "tools.evaluate",
     "tools.evaluate_critic",
+    "tools.score_steps",
     "tools.validate",
     "tools.view_pairs",
     "tools.import_pairs",

@@ -58,6 +58,20 @@ def test_a_dry_run_tells_the_stages_of_all_rounds(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_critic_scores_the_answers_that_pairs_are_made_of(tmp_path):
+    result = run("ckpt/base", "a.jsonl", "--critic", "prm", "--out", tmp_path / "x", DRY_RUN="1", SCORE="--max-steps 8")
+    assert result.returncode == 0, result.stderr
+    assert stages(result.stdout) == [*STAGES[:3], "score_1", *STAGES[3:]]
+    at = tmp_path / "x" / "round_1"
+    assert (
+        f"tools.score_steps --critic prm --data-dir {at}/sampled --save-dir {at}/scored --max-num 12" in result.stdout
+    )
+    assert "--image-root IMAGE_ROOT --max-steps 8" in result.stdout
+    assert f"--data-dir {at}/scored --save-dir {at}/pairs" in result.stdout and "--by-score" in result.stdout
+    without = run("ckpt/base", "a.jsonl", "--out", tmp_path / "x", DRY_RUN="1").stdout
+    assert "score" not in without and f"--data-dir {at}/sampled --save-dir" in without
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -65,6 +79,7 @@ def test_a_dry_run_tells_the_stages_of_all_rounds(tmp_path):
         (["c", "p", "--rounds", "0"], "--rounds 0 is not a whole number"),
         (["c", "p", "--frobnicate"], "--frobnicate is unknown"),
         (["c", "p", "--out"], "--out needs a folder"),
+        (["c", "p", "--critic"], "--critic needs a checkpoint"),
     ],
 )
 def test_a_wrong_command_line_is_refused(words, reason):

@@ -28,6 +28,7 @@ WORDS = {
     "rewards": (f"{PIPELINES}.reward_pairs", "pairs from scored answers"),
     "sample-steps": (f"{PIPELINES}.visualprm_data_pipeline", "score the steps of answers by continuing them"),
     "steps": (f"{PIPELINES}.visualprm_data_pipeline_postprocess", "pairs or rows from scored steps"),
+    "score": ("tools.score_steps", "score the steps of answers by a critic"),
     "curate": ("tools.curate", "leave out leaks, near duplicates and what is too easy"),
     "mixture": ("tools.mixture", "a meta.json from data sets and a recipe"),
     "validate": ("tools.validate", "look at every row before a GPU is taken"),

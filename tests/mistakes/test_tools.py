@@ -20,6 +20,7 @@ from tools import (
     prepare_mmpr,
     publish,
     report,
+    score_steps,
     serve,
     validate,
     view_pairs,
@@ -47,6 +48,21 @@ CHECKED = "--meta_path data/meta.json --model_name_or_path ckpt"
 )
 def test_validate(mistake, refused):
     refused(validate.main, mistake)
+
+
+SCORED = "--critic ckpt --data-dir data --save-dir out"
+
+
+@each(
+    Mistake("no_critic", "--data-dir data --save-dir out", ("--critic",)),
+    Mistake("no_such_critic", f"{SCORED} --image-root data/images --critic none", ("none: no such", "hf download")),
+    Mistake("no_such_folder", f"{SCORED} --data-dir none", ("--data-dir none: no such folder",)),
+    Mistake("over_itself", f"{SCORED} --save-dir data", ("--save-dir data is --data-dir",)),
+    Mistake("no_steps", f"{SCORED} --max-steps 0", ("--max-steps", "at least 1")),
+    Mistake("rule", f"{SCORED} --score-by median", ("--score-by", "median", "mean")),
+)
+def test_scores(mistake, refused):
+    refused(score_steps.main, mistake)
 
 
 ASKED = "--checkpoint ckpt --max-new-tokens 2 --max-num 1 --engine scripted"
@@ -77,6 +93,11 @@ ASKED = "--checkpoint ckpt --max-new-tokens 2 --max-num 1 --engine scripted"
         ADAPTER,
     ),
     Mistake("samples", "--direct data/rows.jsonl --samples 4", ("--samples 4", "--temperature")),
+    Mistake("one_to_choose", f"{ROWS} --critic ckpt", ("--critic ckpt chooses among several", "--samples 8")),
+    Mistake("no_such_critic", f"{ROWS} --critic x --samples 2 --temperature 1", ("x: no such", "hf download")),
+    Mistake("nothing_to_choose", "--pairs data/meta.json --critic ckpt --samples 2 --temperature 1", ("--reasoned",)),
+    Mistake("no_such_answers", f"{ROWS} --answers a.json", ("a.json: no such file", "--out")),
+    Mistake("greedy_alone", f"{ROWS} --first-greedy", ("--first-greedy with --samples 1", "2 or more")),
     Mistake("two_to_compare", "--direct data/rows.jsonl --before a.json --against ckpt", ("--before and --against",)),
     Mistake("no_such_before", "--direct data/rows.jsonl --before a.json", ("a.json: no such file", "--out")),
     Mistake("broken_before", "--direct data/rows.jsonl --before a.json", ("a.json: not JSON",), write("a.json", "{")),
