@@ -1,6 +1,6 @@
 """A process reward model of the small world over several seeds: what choosing by it is worth, and how well it judges.
 
-    python -m benchmarks.critic_world --out work_dirs/critic_world --seeds 0 1 2
+    python benchmarks/critic_world.py --out work_dirs/critic_world --seeds 0 1 2
 
 Per seed: the quickstart's training prompts are answered by the base and the steps of the answers scored by Monte-Carlo
 continuation (visualprm pipeline), a critic is trained on the scores, 1,000 held-out questions are answered 8 times, and
@@ -8,7 +8,7 @@ one answer is chosen by the critic, by the majority, or at random. The generator
 critic's verdicts, and the labels it learned from, are judged too.
 
 Every stage is a documented command and is done once: a stopped run goes on. `--until steps` stops behind a stage.
-Writes results/critic_world.json when all seeds are through.
+Writes results/critic_world.json when the seeds are through.
 """
 
 from __future__ import annotations
@@ -18,9 +18,22 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from machine import write_results
+
+from internvl_chat.losses.steps import judgement_scores
+from internvl_chat.model.critic_turns import MAX_STEPS
+from internvl_chat.records.durable import json_text, whole_lines, write_atomically
+from tools.evaluation.answering import answers_path, read_answers
+from tools.evaluation.comparison import paired, share
+from tools.evaluation.table import read_report
+from tools.reasoning_data_pipeline.answers.steps import text_steps
+from tools.visual_reasoning.steps import judge_steps
 
 ROOT = Path(__file__).parents[1]
 BASE = "ckpt/tiny-base"
@@ -28,8 +41,10 @@ ASK = ("--max-num", "1", "--max-new-tokens", "96", "--engine", "transformers")
 TRAIN = (
     *("--force_image_size", 56, "--max_dynamic_patch", 1, "--max_seq_length", 2048, "--grad_checkpoint", False),
     *("--report_to", "none", "--save_strategy", "no", "--lr_scheduler_type", "cosine", "--weight_decay", 0.05),
-    *("--warmup_ratio", 0.05, "--logging_steps", 20, "--group_by", "prompt"),
+    *("--warmup_ratio", 0.05, "--logging_steps", 40, "--group_by", "prompt"),
 )
+THRESHOLD = 0.5  # of the critic's verdicts
+NAMES = {True: "right", False: "wrong"}
 PIPELINES = "tools.reasoning_data_pipeline"
 
 
@@ -54,7 +69,7 @@ class World:
     answers: int = 4
     continuations: int = 8
     samples: int = 8
-    epochs: int = 2
+    epochs: int = 3
 
     @property
     def steps(self) -> Path:
@@ -109,17 +124,73 @@ def convert(world: World) -> None:
 
 
 def train(world: World) -> None:
-    """The critic, from the base."""
+    """The critic, from the base, on the scores themselves: where answers are few, a wrong step often ends right by luck."""
     places = ("--model_name_or_path", BASE, "--meta_path", world.folder / "rows" / "prm_meta.json")
-    amount = ("--num_train_epochs", world.epochs, "--per_device_train_batch_size", 24, "--learning_rate", 5e-4)
+    amount = ("--num_train_epochs", world.epochs, "--per_device_train_batch_size", 12, "--learning_rate", 1e-3)
     more = ("--output_dir", world.critic, "--seed", world.seed, "--overwrite_output_dir", True, *TRAIN)
-    command("internvl_chat.train_mpo", "--loss_type", "prm", *places, *amount, *more)
+    command("internvl_chat.train_mpo", "--loss_type", "prm", "--step_targets", "scores", *places, *amount, *more)
 
 
 def choose(world: World) -> None:
     """One of the answers to each held-out question, chosen by the critic and otherwise."""
     critic = ("--critic", world.critic, "--critic-max-num", 1, "--answers", world.evaluation)
     command("tools.evaluate", *asked(world, world.folder / "choice.json"), *critic)
+
+
+def verdicts(world: World) -> None:
+    """F1 of the critic's verdicts on the steps of held-out answers, and of the labels that it learned from."""
+    answers = read_answers(answers_path(world.folder / "choice.json"))["reasoned"].values()
+    truth = solutions(world.folder / "data" / "held_out_pairs.jsonl")
+    judged = [
+        (all(judge_steps(step, truth[Path(row["images"][0]).name])), score)
+        for row in answers
+        for text, scores in zip(row["responses"], row["step_scores"], strict=True)
+        for step, score in zip(text_steps(text, MAX_STEPS), scores, strict=True)
+    ]
+    found = {"critic": f1(judged, THRESHOLD), "labels": {str(at): f1(labels_of(world), at) for at in (0.0, THRESHOLD)}}
+    write_atomically(world.folder / "verdicts.json", [json_text(found)])
+
+
+def solutions(pairs: Path) -> dict[str, str]:
+    """Picture -> the right steps of the question about it."""
+    return {row["image"]: row["chosen"] for _, row in whole_lines(pairs)}
+
+
+def labels_of(world: World) -> list[tuple[bool, float]]:
+    """(is right, Monte-Carlo score) of the measured steps of the training answers."""
+    truth = solutions(world.folder / "data" / "pairs.jsonl")
+    [path] = world.steps.rglob("train_en_prompts.jsonl")
+    steps = [(truth[Path(row["image"]).name], step) for _, row in whole_lines(path) for step in row["steps_with_score"]]
+    told = [(solution, step) for solution, step in steps if step["num_mc_total"] and step["step"].strip()]
+    return [(all(judge_steps(step["step"], solution)), step["score"]) for solution, step in told]
+
+
+def f1(judged: Sequence[tuple[bool, float]], threshold: float) -> dict[str, float]:
+    """Accuracy and F1, 0..1, of (is right, score); a score above the threshold says that a step is right."""
+    counts = Counter(f"{NAMES[is_right]} as {NAMES[score > threshold]}" for is_right, score in judged)
+    found = judgement_scores(counts)
+    return {"steps": len(judged), **{name: round(value, 4) for name, value in found.items()}}
+
+
+def figures(world: World) -> dict[str, Any]:
+    """What a seed came to: accuracies over the number of answers, tests, verdicts, seconds of each stage."""
+    marks = sorted((world.folder / "done").iterdir())
+    return {
+        "best_of": read_report(world.folder / "choice.json")["best_of"]["reasoned"] | {"critic": "critic"},
+        "verdicts": json.loads((world.folder / "verdicts.json").read_text(encoding="utf-8")),
+        "seconds": {mark.name: json.loads(mark.read_text(encoding="utf-8")) for mark in marks},
+    }
+
+
+def pooled(worlds: Sequence[World]) -> dict[str, Any]:
+    """The critic against the majority and against one answer, on the questions of all seeds together."""
+    pairs: dict[str, list[tuple[float, float]]] = {"majority": [], "one": []}
+    for world in worlds:
+        for row in read_answers(answers_path(world.folder / "choice.json"))["reasoned"].values():
+            best = float(row["outcomes"][row["chosen"]] == "correct")
+            pairs["majority"].append((float(row["majority"]["outcome"] == "correct"), best))
+            pairs["one"].append((share(row), best))
+    return {f"best against {name}": paired(of_questions) for name, of_questions in pairs.items()}
 
 
 STAGES: dict[str, Callable[[World], None]] = {
@@ -129,6 +200,7 @@ STAGES: dict[str, Callable[[World], None]] = {
     "rows": convert,
     "train": train,
     "choice": choose,
+    "verdicts": verdicts,
 }
 
 
@@ -162,10 +234,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what is not there yet."""
+    """Run what is not there yet; figures of all seeds when all stages are through."""
     args = parse_arguments(argv)
-    for seed in args.seeds:
-        run_stages(World((args.out / str(seed)).resolve(), seed), args.until)
+    worlds = [World((args.out / str(seed)).resolve(), seed) for seed in args.seeds]
+    for world in worlds:
+        run_stages(world, args.until)
+    if args.until == list(STAGES)[-1]:
+        shown = {name: value for name, value in asdict(worlds[0]).items() if name not in ("folder", "seed")}
+        seeds = {str(world.seed): figures(world) for world in worlds}
+        write_results("critic_world", {"settings": shown, "seeds": seeds, "pooled": pooled(worlds)})
 
 
 if __name__ == "__main__":

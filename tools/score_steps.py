@@ -31,7 +31,7 @@ from internvl_chat.run.process import find_process
 from tools.reasoning_data_pipeline.engines.gpus import claim_devices
 from tools.reasoning_data_pipeline.pairs.grouping import find_datasets
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
-from tools.scoring.critic import StepScorer, open_critic
+from tools.scoring.critic import AnswerScorer, open_critic
 from tools.scoring.run import ScoredFile, score_file
 
 logger = logging.getLogger(__name__)
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs, worker = find_files(args.data_dir, args.save_dir), find_process()
 
     @functools.cache
-    def open_scorer() -> StepScorer:
+    def open_scorer() -> AnswerScorer:
         claim_devices(1)
-        return StepScorer(open_critic(args.critic, args.max_num), args.max_steps, args.batch_size)
+        return AnswerScorer(open_critic(args.critic, args.max_num), args.max_steps, args.batch_size)
 
     done = [(job, score_file(job, args, open_scorer, worker)) for job in jobs]
     for job, summary in done:

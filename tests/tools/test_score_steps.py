@@ -9,7 +9,7 @@ from tests.tools.scripted_critic import ScriptedCritic
 from tools import score_steps
 from tools.reasoning_data_pipeline import reward_pairs, visualprm_data_pipeline_postprocess
 from tools.score_steps import main
-from tools.scoring.critic import StepScorer
+from tools.scoring.critic import AnswerScorer
 
 ASKED = {"image": "a.png", "question": "<image>\nHow many?", "answer": "3", "task": "count"}
 
@@ -193,5 +193,5 @@ def test_nothing_to_read_and_a_folder_over_itself_are_refused(work, critic):
 
 def test_no_text_is_never_shown():
     critic = ScriptedCritic()
-    assert StepScorer(critic).score("Q?", ["no such picture.png"], ["", "  \n\n "]) == [[], []]
+    assert AnswerScorer(critic).score("Q?", ["no such picture.png"], ["", "  \n\n "]) == [[], []]
     assert critic.shown == []

@@ -30,7 +30,7 @@ TESTS = (("best", "majority"), ("best", "one"), ("weighted", "majority"))
 
 
 @dataclass(frozen=True)
-class Choice:
+class CriticChoice:
     """How answers are chosen.
 
     Attributes:
@@ -44,7 +44,7 @@ class Choice:
     keeps_first: bool = False
 
 
-def ballot_of(choice: Choice, answered: Answered, step_scores: StepScores) -> Ballot:
+def ballot_of(choice: CriticChoice, answered: Answered, step_scores: StepScores) -> Ballot:
     """The answers to a question as what is chosen from."""
     scores = [answer_score(steps, choice.by) if steps else -np.inf for steps in step_scores]
     right = [outcome is Outcome.CORRECT for outcome in answered.outcomes]
@@ -52,7 +52,10 @@ def ballot_of(choice: Choice, answered: Answered, step_scores: StepScores) -> Ba
 
 
 def measure_best_of(
-    choice: Choice, answered: Sequence[Answered], step_scores: Sequence[StepScores], greedy: Sequence[Answered] = ()
+    choice: CriticChoice,
+    answered: Sequence[Answered],
+    step_scores: Sequence[StepScores],
+    greedy: Sequence[Answered] = (),
 ) -> dict[str, Any]:
     """Accuracies of all ways of choosing over n = 1..N with their intervals, and paired tests, as JSON values.
 
@@ -85,7 +88,7 @@ def measure_best_of(
     return found
 
 
-def chosen_by(choice: Choice, answered: Answered, step_scores: StepScores) -> int:
+def chosen_by(choice: CriticChoice, answered: Answered, step_scores: StepScores) -> int:
     """Which of all answers the critic chooses."""
     return chosen(ballot_of(choice, answered, step_scores))
 

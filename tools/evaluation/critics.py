@@ -10,10 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from tools.evaluation.answering import Answered, AnswerRows, answers_path, read_answers
-from tools.evaluation.best_of import Choice, StepScores, chosen_by, measure_best_of
+from tools.evaluation.best_of import CriticChoice, StepScores, chosen_by, measure_best_of
 from tools.evaluation.table import read_report
 from tools.evaluation.ways import Way, greedy_of
-from tools.scoring.critic import StepScorer, check_critic, open_critic
+from tools.scoring.critic import AnswerScorer, check_critic, open_critic
 
 SETTINGS = ("critic", "max_steps", "critic_max_num")  # that decide the scores of steps
 
@@ -41,7 +41,7 @@ def choose_ways(
         FileNotFoundError, ValueError: as of `open_critic`.
         ImageError, RecordError: a question cannot be shown to the critic; an evaluation leaves none out.
     """
-    choice = Choice(args.critic, args.score_by, args.first_greedy)
+    choice = CriticChoice(args.critic, args.score_by, args.first_greedy)
     sampled = [way for way in ways if way.is_sampled]
     found = {}
     for way, scores in zip(sampled, score_ways(args, sampled, answered), strict=True):
@@ -62,7 +62,7 @@ def score_ways(
         found: list[StepScores] = []
         for one in tqdm(answered[way.name], desc=f"scores, {way.name}"):
             if (steps := known.get(one.question.key)) is None:
-                scorer = scorer or StepScorer(open_critic(args.critic, args.critic_max_num), args.max_steps)
+                scorer = scorer or AnswerScorer(open_critic(args.critic, args.critic_max_num), args.max_steps)
                 scored = scorer.score(one.question.text, one.question.images, one.responses)
                 steps = [[step.score for step in answer] for answer in scored]
             found.append(steps)

@@ -13,7 +13,7 @@ from internvl_chat.model.critic_turns import MAX_STEPS
 from tools.reasoning_data_pipeline.answers.steps import ScoredStep, text_steps
 
 
-class Critic(Protocol):
+class StepJudge(Protocol):
     """Judges steps: `internvl_chat.critic.scoring.StepCritic`, or a scripted one."""
 
     def score(
@@ -31,7 +31,7 @@ def check_critic(checkpoint: str) -> None:
     load_config(local_checkpoint(checkpoint))
 
 
-def open_critic(checkpoint: str, max_tiles: int) -> Critic:
+def open_critic(checkpoint: str, max_tiles: int) -> StepJudge:
     """A trained critic.
 
     Args:
@@ -47,7 +47,7 @@ def open_critic(checkpoint: str, max_tiles: int) -> Critic:
 
 
 @dataclass(frozen=True)
-class StepScorer:
+class AnswerScorer:
     """Scores the steps of answers.
 
     Attributes:
@@ -56,7 +56,7 @@ class StepScorer:
         batch_size: different answers to a question in one forward.
     """
 
-    critic: Critic
+    critic: StepJudge
     max_steps: int = MAX_STEPS
     batch_size: int = 32
 

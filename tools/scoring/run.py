@@ -19,7 +19,7 @@ from tools.reasoning_data_pipeline.answers.steps import ScoredStep
 from tools.reasoning_data_pipeline.files.store import RunSummary, SampleStore, read_origin
 from tools.reasoning_data_pipeline.prompts.files import ImageRoots
 from tools.scoring.answer_file import AnswerFile, SampledAnswers
-from tools.scoring.critic import StepScorer
+from tools.scoring.critic import AnswerScorer
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class ScoredFile:
 
 
 def score_file(
-    job: ScoredFile, args: argparse.Namespace, open_scorer: Callable[[], StepScorer], worker: Process
+    job: ScoredFile, args: argparse.Namespace, open_scorer: Callable[[], AnswerScorer], worker: Process
 ) -> RunSummary | None:
     """Score this rank's share of a file, and merge it where no other rank has work left; None where one has.
 
@@ -66,7 +66,7 @@ def score_file(
 
 
 def score_group(
-    key: str, answers: AnswerFile, store: SampleStore, images: ImageRoots, scorer: StepScorer, by: str
+    key: str, answers: AnswerFile, store: SampleStore, images: ImageRoots, scorer: AnswerScorer, by: str
 ) -> None:
     """Score the answers to one question and keep their rows; what cannot be read is rejected with its reason."""
     where, group = answers.where(key), answers.group(key)
