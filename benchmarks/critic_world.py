@@ -124,7 +124,7 @@ def convert(world: World) -> None:
 
 
 def train(world: World) -> None:
-    """The critic, from the base, on the scores themselves: where answers are few, a wrong step often ends right by luck."""
+    """The critic, from the base, on the scores: where answers are few, a wrong step often ends right by luck."""
     places = ("--model_name_or_path", BASE, "--meta_path", world.folder / "rows" / "prm_meta.json")
     amount = ("--num_train_epochs", world.epochs, "--per_device_train_batch_size", 12, "--learning_rate", 1e-3)
     more = ("--output_dir", world.critic, "--seed", world.seed, "--overwrite_output_dir", True, *TRAIN)
