@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import write_results
 
 from internvl_chat.losses.steps import judgement_scores
@@ -141,13 +142,19 @@ def verdicts(world: World) -> None:
     """F1 of the critic's verdicts on the steps of held-out answers, and of the labels that it learned from."""
     answers = read_answers(answers_path(world.folder / "choice.json"))["reasoned"].values()
     truth = solutions(world.folder / "data" / "held_out_pairs.jsonl")
-    judged = [
-        (all(judge_steps(step, truth[Path(row["images"][0]).name])), score)
+    told = [
+        (place, all(judge_steps(step, truth[Path(row["images"][0]).name])), score)
         for row in answers
         for text, scores in zip(row["responses"], row["step_scores"], strict=True)
-        for step, score in zip(text_steps(text, MAX_STEPS), scores, strict=True)
+        for place, (step, score) in enumerate(zip(text_steps(text, MAX_STEPS), scores, strict=True), 1)
     ]
-    found = {"critic": f1(judged, THRESHOLD), "labels": {str(at): f1(labels_of(world), at) for at in (0.0, THRESHOLD)}}
+    judged = [(is_right, score) for _, is_right, score in told]
+    places = {str(at): at_place([(right, score) for place, right, score in told if place == at]) for at in (1, 2, 3)}
+    found = {
+        "critic": f1(judged, THRESHOLD),
+        "places": places,
+        "labels": {str(at): f1(labels_of(world), at) for at in (0.0, THRESHOLD)},
+    }
     write_atomically(world.folder / "verdicts.json", [json_text(found)])
 
 
@@ -163,6 +170,13 @@ def labels_of(world: World) -> list[tuple[bool, float]]:
     steps = [(truth[Path(row["image"]).name], step) for _, row in whole_lines(path) for step in row["steps_with_score"]]
     told = [(solution, step) for solution, step in steps if step["num_mc_total"] and step["step"].strip()]
     return [(all(judge_steps(step["step"], solution)), step["score"]) for solution, step in told]
+
+
+def at_place(judged: Sequence[tuple[bool, float]]) -> dict[str, float]:
+    """Of the steps at one place of the answers: share that is right, mean score, correlation of the two."""
+    right, scores = np.array(judged, dtype=float).T
+    found = {"right": right.mean(), "mean_score": scores.mean(), "correlation": np.corrcoef(right, scores)[0, 1]}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 def f1(judged: Sequence[tuple[bool, float]], threshold: float) -> dict[str, float]:

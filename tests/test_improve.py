@@ -69,7 +69,8 @@ def test_a_critic_scores_the_answers_that_pairs_are_made_of(tmp_path):
     assert "--image-root IMAGE_ROOT --max-steps 8" in result.stdout
     assert f"--data-dir {at}/scored --save-dir {at}/pairs" in result.stdout and "--by-score" in result.stdout
     without = run("ckpt/base", "a.jsonl", "--out", tmp_path / "x", DRY_RUN="1").stdout
-    assert "score" not in without and f"--data-dir {at}/sampled --save-dir" in without
+    assert "tools.score_steps" not in without and "--by-score" not in without
+    assert f"--data-dir {at}/sampled --save-dir" in without
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,11 @@ def write_question(question: JudgedQuestion, part: Portion, key: str, files: Row
         worse = [answer for answer in question.rejectable(outcome) if not is_blank(answer.text)]
         pairs = _choose_pairs(list(exemplary.items()), worse, part.args, f"{kind} {key}")
         for (text, better), other in pairs:
-            rules = {"chosen_rule": better.rule, "rejected_rule": other.rule, "rejected_verdict": other.outcome}
+            rules: dict[str, Any] = {
+                "chosen_rule": better.rule,
+                "rejected_rule": other.rule,
+                "rejected_verdict": other.outcome,
+            }
             if part.args.by_score:
                 rules |= {"chosen_score": better.score, "rejected_score": other.score}
             sides = {"chosen": quote(text), "rejected": quote(other.text), "answer_gt": prompt.answer}
