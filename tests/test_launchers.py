@@ -293,7 +293,7 @@ def test_the_table_of_the_docs_is_what_the_dry_runs_say():
 def test_a_dry_run_ends_with_the_estimate():
     result = launch(EIGHT, "--max_steps", "7", PYTHON=sys.executable, LAUNCHER="slurm")
     assert result.returncode == 1, "checkpoint and data are missing"
-    assert "memory per GPU" in result.stdout and "hf download OpenGVLab/MMPR-v1.1" in result.stdout
+    assert "memory per GPU" in result.stdout and "tools/prepare_mmpr.py --source OpenGVLab/MMPR-v1.1" in result.stdout
     refused = launch(EIGHT.replace("8b_internlm2_5_7b", "78b_qwen2_5_72b"), PYTHON=sys.executable, GPUS="8")
     assert refused.returncode == 1 and "does not fit into 80 GiB per GPU" in refused.stderr
 

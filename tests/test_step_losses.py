@@ -35,9 +35,9 @@ def test_confusion_counts_by_the_likelier_word():
 def test_macro_f1_by_hand():
     counts = {"right as right": 6, "right as wrong": 2, "wrong as right": 1, "wrong as wrong": 3}
     scores = judgement_scores(counts)
-    assert scores["accuracy"] == pytest.approx(9 / 12)
+    assert scores["steps/accuracy"] == pytest.approx(9 / 12)
     assert scores["f1/right"] == pytest.approx(12 / 15) and scores["f1/wrong"] == pytest.approx(6 / 9)
     assert scores["f1/macro"] == pytest.approx((12 / 15 + 6 / 9) / 2)
     assert judgement_scores({name: value / 12 for name, value in counts.items()}) == pytest.approx(scores)
     nothing = judgement_scores({**dict.fromkeys(counts, 0), "right as right": 4})
-    assert (nothing["f1/right"], nothing["f1/wrong"], nothing["accuracy"]) == (1.0, 0.0, 1.0)
+    assert (nothing["f1/right"], nothing["f1/wrong"], nothing["steps/accuracy"]) == (1.0, 0.0, 1.0)

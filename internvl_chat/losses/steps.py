@@ -66,7 +66,7 @@ def judgement_scores(counts: Mapping[str, float]) -> dict[str, float]:
     f1 = {kind: 2 * count / (2 * count + differ) if count else 0.0 for kind, count in agree.items()}
     whole = sum(agree.values()) + differ
     return {
-        "accuracy": sum(agree.values()) / whole if whole else 0.0,
+        "steps/accuracy": sum(agree.values()) / whole if whole else 0.0,
         **{f"f1/{kind}": value for kind, value in f1.items()},
         "f1/macro": sum(f1.values()) / 2,
     }

@@ -36,7 +36,7 @@ def test_a_critic_is_trained_counted_and_saved(flags, tmp_path, caplog):
     caplog.set_level("INFO")
     main(flags(max_steps=10, save_steps=5, eval_meta_path=tmp_path / "data" / "meta.json"))
     assert "steps of steps_prm: 9 right, 4 wrong (30.8 % of these), 2 without loss" in caplog.text
-    log = log_of(tmp_path / "run", "loss", "accuracy", "f1/macro", "steps/right", "steps_per_second")
+    log = log_of(tmp_path / "run", "loss", "steps/accuracy", "f1/macro", "steps/right", "steps_per_second")
     assert log[-1][1] < 0.7 * log[0][1]
     assert json.loads((tmp_path / "run" / "eval_results.json").read_text())["eval_f1/macro"] > 0
     assert load_config(tmp_path / "run").critic == {"system_message": CRITIC_SYSTEM_MESSAGE}
@@ -51,7 +51,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(flags, tmp_path):
     main(flags("whole", drop_path_rate=0.2))
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
     main(flags("resumed", drop_path_rate=0.2))
-    names = ("loss", "accuracy", "f1/wrong", "grad_norm")
+    names = ("loss", "steps/accuracy", "f1/wrong", "grad_norm")
     assert log_of(tmp_path / "resumed", *names) == log_of(tmp_path / "whole", *names)
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -67,7 +67,7 @@ def test_adapters_weights_and_soft_targets_of_sure_steps(flags, tmp_path, caplog
     (_, first), (_, second) = log_of(tmp_path / "run", "loss")  # of the same steps, before and after one of them
     assert second < first
     evaluation = json.loads((tmp_path / "run" / "eval_results.json").read_text())
-    assert {"eval_accuracy", "eval_f1/wrong", "eval_steps/p_right", "eval_loss"} <= set(evaluation)
+    assert {"eval_steps/accuracy", "eval_f1/wrong", "eval_steps/p_right", "eval_loss"} <= set(evaluation)
 
 
 def test_rows_that_cannot_be_judged_are_skipped_and_say_why(flags, tmp_path, golden_folder):

@@ -32,7 +32,7 @@ def test_two_ranks_train_as_one(golden_folder, tmp_path, monkeypatch):
     main(flags("one", gradient_accumulation_steps=6))
     zero = config_without_compiler("zero_stage3_config.json", tmp_path)
     train(flags("two", gradient_accumulation_steps=3, deepspeed=zero), world=2, log=tmp_path / "log")
-    names = ("loss", "accuracy", "f1/macro", "steps/p_right")
+    names = ("loss", "steps/accuracy", "f1/macro", "steps/p_right")
     for one, two in zip(log_of(tmp_path / "one", *names), log_of(tmp_path / "two", *names), strict=True):
         assert two == pytest.approx(one, abs=1e-5)
     assert len(log_of(tmp_path / "one")) == 4

@@ -148,7 +148,8 @@ def test_nobody_adds_a_flag_of_the_training_without_asking_whether_the_reference
     held_out = (
         "eval_prompts eval_questions eval_samples eval_prompt_version eval_max_new_tokens eval_image_root on_fall"
     )
-    assert ours == set(f"{losses} {reference} {batches} {run} {held_out} {older}".split())
+    critic = "step_targets step_thresholds step_context balance_steps"
+    assert ours == set(f"{losses} {reference} {batches} {run} {held_out} {critic} {older}".split())
 
 
 def test_weights_are_read_once_and_again_when_they_change(source, tmp_path, monkeypatch):

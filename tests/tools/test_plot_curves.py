@@ -64,7 +64,7 @@ def test_a_run_that_goes_on_is_read_from_its_newest_log(tmp_path):
 
 
 def test_the_panels_follow_what_a_run_learned():
-    critic = [{"step": 1, "loss": 1.0, "f1/macro": 0.5, "f1/right": 0.6, "f1/wrong": 0.4, "accuracy": 0.5}]
+    critic = [{"step": 1, "loss": 1.0, "f1/macro": 0.5, "f1/right": 0.6, "f1/wrong": 0.4, "steps/accuracy": 0.5}]
     assert [loss_panels(entries)[0].title for entries in (PREFERENCE, critic, [{"loss": 1.0}])] == [
         PANELS[0].title,
         "Loss",

@@ -24,7 +24,7 @@ LABELS = {
     "f1/right": "right",
     "f1/wrong": "wrong",
     "f1/macro": "their mean",
-    "accuracy": "judged as they are",
+    "steps/accuracy": "judged as they are",
     "steps/right": "right",
     "steps/p_right": "mean score",
     "eval_accuracy": "right answers",

@@ -61,7 +61,7 @@ FINE_TUNING_PANELS = (
 CRITIC_PANELS = (
     Panel("Loss", "nats", ("loss",), has_average=True),
     Panel("F1 of steps, right and wrong", "share", ("f1/right", "f1/wrong", "f1/macro"), has_average=True),
-    Panel("Steps", "share", ("accuracy", "steps/right", "steps/p_right"), has_average=True),
+    Panel("Steps", "share", ("steps/accuracy", "steps/right", "steps/p_right"), has_average=True),
     Panel("Learning rate", "", ("learning_rate",)),
 )
 

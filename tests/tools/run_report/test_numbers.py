@@ -54,10 +54,16 @@ COURSES = {
     "epoch": (0, 2),
     "lengths/preferred": (-10, -9),
     "lengths/margin": (-10, -9),
+    "eval_accuracy": (0.51, 0.83),
+    "eval_logps/right_change": (-0.1, -1.4),
+    "eval_logps/wrong_change": (-0.2, -3.9),
 }
 CURVES = {name: noisy(name, *course) for name, course in COURSES.items()}
 CURVES["rewards/margins"] = [c - r for c, r in zip(CURVES["rewards/chosen"], CURVES["rewards/rejected"], strict=True)]
 HELD_OUT = {"eval_loss": [1.5123, 1.4987], "eval_rewards/accuracies": [0.7123, 0.8021]}
+LOOK = {"accuracy_change": 0.2987, "accuracy_change_low": 0.2011, "accuracy_change_high": 0.3977, "accuracy_p": 0.97}
+LOOK |= {"accuracy_level": 0.0025, "logps/gap_change": 2.47, "logps/gap_change_low": 1.93}
+LOOK = {f"eval_{name}": value for name, value in LOOK.items()} | {"eval_logps/gap_change_high": 3.03}
 END = {"step": 10 * ENTRIES, "train_runtime": 12345.678, "train_loss": 1.23456789}
 SETTINGS = {
     "model": {"drop_path_rate": 0.123},
@@ -85,7 +91,8 @@ def run(tmp_path_factory):
     """A finished run whose files have every figure that a report shows."""
     folder = tmp_path_factory.mktemp("numbers") / "run"
     folder.mkdir()
-    log = [{"step": 10 * at + 10, **{name: values[at] for name, values in CURVES.items()}} for at in range(ENTRIES)]
+    curves = [{name: values[at] for name, values in CURVES.items()} for at in range(ENTRIES)]
+    log = [{"step": 10 * at + 10, **entry, **LOOK} for at, entry in enumerate(curves)]
     log += [{"step": 100 * at + 100, **{name: values[at] for name, values in HELD_OUT.items()}} for at in range(2)]
     row = {"way": "reasoned", "key": "k", "images": [], "question": QUESTION, "answer": "12", "outcomes": ["correct"]}
     row |= {"responses": ["7 + 5 = 12"], "before": {"responses": ["7 + 5 = 13"], "outcomes": ["wrong"]}}
@@ -206,6 +213,11 @@ def rule_values():
         "The policy does not prefer length": f"{fmean(excess[-4:]):+.3g} {fmean(CURVES['lengths/chosen']):.3g}",
         "Held-out rows follow": f"{min(HELD_OUT['eval_loss']):.4g} {HELD_OUT['eval_loss'][-1]:.4g} "
         f"{HELD_OUT['eval_rewards/accuracies'][-1]:.3g} {fmean(CURVES['rewards/accuracies'][-4:]):.3g}",
+        "Held-out answers stay right": f"{100 * CURVES['eval_accuracy'][-1]:.1f} % right at step {10 * ENTRIES}, "
+        "+29.9 points since step 10, 95 % interval +20.1 to +39.8; p = 0.97",
+        "Right held-out answers hold against wrong ones": f"{CURVES['eval_logps/right_change'][-1]:+.2f} nats, "
+        f"{CURVES['eval_logps/wrong_change'][-1]:+.2f}: gap +2.47, 95 % interval +1.93 to +3.03; "
+        + sides("rewards/accuracies"),
         "Rows come a few times": f"{CURVES['epoch'][-1]:.4g} epochs",
         "Rows can be used": f"{LEDGER['skipped']} of {came} rows skipped",
         "Throughput holds": medians("tokens_per_second", 4, 4),
@@ -235,9 +247,10 @@ def curves():
     """The words of each picture, and the table below them."""
     steps = [10 * at + 10 for at in range(ENTRIES)]
     for panel in [*PANELS, *RUN_PANELS]:
+        yield panel.title
         for name in panel.names:
             yield f"{CURVES[name][0]:.4g} at step {steps[0]}, {CURVES[name][-1]:.4g} at step {steps[-1]}"
-    for name in LABELS:
+    for name in filter(CURVES.__contains__, LABELS):  # the others are of critics
         yield of_the_table(name, CURVES[name], steps)
         if f"eval_{name}" in HELD_OUT:
             yield of_the_table(name, HELD_OUT[f"eval_{name}"], [100, 200])
