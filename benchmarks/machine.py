@@ -80,7 +80,9 @@ def output_in(tree: Path, *words: str) -> str:
 
 def write_results(name: str, figures: Mapping[str, Any]) -> Path:
     """Write figures with the machine and the command to `benchmarks/results/<name>.json`, and print them."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    script = Path(sys.argv[0])
+    started = f"-m benchmarks.{script.parent.name}" if script.name == "__main__.py" else f"benchmarks/{script.name}"
+    command = " ".join(["python", started, *sys.argv[1:]])
     text = json.dumps({"command": command, "machine": describe_machine(), **figures}, indent=2) + "\n"
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"

@@ -73,7 +73,7 @@ TOOLS = {
         *("curves", "scoring", "visual_reasoning"),
         *(f"reasoning_data_pipeline.{room}" for room in ("answers", "engines", "files", "prompts")),
     },
-    "critic_benchmark": {"evaluation", "pages", "reasoning_data_pipeline.prompts"},
+    "critic_benchmark": {"evaluation", "pages", "scoring", "reasoning_data_pipeline.prompts"},
     "validation": {"pages", "reasoning_data_pipeline.answers"},
     "mmpr": {"reasoning_data_pipeline.prompts"},
     "mixtures": {"plan"},

@@ -20,15 +20,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from internvl_chat.records.durable import cache_home, json_text, write_atomically
+from internvl_chat.records.durable import json_text, write_atomically
 from internvl_chat.records.rows import RecordError
 from internvl_chat.run.entry import Parser, at_least, enter
 from tools.critic_benchmark.metrics import ScoredRow, measure
 from tools.critic_benchmark.rows import Benchmark, read_benchmark
-from tools.critic_benchmark.scores import Critic, StepScores, read_scores, score_rows
+from tools.critic_benchmark.scores import StepScores, read_scores, score_rows
 from tools.critic_benchmark.split import Chosen, sweep
 from tools.critic_benchmark.table import table
 from tools.reasoning_data_pipeline.prompts.files import add_symlink_flag
+from tools.scoring.critic import critic_weights, open_critic
 
 THRESHOLD = 0.85
 MOST_SHOWN = 5  # lines of unusable rows
@@ -111,25 +112,10 @@ def find_scores(args: argparse.Namespace, benchmark: Benchmark) -> StepScores:
     return score_rows(
         benchmark.rows,
         lambda: open_critic(args.critic, args.max_num),
-        by=name_of(args.critic, args.max_num),
+        by=f"{critic_weights(args.critic)}-{args.max_num}",
         kept=args.out.with_suffix(".scores.jsonl") if args.out else None,
         at_once=args.batch_size,
     )
-
-
-def open_critic(checkpoint: str, max_tiles: int) -> Critic:
-    """Load a critic."""
-    from internvl_chat.critic.scoring import StepCritic  # with torch, which takes seconds
-
-    return StepCritic.load(checkpoint, max_dynamic_patch=max_tiles)
-
-
-def name_of(checkpoint: str, max_tiles: int) -> str:
-    """What scores are kept under: the weights and the tile limit, whatever the folder is called."""
-    from internvl_chat.checkpoint.names import local_checkpoint
-    from internvl_chat.reference.identity import weights_digest
-
-    return f"{weights_digest(Path(local_checkpoint(checkpoint)), cache_home())}-{max_tiles}"
 
 
 def check_rows(benchmark: Benchmark, scores: StepScores, *, leave_out: bool) -> Counter[str]:

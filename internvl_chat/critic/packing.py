@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.packed.layout import SharedPrefixLayout, build_layout, map_tensors
+from internvl_chat.packed.logps import label_logps
 from internvl_chat.packed.packing import TokenTree
 from internvl_chat.records.samples import SkippedRow, find_forks
 
@@ -141,17 +142,7 @@ def judgement_logps(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         batch: of `collate_steps`; `pixel_values` may be normalised already.
     """
     pack: PackedSteps = batch["packed"]
-    logps = model(
-        pixel_values=batch["pixel_values"],
-        input_ids=pack.input_ids,
-        position_ids=pack.position_ids,
-        image_tiles=batch["image_tiles"],
-        image_positions=pack.image_positions,
-        shared_prefix=pack.layout,
-        head_labels=pack.words[None],
-        head_positions=pack.word_positions,
-        use_cache=False,
-    ).logits[0]
+    logps = label_logps(model, batch, pack.words, pack.word_positions)
     return logps[pack.places]
 
 

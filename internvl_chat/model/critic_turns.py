@@ -50,6 +50,11 @@ def split_steps(response: str, max_steps: int | None = None) -> list[str]:
     return [STEP_BREAK.join(pieces[start : start + size]) for start in range(0, len(pieces), size)]
 
 
+def text_steps(response: str, max_steps: int | None = None) -> list[str]:
+    """The steps that a critic is shown: as `split_steps`, without those that have no text; [] of an empty response."""
+    return [step for step in split_steps(response.strip(), max_steps) if step.strip()]
+
+
 def step_turns(question: str, steps: Sequence[str]) -> list[str]:
     """The user's turns that put these steps: the question stands in front of the first one."""
     heads = [f"{QUESTION_HEAD}{question}{STEPS_HEAD}", *[""] * (len(steps) - 1)]

@@ -17,13 +17,14 @@ import torch
 from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMAGE_PLACEHOLDER
 from .conversation import Part, Template, TextEncoder, expand_placeholders
-from .critic_turns import CRITIC_SYSTEM_MESSAGE, MARKS, MAX_STEPS, RELEASED_CRITIC, split_steps, step_turns
+from .critic_turns import CRITIC_SYSTEM_MESSAGE, MARKS, MAX_STEPS, RELEASED_CRITIC, step_turns, text_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .modeling_internvl_chat import InternVLChatModel
 
+NO_TEXT = float("-inf")  # the score of an answer that has no step to judge
 VERSIONS = ("soft", "soft_v2", "hard", "orm_soft")
 
 
@@ -94,7 +95,7 @@ def generate_steps_with_soft_score(
         orm: judge the whole answer as one step.
 
     Returns:
-        {"step": its text, "score": p(`+`) in 0..1} of each step.
+        {"step": its text, "score": p(`+`) in 0..1} of each step; [] of a response without text.
 
     Raises:
         ValueError: images, tiles and placeholders do not agree, or a mark has no token.
@@ -117,14 +118,14 @@ def select_best_response(
     gather_func: Callable[[list[float]], float] = fmean,
     return_scores: bool = False,
 ) -> list[str] | list[tuple[str, float]]:
-    """Sort the answers to a question, the best first; of equal ones the earlier first.
+    """Sort the answers to a question, the best first; of equal ones the earlier first, those without text last.
 
     Args:
         response_list: the answers.
         version: "soft" (or "soft_v2") takes p(`+`) of each step, "hard" 1 where `+` is the likelier mark and else 0,
             "orm_soft" p(`+`) of the whole answer as one step.
         gather_func: from the scores of an answer's steps to its own; their mean.
-        return_scores: return (answer, score) pairs.
+        return_scores: return (answer, score) pairs; an answer without text has -inf.
 
     The other arguments and the errors are those of `generate_steps_with_soft_score`; ValueError also for another
     `version`.
@@ -135,13 +136,16 @@ def select_best_response(
     scores = _score_steps(model, tokenizer, question, steps, pixel_values, num_patches_list)
     if version == "hard":
         scores = [[float(score > 0.5) for score in found] for found in scores]
-    gathered = zip(response_list, map(gather_func, scores), strict=True)
+    gathered = [
+        (response, gather_func(found) if found else NO_TEXT)
+        for response, found in zip(response_list, scores, strict=True)
+    ]
     best_first = sorted(gathered, key=lambda found: found[1], reverse=True)
     return best_first if return_scores else [response for response, _ in best_first]
 
 
 def _steps_of(responses: Sequence[str], max_steps: int | None, *, orm: bool) -> list[list[str]]:
-    return [[response] if orm else split_steps(response, max_steps) for response in responses]
+    return [text_steps(response, 1 if orm else max_steps) for response in responses]
 
 
 @torch.inference_mode()
@@ -162,8 +166,11 @@ def _score_steps(
     said = system_message_of(model.config) if model.system_message is None else model.system_message
     system = model.conv_template.system_message if said is None else said
     features = None if pixel_values is None else model.extract_feature(pixel_values.to(model.device))
-    scores = []
+    scores: list[list[float]] = []
     for steps in answers:
+        if not steps:
+            scores.append([])
+            continue
         first, *later = step_turns(question, steps)
         asked = first.removesuffix(steps[0])  # only there `<image>` is an image
         opening = [*expand_placeholders(asked, list(images)), Part(steps[0], False)]

@@ -202,15 +202,28 @@ def answer_logps(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         batch: of `collate_packed`; `pixel_values` may be normalised already.
     """
     pack: PackedPairs = batch["packed"]
-    logps = model(
+    logps = label_logps(model, batch, pack.labels, pack.label_positions)
+    return sequence_logps(logps, pack.answer_ids, len(pack.lengths))
+
+
+def label_logps(model: nn.Module, batch: Mapping[str, Any], labels: Tensor, positions: Tensor) -> Tensor:
+    """Log-probs of labels of a packed batch, in their shape, nats; of no meaning where there is none.
+
+    Args:
+        model: as of `answer_logps`.
+        batch: with its pack as `packed`.
+        labels: (N,) or (N, K), as of `token_logps`.
+        positions: (L,) that have a label.
+    """
+    pack = batch["packed"]
+    return model(
         pixel_values=batch["pixel_values"],
         input_ids=pack.input_ids,
         position_ids=pack.position_ids,
         image_tiles=batch["image_tiles"],
         image_positions=pack.image_positions,
         shared_prefix=pack.layout,
-        head_labels=pack.labels[None],
-        head_positions=pack.label_positions,
+        head_labels=labels[None],
+        head_positions=positions,
         use_cache=False,
     ).logits[0]
-    return sequence_logps(logps, pack.answer_ids, len(pack.lengths))

@@ -93,6 +93,16 @@ def test_equal_answers_keep_their_order(model, family):
     assert scored[0][0] is twins[0] and scored[0][1] == scored[1][1]
 
 
+def test_an_answer_without_text_is_never_the_best(model, family):
+    scored = model.select_best_response(
+        family.tokenizer, QUESTION, ["", "\n\n ", ANSWER], None, version="orm_soft", return_scores=True
+    )
+    assert [answer for answer, _ in scored] == [ANSWER, "", "\n\n "]
+    assert [score for _, score in scored[1:]] == [float("-inf")] * 2
+    assert model.select_best_response(family.tokenizer, QUESTION, ["", ANSWER], None) == [ANSWER, ""]
+    assert model.generate_steps_with_soft_score(family.tokenizer, QUESTION, " \n", None) == []
+
+
 class OfPieces:
     """An encoder whose tokenizer writes a minus in two tokens."""
 

@@ -8,6 +8,7 @@ class ScriptedCritic:
     """Notes what it is shown: (question, sizes of the images, candidates)."""
 
     shown: list = field(default_factory=list)
+    weights: str = "as trained first"
 
     def score(self, question, images, candidates):
         self.shown.append((question, [image.size for image in images], [list(steps) for steps in candidates]))

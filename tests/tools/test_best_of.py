@@ -24,6 +24,7 @@ def critic(monkeypatch):
     scripted = ScriptedCritic()
     monkeypatch.setattr(critics, "open_critic", lambda checkpoint, max_tiles: scripted)
     monkeypatch.setattr(critics, "check_critic", lambda checkpoint: None)
+    monkeypatch.setattr(critics, "critic_weights", lambda checkpoint: scripted.weights)
     return scripted
 
 
@@ -99,6 +100,7 @@ def test_another_way_of_choosing_takes_answers_and_scores_from_before(ask, criti
     assert len(engine) == 2 and len(critic.shown) == 2  # neither asked nor scored again
     assert again["best_of"]["reasoned"]["score_by"] == "last"
     assert again["best_of"]["reasoned"]["over"][-1]["best"]["percent"] == 50  # all end alike: the first is chosen
+    critic.weights = "trained on"  # in the same folder: what it said before is not what it says now
     other = ask("--critic", "another", *before, out="other.json")
     assert len(engine) == 2 and len(critic.shown) == 4 and other["best_of"]["reasoned"]["critic"] == "another"
     assert read_answers(tmp_path / "other.answers.jsonl") == read_answers(tmp_path / "first.answers.jsonl")

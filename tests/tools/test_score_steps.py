@@ -9,6 +9,7 @@ from tests.tools.scripted_critic import ScriptedCritic
 from tools import score_steps
 from tools.reasoning_data_pipeline import reward_pairs, visualprm_data_pipeline_postprocess
 from tools.score_steps import main
+from tools.scoring import run as scoring
 from tools.scoring.critic import AnswerScorer
 
 ASKED = {"image": "a.png", "question": "<image>\nHow many?", "answer": "3", "task": "count"}
@@ -19,6 +20,7 @@ def critic(monkeypatch):
     """The scripted critic in place of the one that a command opens."""
     scripted = ScriptedCritic()
     monkeypatch.setattr(score_steps, "open_critic", lambda checkpoint, max_tiles: scripted)
+    monkeypatch.setattr(scoring, "critic_weights", lambda checkpoint: checkpoint)
     return scripted
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -22,6 +22,7 @@ from internvl_chat.records.durable import json_line, open_for_append, whole_line
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import RecordError, Source, parse_row, shown
 from tools.critic_benchmark.rows import ProcessRow
+from tools.scoring.critic import StepJudge
 
 NUMBERS = ("id", "index", "idx")
 NO_ANSWER = -2  # what evaluators of others write where a model gave no judgement
@@ -30,17 +31,8 @@ StepScores = dict[str, list[float | None]]
 """Key of a row -> a score of each of its steps, None where there is none."""
 
 
-class Critic(Protocol):
-    """What scores steps: `internvl_chat.critic.scoring.StepCritic`."""
-
-    def score(
-        self, question: str, images: Sequence[Image.Image], candidates: Sequence[Sequence[str]]
-    ) -> list[list[float]]:
-        """p(`+`) of each step of answers to one question."""
-
-
 def score_rows(
-    rows: Sequence[ProcessRow], open_critic: Callable[[], Critic], *, by: str, kept: Path | None, at_once: int
+    rows: Sequence[ProcessRow], open_critic: Callable[[], StepJudge], *, by: str, kept: Path | None, at_once: int
 ) -> StepScores:
     """Scores of all rows: those that are kept, the others from a critic, which is opened only where one is missing.
 

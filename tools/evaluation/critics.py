@@ -13,9 +13,9 @@ from tools.evaluation.answering import Answered, AnswerRows, answers_path, read_
 from tools.evaluation.best_of import CriticChoice, StepScores, chosen_by, measure_best_of
 from tools.evaluation.table import read_report
 from tools.evaluation.ways import Way, greedy_of
-from tools.scoring.critic import AnswerScorer, check_critic, open_critic
+from tools.scoring.critic import AnswerScorer, check_critic, critic_weights, open_critic
 
-SETTINGS = ("critic", "max_steps", "critic_max_num")  # that decide the scores of steps
+SETTINGS = ("max_steps", "critic_max_num")  # that decide the scores of steps, beside the critic's weights
 
 
 def check_choosing(args: argparse.Namespace) -> None:
@@ -43,10 +43,10 @@ def choose_ways(
     """
     choice = CriticChoice(args.critic, args.score_by, args.first_greedy)
     sampled = [way for way in ways if way.is_sampled]
-    found = {}
+    found, decided = {}, scored_by(args)
     for way, scores in zip(sampled, score_ways(args, sampled, answered), strict=True):
         figures = measure_best_of(choice, answered[way.name], scores, answered.get(greedy_of(way.name), ()))
-        found[way.name] = figures | {name: getattr(args, name) for name in SETTINGS}
+        found[way.name] = figures | decided
         for one, steps in zip(answered[way.name], scores, strict=True):
             rows[way.name][one.question.key] |= {"step_scores": steps, "chosen": chosen_by(choice, one, steps)}
     return found
@@ -69,10 +69,15 @@ def score_ways(
         yield found
 
 
+def scored_by(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides the scores of steps."""
+    return {"critic_weights": critic_weights(args.critic)} | {name: getattr(args, name) for name in SETTINGS}
+
+
 def saved_scores(args: argparse.Namespace, way: str) -> dict[str, StepScores]:
     """Key of a question -> step scores of an earlier evaluation by the same critic; {} where it had another."""
     report: Path = args.answers
     then = read_report(report).get("best_of", {}).get(way, {})
-    if any(then.get(name) != getattr(args, name) for name in SETTINGS):
+    if any(then.get(name) != value for name, value in scored_by(args).items()):
         return {}
     return {key: row["step_scores"] for key, row in read_answers(answers_path(report))[way].items()}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
 
 from internvl_chat.data.images import load_image
-from internvl_chat.model.critic_turns import MAX_STEPS
-from tools.reasoning_data_pipeline.answers.steps import ScoredStep, text_steps
+from internvl_chat.model.critic_turns import MAX_STEPS, text_steps
+from internvl_chat.records.durable import cache_home
+from tools.reasoning_data_pipeline.answers.steps import ScoredStep
 
 
 class StepJudge(Protocol):
@@ -29,6 +31,18 @@ def check_critic(checkpoint: str) -> None:
     from internvl_chat.model import load_config
 
     load_config(local_checkpoint(checkpoint))
+
+
+def critic_weights(checkpoint: str) -> str:
+    """What scores are kept under: the critic's weights, whatever its folder is called and however often it is trained.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+    """
+    from internvl_chat.checkpoint.names import local_checkpoint
+    from internvl_chat.reference.identity import weights_digest
+
+    return weights_digest(Path(local_checkpoint(checkpoint)), cache_home())
 
 
 def open_critic(checkpoint: str, max_tiles: int) -> StepJudge:

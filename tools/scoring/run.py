@@ -19,12 +19,12 @@ from tools.reasoning_data_pipeline.answers.steps import ScoredStep
 from tools.reasoning_data_pipeline.files.store import RunSummary, SampleStore, read_origin
 from tools.reasoning_data_pipeline.prompts.files import ImageRoots
 from tools.scoring.answer_file import AnswerFile, SampledAnswers
-from tools.scoring.critic import AnswerScorer
+from tools.scoring.critic import AnswerScorer, critic_weights
 
 logger = logging.getLogger(__name__)
 
 WITHOUT_TEXT = "answer without text"
-SETTINGS = ("critic", "score_by", "max_steps", "max_num")  # that decide the rows
+SETTINGS = ("score_by", "max_steps", "max_num")  # that decide the rows, beside the critic
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def score_file(
         job.output,
         keys=answers.keys,
         num_samples=answers.sizes,
-        parameters={name: getattr(args, name) for name in SETTINGS},
+        parameters={"critic_weights": critic_weights(args.critic)} | {name: getattr(args, name) for name in SETTINGS},
         origin=origin,
         worker=worker,
         overwrite=args.overwrite,

@@ -21,7 +21,7 @@ def scripted(monkeypatch):
     """The checkpoints that are opened: nobody's weights are read."""
     opened = []
     monkeypatch.setattr(command, "open_critic", lambda name, tiles: opened.append((name, tiles)) or Scripted())
-    monkeypatch.setattr(command, "name_of", lambda name, tiles: f"{name}-{tiles}")
+    monkeypatch.setattr(command, "critic_weights", lambda name: name)
     return opened
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from internvl_chat.model.critic_turns import RIGHT, STEP_BREAK, WRONG
 from internvl_chat.model.critic_turns import split_steps as split_steps  # those who score steps find it here
-from internvl_chat.records.rows import RecordError, Source, is_blank, shown
+from internvl_chat.records.rows import RecordError, Source, shown
 
 # Scripts written without spaces between words, with the marks that belong to the character before them.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
@@ -36,11 +36,6 @@ def answer_prefix(answer: str, ratio: float) -> str:
     ends = [unit.end() for unit in _UNIT.finditer(answer)]
     kept = math.floor(ratio * len(ends))
     return answer[: ends[kept - 1]] if kept else ""
-
-
-def text_steps(response: str, max_steps: int) -> list[str]:
-    """The steps of an answer that a critic is shown: as `split_steps`, without those that have no text."""
-    return [step for step in split_steps(response.strip(), max_steps) if not is_blank(step)]
 
 
 @dataclass(frozen=True)
