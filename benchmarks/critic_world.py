@@ -28,12 +28,11 @@ import numpy as np
 from machine import write_results
 
 from internvl_chat.losses.steps import judgement_scores
-from internvl_chat.model.critic_turns import MAX_STEPS
+from internvl_chat.model.critic_turns import MAX_STEPS, text_steps
 from internvl_chat.records.durable import json_text, whole_lines, write_atomically
 from tools.evaluation.answering import answers_path, read_answers
 from tools.evaluation.comparison import paired, share
 from tools.evaluation.table import read_report
-from tools.reasoning_data_pipeline.answers.steps import text_steps
 from tools.visual_reasoning.steps import judge_steps
 
 ROOT = Path(__file__).parents[1]
