@@ -23,6 +23,7 @@ from transformers import TrainingArguments
 from internvl_chat.data.arguments import DataArguments, described
 from internvl_chat.flags import ModelArguments, PreferenceFlags
 from internvl_chat.losses.mixture import LossMixture, parse_loss_type
+from internvl_chat.model.critic_turns import ANSWER, LAYOUTS
 from internvl_chat.records.step_targets import StepTargets
 
 __all__ = ["DataArguments", "MPOConfig", "ModelArguments", "described"]
@@ -32,6 +33,12 @@ logger = logging.getLogger(__name__)
 # Values of --report_to that are no names of packages: of none, and of trackers that transformers looks for itself.
 PACKAGED_OTHERWISE = frozenset({"all", "none", "", "azure_ml", "flyte", "kubeflow"})
 JUDGING = "prm"  # the --loss_type of a critic
+OF_JUDGING = {  # flags of a critic -> the words that they take, the first unless told otherwise
+    "step_targets": ("labels", "scores"),
+    "step_layout": LAYOUTS,
+    "step_context": ("right", "judgements"),
+    "step_loss": ("vocabulary", "words"),
+}
 # Packages that are known to be trackers: of another name, a slip, nobody is told to install it.
 TRACKERS = ("tensorboard", "trackio", "wandb", "swanlab", "mlflow", "comet_ml", "neptune", "clearml", "dvclive")
 DEEPSPEED_FOLDER = Path(__file__).resolve().parents[1] / "shell" / "deepspeed"
@@ -147,12 +154,14 @@ class MPOConfig(PreferenceFlags, TrainingArguments):
 
     def _check_judging(self) -> None:
         """Raise ValueError for flags of a critic that cannot be read, or are given to another training."""
-        if self.step_targets not in ("labels", "scores"):
-            raise ValueError(f"--step_targets {self.step_targets} is unknown: take labels or scores")
-        if self.step_context not in ("right", "judgements"):
-            raise ValueError(f"--step_context {self.step_context} is unknown: take right or judgements")
+        for name, known in OF_JUDGING.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"--{name} {getattr(self, name)} is unknown: take {' or '.join(known)}")
+        if self.step_layout == ANSWER and self.step_context != "right":
+            raise ValueError(f"--step_layout {ANSWER} shows no judgements: leave --step_context out")
         self.step_targets_of_rows()
-        unset = {"step_targets": "labels", "step_thresholds": None, "step_context": "right", "balance_steps": False}
+        unset = {name: known[0] for name, known in OF_JUDGING.items()}
+        unset |= {"step_thresholds": None, "balance_steps": False}
         named = {name: getattr(self, name) for name in unset}
         given = [f"--{name} {value}" for name, value in named.items() if value != unset[name]]
         if given and not self.judges_steps:

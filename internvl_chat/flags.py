@@ -72,10 +72,19 @@ class PreferenceFlags:
         "Of prm: a score above which a step is right, or two joined by a comma: wrong up to the first, right from the "
         "second on, no loss between. Default: the + and - of the rows.",
     )
+    step_layout: str = described(
+        "turns",
+        "Of prm: a step is a user's turn, judged in the answer to it (`turns`, as VisualPRM), or stays in the `answer` "
+        "as a model gave it and is judged at its last token.",
+    )
     step_context: str = described(
         "right",
         "Of prm: what stands in the answers before a step: `right`, all are +, as in scoring; `judgements`, those of "
         "the row, as VisualPRM's data were made for.",
+    )
+    step_loss: str = described(
+        "vocabulary",
+        "Of prm: next-token loss over the whole `vocabulary`, as VisualPRM's, or over the two `words` + and - alone.",
     )
     balance_steps: bool = described(False, "Of prm: let right and wrong steps weigh the same in the loss.")
     reference: str | None = described(

@@ -127,7 +127,7 @@ def run_locked(groups: tuple[ModelArguments, DataArguments, MPOConfig], stop: St
         data["held_out"] = questions
         if train_dataset is not None:
             if isinstance(train_dataset, JudgedDataset):
-                config.critic = {"system_message": train_dataset.system_message}  # for those who score with it
+                config.critic = train_dataset.way_of_asking
             with record.stage("order of the data"):
                 data["sampler"] = plan_steps(train_dataset, mpo_args, start.groups)
         with record.stage("models and reference"):
@@ -266,6 +266,7 @@ def build_dataset(
     options: dict[str, Any] = {"with_rejected": bool(mpo_args.loss_mixture().names)}
     if mpo_args.judges_steps:
         options = {"targets": mpo_args.step_targets_of_rows(), "as_asked": mpo_args.step_context == "right"}
+        options["layout"] = mpo_args.step_layout
     dataset = (JudgedDataset if mpo_args.judges_steps else MixtureDataset)(
         meta_path,
         tokenizer,

@@ -21,7 +21,7 @@ GROUPS = {
     "model": """drop_path_rate freeze_llm freeze_backbone freeze_mlp unfreeze_vit_layers use_llm_lora use_backbone_lora
         load_in_4bit""",
     "loss": """loss_type loss_weights sigmoid_loss_weight bco_pair_loss_weight rpo_alpha beta label_smoothing nll_mode
-        step_targets step_thresholds step_context balance_steps
+        step_targets step_thresholds step_layout step_context step_loss balance_steps
         reference reference_cache_dir sync_ref_model ref_model_mixup_alpha ref_model_sync_steps""",
     "steps": """num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate
         weight_decay warmup_ratio lr_scheduler_type max_grad_norm seed""",

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from internvl_chat.losses.steps import balanced_weights, confusion, judgement_losses, judgement_scores, step_weights
+from internvl_chat.losses.steps import (
+    among_words,
+    balanced_weights,
+    confusion,
+    judgement_losses,
+    judgement_scores,
+    step_weights,
+)
 
 LOGPS = torch.log(torch.tensor([[0.5, 0.25], [0.1, 0.8], [0.6, 0.3]], dtype=torch.float64))
 
@@ -14,6 +21,12 @@ def test_losses_are_cross_entropies_over_the_vocabulary():
     losses = judgement_losses(LOGPS, torch.tensor([1.0, 0.0, 0.25]))
     soft = -(0.25 * math.log(0.6) + 0.75 * math.log(0.3))
     assert losses.tolist() == pytest.approx([-math.log(0.5), -math.log(0.8), soft])
+
+
+def test_losses_among_the_words_know_no_other_words():
+    losses = judgement_losses(among_words(LOGPS), torch.tensor([1.0, 0.0, 0.25]))
+    soft = -(0.25 * math.log(2 / 3) + 0.75 * math.log(1 / 3))
+    assert losses.tolist() == pytest.approx([-math.log(2 / 3), -math.log(8 / 9), soft])
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -6,6 +6,12 @@
     user       {step 2}
     assistant  ...
 
+or, in the layout `answer`, question and answer as a model gave it, judged at the last token of each step:
+
+    system     the template's own message
+    user       {question}
+    assistant  {step 1}\\n\\n{step 2} ..
+
 A judgement is a single token, read off the position before it. Scoring puts `+` into the earlier answers, as the
 released VisualPRM-8B does (`generate_steps_with_soft_score_v2` of its code), and so does training unless told not to.
 An image stands in front of the question, inside the first turn, where that code puts it. Ids are those of the whole
@@ -24,8 +30,8 @@ from internvl_chat.critic.packing import JudgedSample
 from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow, place_images
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.model.conversation import Part
-from internvl_chat.model.critic_turns import MARKS, QUESTION_HEAD, STEPS_HEAD
-from internvl_chat.records.rows import Source
+from internvl_chat.model.critic_turns import ANSWER, MARKS, QUESTION_HEAD, STEPS_HEAD, TURNS, answer_pieces
+from internvl_chat.records.rows import RecordError, Source
 from internvl_chat.records.step_targets import Marks
 
 
@@ -67,16 +73,17 @@ class StepTokenizer:
     """Tokenizes judged conversations in one chat template.
 
     Attributes:
+        layout: one of `LAYOUTS`.
         words: ids of `+` and `-`.
     """
 
-    def __init__(self, rows: RowTokenizer) -> None:
-        """Take the tokenizer of a checkpoint and its template.
+    def __init__(self, rows: RowTokenizer, layout: str = TURNS) -> None:
+        """Take the tokenizer of a checkpoint with its template, and how steps are laid out.
 
         Raises:
             ValueError: `+` or `-` is not a single token there.
         """
-        self.rows = rows
+        self.rows, self.layout = rows, layout
         part = rows.template
         self._user, self._close = Part(part.user_prefix, True), Part(part.end_token + part.separator, True)
         self._assistant = Part(part.assistant_prefix + part.answer_prefix, True)
@@ -108,30 +115,56 @@ class StepTokenizer:
 
         Args:
             turns: texts of the user, the question with one `<image>` per image, or with none; see `place_question`.
-            words: `+` or `-` behind each of them but the last, whose answer is open; a longer list is cut.
+            words: `+` or `-` behind each of them but the last, whose answer is open; a longer list is cut. The layout
+                `answer` shows none of them.
             num_images: images of the conversation.
             where: for the error.
             system_message: in place of the template's own.
 
         Raises:
-            RecordError: the placeholders do not match the images.
+            RecordError: the placeholders do not match the images, or, in the layout `answer`, the first turn does not
+                say where its step begins.
         """
         first, *later = turns
         (before, *pieces), step = place_question(first, num_images, where)
+        if self.layout == ANSWER:
+            before, shown = before.removeprefix(QUESTION_HEAD), ""
+            tail, ends = self._answer([_first_step(step, where), *later])
+        else:
+            shown = step
+            tail, ends = self._later_turns(later, words)
         groups = [[self._user, Part(before, False)], *([Part(piece, False)] for piece in pieces)]
-        groups[-1] += [Part(step, False), self._close]
-        encode = self.rows.encoder.encode
-        head, *others = map(encode, groups)
+        groups[-1] += [Part(shown, False), self._close]
+        head, *others = map(self.rows.encoder.encode, groups)
         ids = [self.rows.opening(system_message) + head, *others]
-        last, ends = ids[-1], []
-        for number, text in enumerate([None, *later]):
-            if text is not None:
-                word = self.words[MARKS.index(words[number - 1])]
-                last += [word, *self._closed, *encode([self._user, Part(text, False), self._close])]
-            last += self._ask
-            ends.append(len(last))
+        ids[-1] += tail
         row = TokenizedRow(tuple(ids), ([],), [], self.rows.image)
-        return JudgedTokens(row, tuple(len(last) - end + 1 for end in ends))
+        return JudgedTokens(row, tuple(len(tail) - end + 1 for end in ends))
+
+    def _later_turns(self, later: Sequence[str], words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Ids behind the first turn up to the last judgement, and how many there are up to each of them."""
+        ids, ends = list(self._ask), [len(self._ask)]
+        for text, word in zip(later, words[: len(later)], strict=True):
+            turn = self.rows.encoder.encode([self._user, Part(text, False), self._close])
+            ids += [self.words[MARKS.index(word)], *self._closed, *turn, *self._ask]
+            ends.append(len(ids))
+        return ids, ends
+
+    def _answer(self, steps: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Ids of an answer, and how many there are up to the end of each of its steps."""
+        ids, ends = list(self._ask), []
+        for piece in answer_pieces(steps):
+            ids += self.rows.encoder.encode_text(piece)
+            ends.append(len(ids))
+        return ids, ends
+
+
+def _first_step(told: str, where: Source) -> str:
+    """The step in what follows a question; RecordError where its heading is missing."""
+    if not told:
+        reason = f"the first turn lacks {STEPS_HEAD.strip()!r}: nobody can tell question and answer apart"
+        raise RecordError(*where, reason, "missing_field")
+    return told.removeprefix(STEPS_HEAD)
 
 
 def place_question(turn: str, num_images: int, where: Source) -> tuple[list[str], str]:

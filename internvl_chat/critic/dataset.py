@@ -18,7 +18,7 @@ from internvl_chat.critic.conversation import JudgedTokens, StepTokenizer
 from internvl_chat.critic.packing import JudgedSample
 from internvl_chat.data.dataset import MixtureDataset, PlannedRow, RowTexts
 from internvl_chat.data.mixture import MixedDataset, Place
-from internvl_chat.model.critic_turns import RIGHT, STEPS_HEAD
+from internvl_chat.model.critic_turns import RIGHT, STEPS_HEAD, TURNS, step_turns
 from internvl_chat.records.judged import JudgedRow, check_system
 from internvl_chat.records.rows import RecordError, Source, parse_row
 from internvl_chat.records.step_targets import Marks, StepTargets
@@ -45,6 +45,7 @@ class JudgedDataset(MixtureDataset):
         *,
         targets: StepTargets,
         as_asked: bool = True,
+        layout: str = TURNS,
         system_message: str | None = None,
         **options: Any,
     ) -> None:
@@ -56,6 +57,8 @@ class JudgedDataset(MixtureDataset):
             targets: what is learned of a step.
             as_asked: let all earlier judgements be `+`. With those of the row a critic can learn to repeat the last
                 one in place of looking at the step, and scoring then tells it `+` everywhere.
+            layout: how steps are laid out, one of `LAYOUTS`. The message of the rows speaks of turns: `answer` has that
+                of the template, as the answer itself had.
             system_message: in place of that of the rows.
             options: as `MixtureDataset` takes them.
 
@@ -63,15 +66,20 @@ class JudgedDataset(MixtureDataset):
             FileNotFoundError, ValueError: as of `MixtureDataset`; `+` or `-` is no single token.
         """
         super().__init__(meta_path, tokenizer, system_message=system_message, **options)
-        self.targets, self.as_asked, self.steps = targets, as_asked, StepTokenizer(self.rows)
-        found = first_system(self.mixture.datasets)
-        self.said = system_message if system_message is not None else found or None
-        self.asked_of_rows = found if system_message is None else None
+        self.targets, self.as_asked, self.steps = targets, as_asked, StepTokenizer(self.rows, layout)
+        follows_rows = system_message is None and layout == TURNS
+        self.asked_of_rows = first_system(self.mixture.datasets) if follows_rows else None
+        self.said = (self.asked_of_rows or None) if follows_rows else system_message
 
     @property
     def system_message(self) -> str:
         """The text of the system turn."""
         return self.rows.template.system_message if self.said is None else self.said
+
+    @property
+    def way_of_asking(self) -> dict[str, str]:
+        """What a checkpoint tells those who score with it (`config.critic`)."""
+        return {"system_message": self.system_message, "layout": self.steps.layout}
 
     def plan_row(self, data: MixedDataset, row: int) -> PlannedRow:
         """As in `MixtureDataset`, of a conversation."""
@@ -103,8 +111,8 @@ class JudgedDataset(MixtureDataset):
 
     def frame(self) -> int:
         """As in `MixtureDataset`, with the system message of the conversations."""
-        tokens = self.steps.tokenize(["a"], [], num_images=0, where=Source("template", 0), system_message=self.said)
-        return tokens.text.length(0)
+        turns, where = step_turns("", ["a"]), Source("template", 0)
+        return self.steps.tokenize(turns, [], num_images=0, where=where, system_message=self.said).text.length(0)
 
     def count_steps(self, rank: int = 0, world_size: int = 1) -> dict[str, np.ndarray]:
         """Right, wrong and unmeasured steps of an epoch, and rows of which nothing is measured: (4,) by data set.

@@ -23,7 +23,7 @@ from internvl_chat.data.images import Tiling, blank_tile, decode_rgb
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
 from internvl_chat.model.critic_turns import step_turns
-from internvl_chat.model.step_scoring import system_message_of
+from internvl_chat.model.step_scoring import layout_of, system_message_of
 from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.records.rows import Source
 from internvl_chat.records.step_targets import Marks
@@ -61,7 +61,7 @@ class StepCritic:
         source = local_checkpoint(str(path))
         config = load_config(source)
         rows = RowTokenizer(load_tokenizer(source), config.template, config.num_image_token)
-        tokenizer = StepTokenizer(rows)
+        tokenizer = StepTokenizer(rows, layout_of(config))
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
         model = load_model(source, config=config, dtype=dtype).to(where)

@@ -15,7 +15,14 @@ import torch
 
 from internvl_chat.critic.dataset import JudgedDataset
 from internvl_chat.critic.packing import collate_steps, judgement_logps, right_probability
-from internvl_chat.losses.steps import balanced_weights, confusion, judgement_losses, judgement_scores, step_weights
+from internvl_chat.losses.steps import (
+    among_words,
+    balanced_weights,
+    confusion,
+    judgement_losses,
+    judgement_scores,
+    step_weights,
+)
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.run.trainer import MultimodalDPOTrainer
 
@@ -69,6 +76,8 @@ class StepTrainer(MultimodalDPOTrainer):
         pack = inputs["packed"]
         self._recompute_by_need(model, inputs, len(pack.word_positions))
         logps = judgement_logps(model, inputs)
+        if self.args.step_loss == "words":
+            logps = among_words(logps)
         weights = step_weights(pack.right, self.weights)
         losses = judgement_losses(logps, pack.targets) * weights
         mean = losses.sum() / weights.sum()

@@ -2,8 +2,9 @@
 
     L = -sum_i w_i (t_i log p(+)_i + (1 - t_i) log p(-)_i) / sum_i w_i
 
-over the J measured steps of a batch, p over the whole vocabulary. With t in {0, 1} it is the next-token loss on the
-judgement, with t a Monte-Carlo score a soft label. w is 1, or makes right and wrong steps weigh the same.
+over the J measured steps of a batch, p over the whole vocabulary or over the two words alone (`among_words`). With t in
+{0, 1} it is the next-token loss on the judgement, with t a Monte-Carlo score a soft label. w is 1, or makes right and
+wrong steps weigh the same.
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ def judgement_losses(logps: Tensor, targets: Tensor) -> Tensor:
     if logps.shape != (*targets.shape, 2):
         raise ValueError(f"need logps (J, 2) and targets (J,), got {tuple(logps.shape)} and {tuple(targets.shape)}")
     return -(targets * logps[:, 0] + (1 - targets) * logps[:, 1])
+
+
+def among_words(logps: Tensor) -> Tensor:
+    """The log-probs (J, 2) of two words over a vocabulary, as those over the two alone; each row then sums to p = 1.
+
+    The loss is then binary cross-entropy with the logit log p(+) - log p(-), which is what scores are made of: a model
+    that has never written `+` or `-` need not learn first to write them (arXiv 2602.04145 trains so).
+    """
+    return logps.log_softmax(-1)
 
 
 def balanced_weights(num_right: int, num_wrong: int) -> tuple[float, float]:

@@ -72,8 +72,8 @@ class InternVLChatConfig(PreTrainedConfig):
         pad2square: pad pictures to squares instead of stretching them.
         use_backbone_lora: LoRA rank that the checkpoint was made with in the vision model; 0 none.
         use_llm_lora: likewise in the language model.
-        critic: {"system_message": ...} of a critic of steps (a process reward model), written by its training; None
-            for a model that answers questions.
+        critic: {"system_message": ..., "layout": ...} of a critic of steps (a process reward model), written by its
+            training; the layout is `turns` where it is missing. None for a model that answers questions.
         auto_map: where the classes stand for `trust_remote_code`.
 
     Raises:

@@ -1,8 +1,9 @@
-"""What a critic of steps (a process reward model) is asked: an answer as steps, the steps as turns, the two marks.
+"""What a critic of steps (a process reward model) is asked: an answer as steps, how they are laid out, the two marks.
 
-The format of VisualPRM (arXiv 2503.10291): a system message, the question with the first step in the first turn, one
-step in each later turn, and `+` or `-` as the answer to each. Data, training, scoring and saved checkpoints share these
-words; a critic that is asked in others is another critic.
+`turns` is the format of VisualPRM (arXiv 2503.10291): a system message, the question with the first step in the first
+turn, one step in each later turn, and `+` or `-` as the answer to each. `answer` leaves question and answer as a model
+was asked and gave it, and judges each step by what follows its last token, `+` or `-`; neither is written anywhere.
+Data, training, scoring and saved checkpoints share this; a critic that is asked otherwise is another critic.
 
     turns = step_turns(question, split_steps(response, 12))
 """
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 STEP_BREAK = "\n\n"
 MAX_STEPS = 12  # of an answer that is judged, as published
 RIGHT, WRONG = MARKS = ("+", "-")
+TURNS, ANSWER = LAYOUTS = ("turns", "answer")
 RELEASED_CRITIC = "InternVLRewardModel"  # architecture of VisualPRM-8B
 QUESTION_HEAD, STEPS_HEAD = "### Question:\n", "\n\n### Solution Process:\n"  # an image goes between the two, in front
 
@@ -59,3 +61,9 @@ def step_turns(question: str, steps: Sequence[str]) -> list[str]:
     """The user's turns that put these steps: the question stands in front of the first one."""
     heads = [f"{QUESTION_HEAD}{question}{STEPS_HEAD}", *[""] * (len(steps) - 1)]
     return [head + step for head, step in zip(heads, steps, strict=True)]
+
+
+def answer_pieces(steps: Sequence[str]) -> list[str]:
+    """The texts that give the answer again when joined, each up to the end of a step."""
+    first, *later = steps
+    return [first, *(STEP_BREAK + step for step in later)]

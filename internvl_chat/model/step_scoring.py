@@ -1,9 +1,10 @@
 """Scores of the steps of an answer by a critic, and answers sorted by them: what VLMEvalKit's Best-of-N calls.
 
 One forward per answer: `+` stands in the place of every mark, and the position in front of each says how likely `+` is
-against `-` (VisualPRM, arXiv 2503.10291). The picture is looked at once for all answers. The two functions without an
-underscore that take a model are methods of `InternVLChatModel`, so that a saved critic brings them along:
-`reward_model_path` of VLMEvalKit's InternVL wrapper may name its folder.
+against `-` (VisualPRM, arXiv 2503.10291); a critic of the layout `answer` says so at the end of each step. The picture
+is looked at once for all answers. The two functions without an underscore that take a model are methods of
+`InternVLChatModel`, so that a saved critic brings them along: `reward_model_path` of VLMEvalKit's InternVL wrapper may
+name its folder.
 
     best, *others = critic.select_best_response(tokenizer, question, responses, pixel_values)
 """
@@ -17,7 +18,18 @@ import torch
 from .configuration_internvl_chat import InternVLChatConfig
 from .constants import IMAGE_PLACEHOLDER
 from .conversation import Part, Template, TextEncoder, expand_placeholders
-from .critic_turns import CRITIC_SYSTEM_MESSAGE, MARKS, MAX_STEPS, RELEASED_CRITIC, step_turns, text_steps
+from .critic_turns import (
+    ANSWER,
+    CRITIC_SYSTEM_MESSAGE,
+    LAYOUTS,
+    MARKS,
+    MAX_STEPS,
+    RELEASED_CRITIC,
+    TURNS,
+    answer_pieces,
+    step_turns,
+    text_steps,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +41,7 @@ VERSIONS = ("soft", "soft_v2", "hard", "orm_soft")
 
 
 class JudgedSteps(NamedTuple):
-    """Steps as a critic reads them: token `ids`, and `positions` of the tokens that each mark follows."""
+    """Steps as a critic reads them: token `ids`, and `positions` of the tokens at which each is judged."""
 
     ids: list[int]
     positions: list[int]
@@ -43,10 +55,9 @@ def judged_steps(
     Raises:
         ValueError: the tokenizer writes a mark in several tokens.
     """
-    opening = Part(template.assistant_prefix + template.answer_prefix, True)
-    closing = Part(template.end_token + template.separator, True)
+    opening, closing = _around_answers(template)
     right, _ = mark_ids(encoder)
-    ids = [*encoder.beginning(), *encoder.encode([Part(template.system_prefix + system_message, True), closing])]
+    ids = _system_turn(encoder, template, system_message)
     positions: list[int] = []
     for number, turn in enumerate(turns):
         before = [closing] if number else []
@@ -54,6 +65,35 @@ def judged_steps(
         positions.append(len(ids) - 1)
         ids.append(right)
     return JudgedSteps(ids[:-1], positions)  # nothing is asked of the last mark
+
+
+def judged_answer(
+    encoder: TextEncoder, template: Template, system_message: str, turns: Sequence[Sequence[Part]]
+) -> JudgedSteps:
+    """Tokenize the first of `turns` as a question and the others as pieces of the answer to it, each judged at its end.
+
+    A piece is tokenized apart, so that a step has the same tokens whatever follows it.
+    """
+    question, *pieces = turns
+    opening, closing = _around_answers(template)
+    ids = _system_turn(encoder, template, system_message)
+    ids += encoder.encode([Part(template.user_prefix, True), *question, closing, opening])
+    positions: list[int] = []
+    for piece in pieces:
+        ids += encoder.encode(piece)
+        positions.append(len(ids) - 1)
+    return JudgedSteps(ids, positions)
+
+
+def _around_answers(template: Template) -> tuple[Part, Part]:
+    """What opens the assistant's turn, and what closes a turn."""
+    opening = Part(template.assistant_prefix + template.answer_prefix, True)
+    return opening, Part(template.end_token + template.separator, True)
+
+
+def _system_turn(encoder: TextEncoder, template: Template, system_message: str) -> list[int]:
+    _, closing = _around_answers(template)
+    return [*encoder.beginning(), *encoder.encode([Part(template.system_prefix + system_message, True), closing])]
 
 
 def mark_ids(encoder: TextEncoder) -> tuple[int, int]:
@@ -162,7 +202,8 @@ def _score_steps(
         num_patches_list = [len(pixel_values)]
     images = model.image_strings(tokenizer, pixel_values, num_patches_list)
     question = _with_placeholders(question, len(images))
-    encoder = TextEncoder(tokenizer)
+    encoder, layout = TextEncoder(tokenizer), layout_of(model.config)
+    read_steps = {TURNS: judged_steps, ANSWER: judged_answer}[layout]
     said = system_message_of(model.config) if model.system_message is None else model.system_message
     system = model.conv_template.system_message if said is None else said
     features = None if pixel_values is None else model.extract_feature(pixel_values.to(model.device))
@@ -171,13 +212,20 @@ def _score_steps(
         if not steps:
             scores.append([])
             continue
-        first, *later = step_turns(question, steps)
-        asked = first.removesuffix(steps[0])  # only there `<image>` is an image
-        opening = [*expand_placeholders(asked, list(images)), Part(steps[0], False)]
-        turns = [opening, *([Part(turn, False)] for turn in later)]
-        read = judged_steps(encoder, model.conv_template, system, turns)
+        read = read_steps(encoder, model.conv_template, system, _turns_of(layout, question, images, steps))
         scores.append(_probabilities(model, read, features, mark_ids(encoder)))
     return scores
+
+
+def _turns_of(layout: str, question: str, images: Sequence[str], steps: Sequence[str]) -> list[list[Part]]:
+    """The parts of each turn, or of the question and each piece of the answer; in a step `<image>` is text."""
+    if layout == ANSWER:
+        pieces = answer_pieces(steps)
+        return [expand_placeholders(question, list(images)), *([Part(piece, False)] for piece in pieces)]
+    first, *later = step_turns(question, steps)
+    asked = first.removesuffix(steps[0])
+    opening = [*expand_placeholders(asked, list(images)), Part(steps[0], False)]
+    return [opening, *([Part(turn, False)] for turn in later)]
 
 
 def system_message_of(config: InternVLChatConfig) -> str | None:
@@ -189,6 +237,18 @@ def system_message_of(config: InternVLChatConfig) -> str | None:
     if config.critic:
         return str(config.critic["system_message"])
     return None if RELEASED_CRITIC in (config.architectures or []) else CRITIC_SYSTEM_MESSAGE
+
+
+def layout_of(config: InternVLChatConfig) -> str:
+    """How a checkpoint is shown steps, one of `LAYOUTS`: as it was trained, or as VisualPRM is.
+
+    Raises:
+        ValueError: in a way that this version does not know.
+    """
+    layout = (config.critic or {}).get("layout", TURNS)
+    if layout not in LAYOUTS:
+        raise ValueError(f"this critic judges steps in the layout {layout!r}; known: {', '.join(LAYOUTS)}")
+    return str(layout)
 
 
 def _with_placeholders(question: str, images: int) -> str:

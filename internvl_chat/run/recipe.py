@@ -31,7 +31,7 @@ REFUSED = frozenset(
         *("conv_style", "system_prompt", "max_seq_length", "force_image_size", "down_sample_ratio", "pad2square"),
         *("dynamic_image_size", "use_thumbnail", "min_dynamic_patch", "max_dynamic_patch", "fast_resize"),
         *("min_num_frame", "max_num_frame", "normalize_type"),
-        *("step_targets", "step_thresholds", "step_context", "balance_steps"),
+        *("step_targets", "step_thresholds", "step_layout", "step_context", "step_loss", "balance_steps"),
         *("beta", "label_smoothing", "nll_mode", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
         *("optim", "optim_args", "optim_target_modules", "lr_scheduler_type", "lr_scheduler_kwargs", "bf16", "fp16"),
     }

@@ -47,6 +47,26 @@ def test_ids_are_those_of_the_template_turn_by_turn(checkpoint, template, images
     assert tokens.from_end[-1] == 1 and tokens.text.length(images) == len(ids)
 
 
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_an_answer_stands_as_a_model_gave_it_and_is_judged_where_steps_end(checkpoint, template, images):
+    """The ids of `chat` when it asks, and then those of each step in turn; no word of a critic among them."""
+    rows = RowTokenizer(tokenizer_of(checkpoint, template), template.name, 2)
+    tokens = StepTokenizer(rows, "answer").tokenize(TURNS, "+-", num_images=images, where=WHERE)
+    ids = tokens.text.prompt_ids([1] * images)
+    asked = rows.tokenize("Which?\nA or B", ["x"], images, WHERE)
+    prompt = asked.prompt_ids([1] * images) + rows.answer_start
+    for number, piece in enumerate(("First <image> line.\nSecond.", "\n\nSo it is A.", "\n\nAnswer: A")):
+        prompt += rows.encoder.encode_text(piece)
+        assert ids[: len(ids) - tokens.from_end[number] + 1] == prompt, f"step {number}"
+    assert ids == prompt and tokens.from_end[-1] == 1
+
+
+def test_an_answer_that_cannot_be_told_from_its_question_is_refused(checkpoint):
+    steps = StepTokenizer(RowTokenizer(load_tokenizer(checkpoint), "internvl2_5", 2), "answer")
+    with pytest.raises(RecordError, match="the first turn lacks '### Solution Process:': nobody can tell"):
+        steps.tokenize(["How many? Two."], [], num_images=0, where=WHERE)
+
+
 def test_words_are_single_ids(checkpoint):
     tokenizer = load_tokenizer(checkpoint)
     right, wrong = StepTokenizer(RowTokenizer(tokenizer, "internvl2_5", 2)).words

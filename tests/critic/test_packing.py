@@ -48,13 +48,14 @@ def test_rows_without_anything_to_learn_are_counted_and_take_no_token():
     assert batch["row_ids"] == ["a:2", "a:1"] and batch["packed"].input_ids.tolist() == [[1, 2]]
 
 
-@pytest.fixture
-def samples(checkpoint, golden_folder, tmp_path):
+@pytest.fixture(params=["turns", "answer"])
+def samples(request, checkpoint, golden_folder, tmp_path):
     root = golden_folder / "data" / "images"
     dataset = JudgedDataset(
         write_mixture(tmp_path, root, steps=ROWS),
         load_tokenizer(checkpoint),
         targets=StepTargets(soft=True),
+        layout=request.param,
         template="internvl2_5",
         num_image_token=4,
         image_size=56,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from internvl_chat.critic.scoring import StepCritic, system_message_of
+from internvl_chat.critic.scoring import StepCritic, layout_of, system_message_of
 from internvl_chat.data.images import Tiling
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
 from internvl_chat.model.conversation import get_template
@@ -54,6 +54,34 @@ def test_scores_are_those_of_a_forward_for_every_turn(critic, stock, images):
     assert len({round(score, 4) for score in sum(ours, [])}) > 4  # they tell steps apart
 
 
+def step_by_step(model, tokenizer, question, images, steps):
+    """p(+) of each step by a stock forward of question and answer up to its end, as text and tokenized whole."""
+    template = get_template(model.config.template)
+    tiling = Tiling(image_size=56, max_num=6)
+    cut = [torch.from_numpy(tiling.cut(image, tiling.plan([image.size])[0])) for image in images]
+    pictures = [f"<img>{IMG_CONTEXT_TOKEN * model.num_image_token * len(tiles)}</img>\n" for tiles in cut]
+    prompt = template.prompt([("user", "".join(pictures) + question), ("assistant", None)])
+    ids = tokenizer.encode(prompt, add_special_tokens=True)
+    words = [tokenizer.encode(f"{template.assistant_prefix}{word}")[-1] for word in ("+", "-")]
+    scores = []
+    for number, step in enumerate(steps):
+        ids = ids + tokenizer.encode(step if number == 0 else f"\n\n{step}", add_special_tokens=False)
+        with torch.no_grad():
+            logits = model(torch.cat(cut) if cut else None, torch.tensor([ids])).logits[0, -1, words]
+        scores.append(logits.double().softmax(-1)[0].item())
+    return scores
+
+
+@pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
+def test_scores_in_the_layout_of_the_answer_are_those_of_a_forward_for_every_step(critic_of_answers, stock, images):
+    pictures = [picture(*size, seed=number) for number, size in enumerate(images)]
+    ours = critic_of_answers.score(QUESTION, pictures, CANDIDATES)
+    theirs = [step_by_step(*stock, QUESTION, pictures, steps) for steps in CANDIDATES]
+    assert [len(scores) for scores in ours] == [3, 2, 1, 3]
+    assert torch.allclose(torch.tensor(sum(ours, [])), torch.tensor(sum(theirs, [])), rtol=0, atol=1e-5)
+    assert ours[0][0] == ours[1][0] and len({round(score, 4) for score in sum(ours, [])}) > 4
+
+
 def test_what_cannot_be_scored_is_refused(critic):
     assert critic.score(QUESTION, [], []) == []
     with pytest.raises(ValueError, match="candidate 1 has no step"):
@@ -81,5 +109,11 @@ def test_a_critic_scores_on_under_the_message_it_was_trained_with(stock):
     assert system_message_of(config) == CRITIC_SYSTEM_MESSAGE  # a chat model is told what to do
     config.architectures = ["InternVLRewardModel"]
     assert system_message_of(config) is None  # the released critic judges under its template's own
+    assert layout_of(config) == "turns"
     config.critic = {"system_message": "Judge."}
-    assert system_message_of(config) == "Judge."
+    assert system_message_of(config) == "Judge." and layout_of(config) == "turns"
+    config.critic["layout"] = "answer"
+    assert layout_of(config) == "answer"
+    config.critic["layout"] = "pages"
+    with pytest.raises(ValueError, match="judges steps in the layout 'pages'; known: turns, answer"):
+        layout_of(config)

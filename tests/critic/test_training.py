@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from internvl_chat.critic.scoring import StepCritic
 from internvl_chat.model import load_config
+from internvl_chat.model.conversation import get_template
 from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE
 from internvl_chat.train_mpo import main
 from tests.critic.conftest import picture
@@ -39,7 +40,7 @@ def test_a_critic_is_trained_counted_and_saved(flags, tmp_path, caplog):
     log = log_of(tmp_path / "run", "loss", "steps/accuracy", "f1/macro", "steps/right", "steps_per_second")
     assert log[-1][1] < 0.7 * log[0][1]
     assert json.loads((tmp_path / "run" / "eval_results.json").read_text())["eval_f1/macro"] > 0
-    assert load_config(tmp_path / "run").critic == {"system_message": CRITIC_SYSTEM_MESSAGE}
+    assert load_config(tmp_path / "run").critic == {"system_message": CRITIC_SYSTEM_MESSAGE, "layout": "turns"}
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
     assert ledger["adds_up"] and ledger["used"] == 10 * 4 and not ledger["skipped"]
     critic = StepCritic.load(tmp_path / "run", device="cpu")
@@ -68,6 +69,16 @@ def test_adapters_weights_and_soft_targets_of_sure_steps(flags, tmp_path, caplog
     assert second < first
     evaluation = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert {"eval_steps/accuracy", "eval_f1/wrong", "eval_steps/p_right", "eval_loss"} <= set(evaluation)
+
+
+def test_a_critic_of_answers_says_so_and_judges_them_where_they_stand(flags, tmp_path, qwen2):
+    main(flags(step_layout="answer", step_loss="words", max_steps=1, save_strategy="no"))
+    ((_, first),) = log_of(tmp_path / "run", "loss")
+    assert 0.5 < first < 1  # an untrained model gives most of its probability to words that are neither
+    message = get_template(load_config(qwen2).template).system_message
+    assert load_config(tmp_path / "run").critic == {"system_message": message, "layout": "answer"}
+    critic = StepCritic.load(tmp_path / "run", device="cpu")
+    assert (critic.system, critic.tokenizer.layout) == (message, "answer")
 
 
 def test_rows_that_cannot_be_judged_are_skipped_and_say_why(flags, tmp_path, golden_folder):

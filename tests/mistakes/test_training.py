@@ -53,6 +53,13 @@ judged = write("data/rows.jsonl", json.dumps(judged_row("How many?", ("Two.", 1.
     Mistake("steps_of_pairs", "--step_thresholds 0.5", ("--step_thresholds 0.5 is of --loss_type prm",)),
     Mistake("threshold", "--loss_type prm --step_thresholds 50", ("--step_thresholds 50", "0..1")),
     Mistake("step_context", "--loss_type prm --step_context plus", ("--step_context plus", "right or judgements")),
+    Mistake("step_layout", "--loss_type prm --step_layout turn", ("--step_layout turn", "turns or answer")),
+    Mistake(
+        "nothing_shown",
+        "--loss_type prm --step_layout answer --step_context judgements",
+        ("--step_layout answer shows no judgements", "leave --step_context out"),
+    ),
+    Mistake("step_loss", "--loss_type prm --step_loss two", ("--step_loss two", "vocabulary or words")),
     Mistake("step_targets", "--loss_type prm --step_targets mc", ("--step_targets mc", "labels or scores")),
     Mistake("pairs_of_steps", "", ("'question' is missing", "--loss_type prm"), judged),
     Mistake("weight_below_zero", "--sigmoid_loss_weight -1", ("sigmoid", ">= 0")),

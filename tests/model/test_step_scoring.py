@@ -9,6 +9,7 @@ from PIL import Image
 
 from internvl_chat.checkpoint.export import export_checkpoint, remote_code_files
 from internvl_chat.critic.scoring import StepCritic
+from internvl_chat.model import load_model
 from internvl_chat.model.conversation import TextEncoder
 from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE, MAX_STEPS, split_steps, step_turns
 from internvl_chat.model.step_scoring import mark_ids
@@ -157,19 +158,21 @@ def test_a_saved_critic_brings_the_code_that_scores(family, tmp_path):
     assert all((folder / path.name).read_text() == path.read_text() for path in remote_code_files())
 
 
-def test_the_numbers_are_those_of_the_packed_scorer(family):
+@pytest.mark.parametrize("layout", ["turns", "answer"])
+def test_the_numbers_are_those_of_the_packed_scorer(family, tmp_path, layout):
+    folder = shutil.copytree(family.policy_folder, tmp_path / "critic")
+    config = json.loads((folder / "config.json").read_text())
+    said = {"system_message": "Judge.", "layout": layout}
+    (folder / "config.json").write_text(json.dumps({**config, "critic": said}))
     picture = Image.linear_gradient("L").resize((112, 56)).convert("RGB")  # two tiles and a thumbnail
-    critic = StepCritic.load(str(family.policy_folder), dtype=torch.float32, device="cpu")
+    critic = StepCritic.load(str(folder), dtype=torch.float32, device="cpu")
     [grid] = critic.tiling.plan([picture.size])
     tiles = torch.from_numpy(critic.tiling.cut(picture, grid))
     assert len(tiles) == 3
     packed = critic.score(QUESTION, [picture], [split_steps(answer, MAX_STEPS) for answer in ANSWERS])
     scored = dict(zip(ANSWERS, (sum(scores) / len(scores) for scores in packed), strict=True))
-    found = family.load("policy", dtype=torch.float32).select_best_response(
-        family.tokenizer, QUESTION, ANSWERS, tiles, return_scores=True
-    )
+    model = load_model(folder, dtype=torch.float32).eval()
+    found = model.select_best_response(family.tokenizer, QUESTION, ANSWERS, tiles, return_scores=True)
     assert dict(found) == pytest.approx(scored, abs=1e-5)
-    one = family.load("policy", dtype=torch.float32).generate_steps_with_soft_score
-    assert [step["score"] for step in one(family.tokenizer, QUESTION, ANSWER, tiles)] == pytest.approx(
-        packed[ANSWERS.index(ANSWER)], abs=1e-5
-    )
+    steps = model.generate_steps_with_soft_score(family.tokenizer, QUESTION, ANSWER, tiles)
+    assert [step["score"] for step in steps] == pytest.approx(packed[ANSWERS.index(ANSWER)], abs=1e-5)

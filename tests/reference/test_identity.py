@@ -148,7 +148,7 @@ def test_nobody_adds_a_flag_of_the_training_without_asking_whether_the_reference
     held_out = (
         "eval_prompts eval_questions eval_samples eval_prompt_version eval_max_new_tokens eval_image_root on_fall"
     )
-    critic = "step_targets step_thresholds step_context balance_steps"
+    critic = "step_targets step_thresholds step_layout step_context step_loss balance_steps"
     assert ours == set(f"{losses} {reference} {batches} {run} {held_out} {critic} {older}".split())
 
 
