@@ -8,7 +8,8 @@ one answer is chosen by the critic, by the majority, or at random. The generator
 critic's verdicts, and the labels it learned from, are judged too.
 
 Every stage is a documented command and is done once: a stopped run goes on. `--until steps` stops behind a stage.
-Writes results/critic_world.json when the seeds are through.
+Writes results/critic_world.json when the seeds are through, critic_world_turns.json with `--layout turns`, which wants
+an `--out` of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ import numpy as np
 from machine import write_results
 
 from internvl_chat.losses.steps import judgement_scores
-from internvl_chat.model.critic_turns import MAX_STEPS, text_steps
+from internvl_chat.model.critic_turns import ANSWER, LAYOUTS, MAX_STEPS, text_steps
 from internvl_chat.records.durable import json_text, whole_lines, write_atomically
+from tools.critic_benchmark.metrics import area_under_roc
 from tools.evaluation.answering import answers_path, read_answers
 from tools.evaluation.comparison import paired, share
 from tools.evaluation.table import read_report
@@ -41,7 +43,7 @@ ASK = ("--max-num", "1", "--max-new-tokens", "96", "--engine", "transformers")
 TRAIN = (
     *("--force_image_size", 56, "--max_dynamic_patch", 1, "--max_seq_length", 2048, "--grad_checkpoint", False),
     *("--report_to", "none", "--save_strategy", "no", "--lr_scheduler_type", "cosine", "--weight_decay", 0.05),
-    *("--warmup_ratio", 0.05, "--logging_steps", 40, "--group_by", "prompt"),
+    *("--warmup_ratio", 0.05, "--logging_steps", 40, "--group_by", "prompt", "--freeze_backbone", True),
 )
 THRESHOLD = 0.5  # of the critic's verdicts
 NAMES = {True: "right", False: "wrong"}
@@ -60,6 +62,7 @@ class World:
         answers, continuations: of each prompt, and of each step.
         samples: answers to a held-out question.
         epochs: of training the critic.
+        layout: how it is shown steps.
     """
 
     folder: Path
@@ -69,7 +72,8 @@ class World:
     answers: int = 4
     continuations: int = 8
     samples: int = 8
-    epochs: int = 3
+    epochs: int = 5
+    layout: str = ANSWER
 
     @property
     def steps(self) -> Path:
@@ -126,9 +130,10 @@ def convert(world: World) -> None:
 def train(world: World) -> None:
     """The critic, from the base, on the scores: where answers are few, a wrong step often ends right by luck."""
     places = ("--model_name_or_path", BASE, "--meta_path", world.folder / "rows" / "prm_meta.json")
-    amount = ("--num_train_epochs", world.epochs, "--per_device_train_batch_size", 12, "--learning_rate", 1e-3)
+    amount = ("--num_train_epochs", world.epochs, "--per_device_train_batch_size", 8 * world.answers)
+    how = ("--step_targets", "scores", "--step_layout", world.layout, "--step_loss", "words", "--learning_rate", 1e-3)
     more = ("--output_dir", world.critic, "--seed", world.seed, "--overwrite_output_dir", True, *TRAIN)
-    command("internvl_chat.train_mpo", "--loss_type", "prm", "--step_targets", "scores", *places, *amount, *more)
+    command("internvl_chat.train_mpo", "--loss_type", "prm", *how, *places, *amount, *more)
 
 
 def choose(world: World) -> None:
@@ -147,12 +152,12 @@ def verdicts(world: World) -> None:
         for text, scores in zip(row["responses"], row["step_scores"], strict=True)
         for place, (step, score) in enumerate(zip(text_steps(text, MAX_STEPS), scores, strict=True), 1)
     ]
-    judged = [(is_right, score) for _, is_right, score in told]
-    places = {str(at): at_place([(right, score) for place, right, score in told if place == at]) for at in (1, 2, 3)}
+    labels = labels_of(world)
     found = {
-        "critic": f1(judged, THRESHOLD),
-        "places": places,
-        "labels": {str(at): f1(labels_of(world), at) for at in (0.0, THRESHOLD)},
+        "critic": f1(told, THRESHOLD),
+        "places": by_place(told),
+        "labels": {str(at): f1(labels, at) for at in (0.0, THRESHOLD)},
+        "label_places": by_place(labels),
     }
     write_atomically(world.folder / "verdicts.json", [json_text(found)])
 
@@ -162,25 +167,40 @@ def solutions(pairs: Path) -> dict[str, str]:
     return {row["image"]: row["chosen"] for _, row in whole_lines(pairs)}
 
 
-def labels_of(world: World) -> list[tuple[bool, float]]:
-    """(is right, Monte-Carlo score) of the measured steps of the training answers."""
+def labels_of(world: World) -> list[tuple[int, bool, float]]:
+    """(place, is right, Monte-Carlo score) of the measured steps of the training answers; the first place is 1."""
     truth = solutions(world.folder / "data" / "pairs.jsonl")
     [path] = world.steps.rglob("train_en_prompts.jsonl")
-    steps = [(truth[Path(row["image"]).name], step) for _, row in whole_lines(path) for step in row["steps_with_score"]]
-    told = [(solution, step) for solution, step in steps if step["num_mc_total"] and step["step"].strip()]
-    return [(all(judge_steps(step["step"], solution)), step["score"]) for solution, step in told]
+    return [
+        (place, all(judge_steps(step["step"], truth[Path(row["image"]).name])), step["score"])
+        for _, row in whole_lines(path)
+        for place, step in enumerate(row["steps_with_score"], 1)
+        if step["num_mc_total"] and step["step"].strip()
+    ]
 
 
-def at_place(judged: Sequence[tuple[bool, float]]) -> dict[str, float]:
-    """Of the steps at one place of the answers: share that is right, mean score, correlation of the two."""
-    right, scores = np.array(judged, dtype=float).T
-    found = {"right": right.mean(), "mean_score": scores.mean(), "correlation": np.corrcoef(right, scores)[0, 1]}
-    return {name: round(float(value), 4) for name, value in found.items()}
+def by_place(judged: Sequence[tuple[int, bool, float]]) -> dict[str, dict[str, float]]:
+    """Of the steps at each place of the answers: how many, the share that is right, mean score, AUC, macro F1.
+
+    AUC is how often a right step has a higher score than a wrong one, None where one kind is missing. At first steps
+    that of the labels is about 0.5, chance: they describe the whole picture, and a wrong word about a shape that nobody
+    asks for does no harm to the answer.
+    """
+    places = sorted({place for place, _, _ in judged})
+    return {str(place): _at_place([step for step in judged if step[0] == place]) for place in places}
 
 
-def f1(judged: Sequence[tuple[bool, float]], threshold: float) -> dict[str, float]:
-    """Accuracy and F1, 0..1, of (is right, score); a score above the threshold says that a step is right."""
-    counts = Counter(f"{NAMES[is_right]} as {NAMES[score > threshold]}" for is_right, score in judged)
+def _at_place(judged: Sequence[tuple[int, bool, float]]) -> dict[str, float | None]:
+    _, right, scores = map(np.array, zip(*judged, strict=True))
+    area = area_under_roc(right, scores)
+    found = {"right": right.mean(), "mean_score": scores.mean(), "f1/macro": f1(judged, THRESHOLD)["f1/macro"]}
+    rounded: dict[str, float | None] = {name: round(float(value), 4) for name, value in found.items()}
+    return rounded | {"steps": len(judged), "auc": None if area is None else round(area / 100, 4)}
+
+
+def f1(judged: Sequence[tuple[int, bool, float]], threshold: float) -> dict[str, float]:
+    """Accuracy and F1, 0..1, of (place, is right, score); a score above the threshold says that a step is right."""
+    counts = Counter(f"{NAMES[is_right]} as {NAMES[score > threshold]}" for _, is_right, score in judged)
     found = judgement_scores(counts)
     return {"steps": len(judged), **{name: round(value, 4) for name, value in found.items()}}
 
@@ -242,6 +262,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, default=Path("work_dirs/critic_world"), help="folder of all seeds")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--layout", choices=LAYOUTS, default=ANSWER, help="how the critic is shown steps")
     add("--until", choices=STAGES, default=list(STAGES)[-1], help="stop behind this stage")
     return parser.parse_args(argv)
 
@@ -249,13 +270,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is not there yet; figures of all seeds when all stages are through."""
     args = parse_arguments(argv)
-    worlds = [World((args.out / str(seed)).resolve(), seed) for seed in args.seeds]
+    worlds = [World((args.out / str(seed)).resolve(), seed, layout=args.layout) for seed in args.seeds]
     for world in worlds:
         run_stages(world, args.until)
     if args.until == list(STAGES)[-1]:
         shown = {name: value for name, value in asdict(worlds[0]).items() if name not in ("folder", "seed")}
         seeds = {str(world.seed): figures(world) for world in worlds}
-        write_results("critic_world", {"settings": shown, "seeds": seeds, "pooled": pooled(worlds)})
+        name = "critic_world" if args.layout == ANSWER else f"critic_world_{args.layout}"
+        write_results(name, {"settings": shown, "seeds": seeds, "pooled": pooled(worlds)})
 
 
 if __name__ == "__main__":
