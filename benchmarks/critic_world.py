@@ -46,6 +46,7 @@ TRAIN = (
     *("--warmup_ratio", 0.05, "--logging_steps", 40, "--group_by", "prompt", "--freeze_backbone", True),
 )
 THRESHOLD = 0.5  # of the critic's verdicts
+PLACES = 3  # steps of an answer in the world's form; of a hundred answers one or none has more
 NAMES = {True: "right", False: "wrong"}
 PIPELINES = "tools.reasoning_data_pipeline"
 
@@ -186,7 +187,7 @@ def by_place(judged: Sequence[tuple[int, bool, float]]) -> dict[str, dict[str, f
     that of the labels is about 0.5, chance: they describe the whole picture, and a wrong word about a shape that nobody
     asks for does no harm to the answer.
     """
-    places = sorted({place for place, _, _ in judged})
+    places = sorted({place for place, _, _ in judged if place <= PLACES})
     return {str(place): _at_place([step for step in judged if step[0] == place]) for place in places}
 
 

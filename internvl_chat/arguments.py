@@ -160,7 +160,7 @@ class MPOConfig(PreferenceFlags, TrainingArguments):
         if self.step_layout == ANSWER and self.step_context != "right":
             raise ValueError(f"--step_layout {ANSWER} shows no judgements: leave --step_context out")
         self.step_targets_of_rows()
-        unset = {name: known[0] for name, known in OF_JUDGING.items()}
+        unset: dict[str, Any] = {name: known[0] for name, known in OF_JUDGING.items()}
         unset |= {"step_thresholds": None, "balance_steps": False}
         named = {name: getattr(self, name) for name in unset}
         given = [f"--{name} {value}" for name, value in named.items() if value != unset[name]]
