@@ -207,13 +207,20 @@ def f1(judged: Sequence[tuple[int, bool, float]], threshold: float) -> dict[str,
 
 
 def figures(world: World) -> dict[str, Any]:
-    """What a seed came to: accuracies over the number of answers, tests, verdicts, seconds of each stage."""
+    """What a seed came to: accuracies over the number of answers, tests, verdicts, losses, seconds of each stage."""
     marks = sorted((world.folder / "done").iterdir())
     return {
         "best_of": read_report(world.folder / "choice.json")["best_of"]["reasoned"] | {"critic": "critic"},
         "verdicts": json.loads((world.folder / "verdicts.json").read_text(encoding="utf-8")),
+        "losses": losses(world),
         "seconds": {mark.name: json.loads(mark.read_text(encoding="utf-8")) for mark in marks},
     }
+
+
+def losses(world: World) -> dict[str, float]:
+    """Step of the training -> mean loss since the step before it here."""
+    history = json.loads((world.critic / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return {str(entry["step"]): round(entry["loss"], 4) for entry in history if "loss" in entry}
 
 
 def pooled(worlds: Sequence[World]) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def test_it_runs(bench, tmp_path, monkeypatch):
     found = bench.figures(world)
     assert found["best_of"]["questions"] == 4 and found["best_of"]["unscored"] == 0
     assert set(found["verdicts"]) == {"critic", "places", "labels", "label_places"}
+    assert all(0 < loss < 2 for loss in found["losses"].values()) and found["losses"]
     assert set(found["seconds"]) == set(bench.STAGES) and len(done) == 6
     bench.run_stages(world, "verdicts")
     assert len(done) == 6
