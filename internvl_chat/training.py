@@ -58,7 +58,6 @@ from internvl_chat.reference.identity import open_cache, reference_settings
 from internvl_chat.run import process
 from internvl_chat.run.held_out import HeldOut
 from internvl_chat.run.process import gather_objects
-from internvl_chat.run.progress import silence_noise
 from internvl_chat.run.provenance import RunRecord
 from internvl_chat.run.recipe import planned_steps
 from internvl_chat.run.signals import StopOnSignal
@@ -252,7 +251,6 @@ def set_up_logging(args: MPOConfig) -> None:
     level = logging.INFO if args.process_index == 0 else logging.WARNING
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S", level=level)
     transformers.utils.logging.set_verbosity(logging.WARNING)
-    silence_noise()
 
 
 def build_dataset(

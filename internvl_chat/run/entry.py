@@ -5,7 +5,8 @@
 
 What a library or this code says of a mistake (`ValueError`, `OSError`, a package that is not there) is printed in at
 most three lines; `--traceback True` or MPO_TRACEBACK=1 shows where it was raised. What a run or a check finds on its
-way (`Finding`, `FloatingPointError`) is exit code 1. `--version` prints what an issue report needs. Imports nothing
+way (`Finding`, `FloatingPointError`) is exit code 1. `--version` prints what an issue report needs. What libraries
+print that means nothing here and reads as a fault is left out, by name. Imports nothing
 heavy: `--help` of a tool that needs no torch starts without it.
 """
 
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import logging
 import os
 import platform
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
@@ -40,7 +43,12 @@ PACKAGES = (
     "lmdeploy",
     "vllm",
 )
-
+NOISE = {
+    "transformers.trainer_utils": "The tokenizer has new PAD/BOS/EOS tokens",
+    "DeepSpeed": "Setting accelerator to CPU",
+    "accelerate.accelerator": "The used dataset had no length",
+}
+"""Logger -> start of a message of a library that is left out; all others of these libraries are shown."""
 
 # What other trainers call a flag of ours.
 ELSEWHERE = {
@@ -59,6 +67,17 @@ ELSEWHERE = {
 
 class Finding(RuntimeError):
     """A check or a run found something that is no mistake of the command; its words are for the user, exit code 1."""
+
+
+@dataclass(frozen=True)
+class Without:
+    """A filter of a logger: leaves out messages that begin in a given way. Equal ones are added once."""
+
+    start: str
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is shown."""
+        return not record.getMessage().startswith(self.start)
 
 
 class Parser(argparse.ArgumentParser):
@@ -113,6 +132,7 @@ def enter(main: Callable[[], object]) -> None:
         sys.stdout.writelines(f"{line}\n" for line in versions())
         return
     wants_traceback = _take_traceback_flag(sys.argv)
+    _silence_noise()
     try:
         code = _code_of(main, program(), wants_traceback=wants_traceback)
     except SystemExit as ended:
@@ -154,6 +174,14 @@ def program() -> str:
     typed = os.path.basename(sys.argv[0])
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name if spec is not None and typed.split(" ")[0] != "mpo" else typed
+
+
+def _silence_noise() -> None:
+    """Leave out NOISE and, where nobody looks on, bars of loading, which tear lines; before libraries are imported."""
+    for name, start in NOISE.items():
+        logging.getLogger(name).addFilter(Without(start))
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by transformers, too
 
 
 def _take_traceback_flag(words: list[str]) -> bool:

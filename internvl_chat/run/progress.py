@@ -1,4 +1,4 @@
-"""How a run shows that it goes on: one readable line per logged step, its full record beside it, no known noise.
+"""How a run shows that it goes on: one readable line per logged step, its full record beside it.
 
     21:04:12 step 120/2000 (6.0 %), 0:38:10 left: loss 0.5012, margin 0.214, accuracy 0.734, rate 7.00e-06, 12.3 pairs/s
 
@@ -52,14 +52,6 @@ SHOWN = {
     "skipped_rows": ("skipped rows", "{:.0f}"),
 }
 """Key of a log entry -> its word in the line, and how its value is written."""
-NOISE = {
-    "transformers.trainer_utils": "The tokenizer has new PAD/BOS/EOS tokens",
-    "DeepSpeed": "Setting accelerator to CPU",
-    "accelerate.accelerator": "The used dataset had no length",
-}
-"""Logger -> start of a message of a library that means nothing here and reads as a fault."""
-
-
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -165,20 +157,3 @@ def show_steps(trainer: Trainer, folder: Path) -> None:
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(SilentBar())
     trainer.add_callback(StepLines(folder))
-
-
-class _Without(logging.Filter):
-    """Leaves out messages that begin in a given way."""
-
-    def __init__(self, start: str) -> None:
-        super().__init__()
-        self.start = start
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(self.start)
-
-
-def silence_noise() -> None:
-    """Leave out the messages of NOISE; all others of these libraries are shown."""
-    for name, start in NOISE.items():
-        logging.getLogger(name).addFilter(_Without(start))

@@ -1,11 +1,12 @@
 """The door of every command: what a user sees of a mistake."""
 
+import logging
 import subprocess
 import sys
 
 import pytest
 
-from internvl_chat.run.entry import Finding, Parser, enter, unknown_flags
+from internvl_chat.run.entry import NOISE, Finding, Parser, Without, enter, unknown_flags
 
 
 @pytest.fixture
@@ -128,3 +129,23 @@ def test_flags_that_nobody_has_are_named_with_the_nearest(capsys):
 def test_the_flag_that_was_meant_is_named(typed, meant):
     known = "nll_mode output_dir learning_rate save_strategy save_steps lr_scheduler_type model_name_or_path seed"
     assert unknown_flags([typed], [f"--{name}" for name in known.split()]).endswith(f"; did you mean {meant}?")
+
+
+@pytest.mark.parametrize(("name", "start"), NOISE.items())
+def test_known_noise_is_left_out_by_its_start_and_nothing_else(name, start):
+    shown = [
+        Without(start).filter(logging.LogRecord(name, 30, "", 0, text, ("and",), None))
+        for text in (f"{start}, %s so on", "Another matter, %s so on")
+    ]
+    assert shown == [False, True]
+
+
+def test_noise_is_left_out_before_a_library_is_imported_that_speaks_while_it_is(monkeypatch):
+    code = """import logging, os; from internvl_chat.run.entry import enter
+def main():
+    logging.getLogger("DeepSpeed").warning("Setting accelerator to CPU. If you have GPU")
+    print(os.environ["HF_HUB_DISABLE_PROGRESS_BARS"])
+enter(main)"""
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("1\n", "")

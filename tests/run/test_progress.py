@@ -1,4 +1,4 @@
-"""Lines of a run: readable, complete beside, and without known noise."""
+"""Lines of a run: readable, and complete beside."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import logging
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from internvl_chat.run.progress import NOISE, StepLines, shown_batches, silence_noise, step_line
+from internvl_chat.run.progress import StepLines, shown_batches, step_line
 
 LOGS = {"loss": 0.50123, "rewards/margins": 0.2141, "rewards/accuracies": 0.734, "learning_rate": 7e-6, "delta": 0.1}
 LOGS |= {"pairs_per_second": 12.34}
@@ -39,16 +39,6 @@ def test_the_last_step_has_an_entry_however_short_the_run_is(step, strategy, log
     control = TrainerControl()
     StepLines(tmp_path).on_step_end(arguments, TrainerState(global_step=step, max_steps=40), control)
     assert control.should_log is logs
-
-
-@pytest.mark.parametrize(("name", "start"), NOISE.items())
-def test_known_noise_is_left_out_by_name_and_nothing_else(name, start, monkeypatch):
-    silence_noise()
-    logger, shown = logging.getLogger(name), []
-    monkeypatch.setattr(logger, "callHandlers", lambda record: shown.append(record.getMessage()))
-    logger.warning("%s, and so on", start)
-    logger.warning("Another matter")
-    assert shown == ["Another matter"]
 
 
 @pytest.mark.parametrize("bar", [True, False])
