@@ -192,6 +192,17 @@ def test_reference_never_trains_and_has_no_drop_path(golden_batch, make_trainer,
         assert torch.equal(parameter, before[name])
 
 
+@pytest.mark.parametrize(("layer", "is_frozen", "looks"), [(-1, False, False), (-2, False, True), (-2, True, False)])
+def test_ddp_looks_for_unused_weights_where_there_are_some(make_trainer, policy, reference, layer, is_frozen, looks):
+    policy.config.select_layer = layer
+    policy.vision_model.requires_grad_(not is_frozen)
+    assert make_trainer(policy, reference).args.ddp_find_unused_parameters is looks
+
+
+def test_a_user_s_word_on_unused_weights_stands(make_trainer, policy, reference):
+    assert make_trainer(policy, reference, ddp_find_unused_parameters=True).args.ddp_find_unused_parameters
+
+
 def test_losses_divide_by_the_pairs_of_the_whole_step(golden_batch, make_trainer, policy, reference):
     """Micro-batches of 1 and 3 pairs weigh 1/4 and 3/4, not 1/2 each."""
     trainer = make_trainer(policy, reference, loss_type="sigmoid")

@@ -58,7 +58,8 @@ class InternVisionEmbeddings(nn.Module):
         patches = self.patch_embedding(pixel_values)  # (T, D, h, w)
         height, width = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_embedding.expand(len(tokens), -1, -1), tokens], dim=1)
+        # flatten: of a single tile the gradient would else keep the strides of all its tokens, and DDP warn of them
+        tokens = torch.cat([self.class_embedding.flatten().expand(len(tokens), 1, -1), tokens], dim=1)
         return tokens + self._positions(height, width)
 
     def _positions(self, height: int, width: int) -> torch.Tensor:

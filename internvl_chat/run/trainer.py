@@ -96,6 +96,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
         kwargs.setdefault("data_collator", partial(collate_packed, image_token_id=model.img_context_token_id))
         use_shared_prefix(model)
         _say_refusals(model, args)
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = _leaves_parameters_unused(model)
         super().__init__(model, args, processing_class=processing_class, callbacks=callbacks, **kwargs)
         self.model_accepts_loss_kwargs = True
         show_steps(self, Path(args.output_dir))
@@ -419,6 +421,17 @@ def _say_refusals(model: InternVLChatModel, args: MPOConfig) -> None:
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
     for refusal in kernel_refusals(model.language_model, args.device, dtype):
         logger.info("packed rows are attended to in groups, not by the varlen kernel, %s", refusal)
+
+
+def _leaves_parameters_unused(model: InternVLChatModel) -> bool:
+    """Whether weights to train get no gradient: those of vision layers behind the one that --vision_select_layer names.
+
+    All others have a part in every row, those without an image too. transformers would let DDP look for unused ones
+    at every step unless layers are computed again, and then not let it.
+    """
+    layers = model.vision_model.encoder.layers
+    used = range(len(layers) + 1)[model.config.select_layer]
+    return any(parameter.requires_grad for layer in layers[used:] for parameter in layer.parameters())
 
 
 def _split_rows(models: Iterable[InternVLChatModel | None], size: int) -> None:

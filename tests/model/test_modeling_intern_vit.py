@@ -96,6 +96,14 @@ def test_hidden_states_are_the_embeddings_and_every_layer():
     assert torch.equal(out.pooler_output, out.last_hidden_state[:, 0])
 
 
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_gradients_lie_in_memory_as_the_weights_do(tiles):
+    """DDP copies, and warns of, what it has to lay out anew."""
+    model = InternVisionModel(small())
+    model(torch.randn(tiles, 3, 28, 28)).last_hidden_state.sum().backward()
+    assert all(weight.grad.stride() == weight.stride() for weight in model.parameters())
+
+
 def test_fresh_weights():
     model = InternVisionModel(small(initializer_range=0.5, initializer_factor=0.25))
     assert model.encoder.layers[0].ls1.unique().tolist() == [0.25]
