@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,21 @@ def draw_run(entries: Sequence[Mapping[str, Any]]) -> Figure:
 
 def panel_svg(panel: Panel, entries: Sequence[Mapping[str, Any]]) -> str:
     """One panel as an SVG document."""
-    with matplotlib.rc_context({"svg.hashsalt": panel.title, "svg.fonttype": "none", "font.size": 11}):
+
+    def draw() -> Figure:
         figure = Figure(figsize=(5.2, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         draw_panel(figure.subplots(), panel, entries, None)
+        return figure
+
+    return as_svg(draw, panel.title)
+
+
+def as_svg(draw: Callable[[], Figure], name: str) -> str:
+    """A figure as an SVG document, the same at every time, its words as text; `name` tells it from others of a page."""
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 11}):
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        draw().savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return file.getvalue()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +30,6 @@ SECTIONS = {
     "answers": "Answers",
 }
 SIGNS = {Sign.FAULT: ("✗", "look"), Sign.FINE: ("✓", "normal"), Sign.UNKNOWN: ("–", "absent")}
-PLOT_DPI = 90
 
 
 @dataclass(frozen=True)
@@ -122,15 +119,14 @@ def draw(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def draw_accuracies(evaluation: Mapping[str, Any]) -> str | None:
     """The accuracies of an evaluation as a picture; None where it has none."""
+    from tools.curves.panels import as_svg
     from tools.evaluation.plots import plot_accuracies
 
     if not any(name in evaluation for name in ("reasoned", "direct", "vlmeval", "probes")):
         return None
-    buffer = io.BytesIO()
-    plot_accuracies(evaluation).savefig(buffer, format="png", dpi=PLOT_DPI)
-    return data_uri(buffer.getvalue(), "png")
+    return svg_uri(as_svg(lambda: plot_accuracies(evaluation), "accuracies"))
 
 
 def svg_uri(text: str) -> str:
     """An SVG document as a URI that holds it."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
+    return data_uri(text.encode(), "svg+xml")

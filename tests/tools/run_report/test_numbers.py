@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
 from statistics import fmean, median
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from tools.curves.log import LABELS
 from tools.curves.panels import PANELS, RUN_PANELS
 from tools.diagnosis.rules import RULES
 from tools.evaluation.run_figures import FIGURES
+from tools.evaluation.table import CHOICES
 from tools.report import main
+from tools.run_report.page import draw_accuracies
 
 ROOT = Path(__file__).parents[3]
 NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?|(?<![\w-])-(?=\d)|\+(?=\d)")
@@ -79,7 +82,7 @@ WAYS = {
     "reasoned": {"percent": 61.25, "interval": [55.32, 66.87], "questions": 80, "answers": 160, "correct": 98},
     "direct": {"percent": 43.75, "interval": [33.41, 54.67], "questions": 80, "answers": 80, "correct": 35},
 }
-BEFORE = {"reasoned": {"all": {"percent": 52.5}}, "pairs": {"reward_accuracy": 49.98}}
+BEFORE = {"reasoned": {"all": {"percent": 52.5, "interval": [44.13, 60.71]}}, "pairs": {"reward_accuracy": 49.98}}
 COMPARED = {"difference": 8.75, "interval": [1.23, 16.27], "better": 14, "questions": 80, "worse": 7, "p": 0.02183}
 COMPARED["test"] = "exact McNemar"
 PAIRS = {"reward_accuracy": 71.23, "reward_accuracy_interval": [64.11, 77.94], "reward_margin": 0.4567}
@@ -326,9 +329,13 @@ def to_values(svg, axis, places):
     return (slope * places + base) * 10.0 ** int(power[1] if power else 0)
 
 
+def svg_of(picture):
+    return base64.b64decode(picture.partition(",")[2]).decode().replace("\N{MINUS SIGN}", "-")
+
+
 def drawn_lines(picture):
     """The lines of a panel, without its grid, as (steps, values)."""
-    svg = base64.b64decode(picture.partition(",")[2]).decode().replace("\N{MINUS SIGN}", "-")
+    svg = svg_of(picture)
     paths = [np.array(re.findall(r"[\d.]+", path), dtype=float).reshape(-1, 2).T for path in LINE.findall(svg)]
     return [(to_values(svg, "x", x), to_values(svg, "y", y)) for x, y in paths if len(x) > 2]
 
@@ -343,3 +350,42 @@ def test_a_picture_draws_what_the_log_says(page, panel):
         near = 2e-3 * np.ptp(np.concatenate([CURVES[one] for one in panel.names]))
         assert any(values == pytest.approx(np.array(CURVES[name]), abs=near) for values in as_logged), name
     assert len(found) == len(panel.names) * (2 if panel.has_average else 1)
+
+
+def spans(svg, colour):
+    """(height, from, to) of the bars or error bars of a colour, from the top down; lengths in units of the axis."""
+    found = []
+    for path in ElementTree.fromstring(svg).iterfind(".//{*}path"):
+        if "clip-path" in path.attrib and colour in path.attrib["style"]:
+            x, y = np.array(re.findall(r"[\d.]+", path.attrib["d"]), dtype=float).reshape(-1, 2).T
+            found.append((float(np.mean([y.min(), y.max()])), *to_values(svg, "x", np.array([x.min(), x.max()]))))
+    return sorted(found)
+
+
+def test_the_picture_of_accuracies_draws_what_the_evaluation_says(page):
+    """Bars from 0 to the share, error bars from bound to bound; from the top down as their titles are."""
+    svg = svg_of(page.pictures[0])
+    assert re.findall(r"text-anchor: end[^>]*>([^<]+)</text>", svg) == [f"{way}, all" for way in WAYS]
+    rows = [BEFORE["reasoned"]["all"], WAYS["reasoned"], WAYS["direct"]]
+    before, after, whiskers = (spans(svg, colour) for colour in ("fill: #7f7f7f", "fill: #1f77b4", "stroke: #000000"))
+    for bar, whisker, row in zip([*before, *after], whiskers, rows, strict=True):
+        assert bar[1:] == pytest.approx((0, row["percent"]), abs=0.01)
+        assert whisker == pytest.approx((bar[0], *row["interval"]), abs=0.01)
+
+
+def test_the_picture_of_choices_draws_what_each_number_of_answers_gave():
+    """The panel of one of n answers chosen by a critic: its ticks are the numbers of answers, its lines the shares."""
+    draw = Random(3)
+    over = [
+        {"n": n, **{name: {"percent": draw.uniform(40, 90), "interval": [30, 95]} for name in CHOICES}}
+        for n in (1, 4, 8)
+    ]
+    report = {"reasoned": {"all": WAYS["reasoned"]}, "best_of": {"reasoned": {"over": over}}}
+    svg = svg_of(draw_accuracies(report)).partition('<g id="axes_2">')[2]
+    ticks = re.findall(TICK.format(axis="x"), svg, re.DOTALL)
+    assert [label for _, label in ticks] == ["1", "4", "8"]
+    lines = [np.array(re.findall(r"[\d.]+", path), dtype=float).reshape(-1, 2).T for path in LINE.findall(svg)]
+    lines = [(x, to_values(svg, "y", y)) for x, y in lines if len(x) == len(over)]
+    for (x, values), name in zip(lines, CHOICES, strict=True):
+        assert x == pytest.approx([float(place) for place, _ in ticks], abs=0.01)
+        assert values == pytest.approx([row[name]["percent"] for row in over], abs=0.02)
