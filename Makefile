@@ -38,7 +38,7 @@ gpu: install
 
 screenshots: install
 	SCREENSHOTS=1 $(BIN)/python -m pytest -m integration -k chromium tests/tools/test_report.py tests/tools/test_demo.py \
-		tests/tools/test_view_pairs.py tests/tools/test_validate_parts.py tests/docs/test_site.py
+		tests/tools/test_view_pairs.py tests/tools/test_validate_parts.py tests/tools/critic_benchmark/test_page.py tests/docs/test_site.py
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet

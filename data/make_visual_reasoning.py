@@ -23,9 +23,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from internvl_chat.records.meta import DatasetSpec
+from internvl_chat.run.bars import track
 from internvl_chat.run.entry import Parser, enter
 from tools.visual_reasoning.questions import DESCRIBE, IN_A_WORD, SceneQuestion, ask_anything, describe, look
 from tools.visual_reasoning.scenes import render
@@ -69,7 +68,7 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
     (args.out / "images").mkdir(parents=True, exist_ok=True)
     files: Files = defaultdict(list)
     for kind, count in counts.items():
-        for index in tqdm(range(count), desc=f"pictures, {kind}", disable=not count):
+        for index in track(range(count), desc=f"pictures, {kind}", disable=not count):
             rng = random.Random(f"{args.seed} {kind} {index}")
             question = ask_anything(rng, held_out=kind == "held_out")
             image = f"{kind}{index:06}.png"

@@ -23,13 +23,13 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 import xxhash
-from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError, open_image
 from internvl_chat.model.file_kinds import wrong_kind
 from internvl_chat.records.durable import json_line, json_text, write_atomically
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, shown
+from internvl_chat.run.bars import track
 from internvl_chat.run.entry import Parser, at_least, enter
 
 COLUMNS = ("question", "chosen", "rejected")  # and pictures, in `images` or `image`
@@ -90,7 +90,7 @@ def usable_rows(files: Sequence[Path], images: Path, rejects: list[dict[str, Any
     """The rows as MMPR has them, their pictures saved below `images`; appends to `rejects` what cannot be used."""
     for file in files:
         table = pq.ParquetFile(file)
-        with tqdm(desc=file.name, total=table.metadata.num_rows, unit="row") as progress:
+        with track(desc=file.name, total=table.metadata.num_rows, unit="row") as progress:
             rows = (row for batch in table.iter_batches(ROWS_AT_ONCE) for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
                 where = Source(str(file), number)

@@ -26,9 +26,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from internvl_chat.records.durable import json_text, write_atomically
+from internvl_chat.run.bars import track
 from internvl_chat.run.entry import Parser, at_least, enter
 from tools.mmpr.pairs import USABLE, prepare_pairs
 from tools.mmpr.pieces import check_sums, find_pieces
@@ -76,7 +75,7 @@ def prepare(source: DownloadedSet, out: Path, args: argparse.Namespace) -> dict[
     checked = check_sums(path for paths in pieces.values() for path in paths) if args.verify else 0
     unpacked: dict[str, Any] = {archive: {"linked": str(found)} for archive, found in linked.items()}
     for archive, paths in pieces.items():
-        with tqdm(desc=f"{archive}.zip", unit=" files", mininterval=0.5) as bar:
+        with track(desc=f"{archive}.zip", unit=" files") as bar:
             unpacker = Unpacker(folder, args.num_threads, args.name_encoding, bar.update)
             unpacked[archive] = asdict(unpacker.unpack(archive, paths))
     clear(folder)

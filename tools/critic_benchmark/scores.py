@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError, load_image
 from internvl_chat.model.critic_turns import STEPS_HEAD
 from internvl_chat.records.durable import json_line, open_for_append, whole_lines
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import RecordError, Source, parse_row, shown
+from internvl_chat.run.bars import track
 from tools.critic_benchmark.rows import ProcessRow
 from tools.scoring.critic import StepJudge
 
@@ -53,7 +53,7 @@ def score_rows(
     critic = open_critic()
     file = open_for_append(kept) if kept else None
     try:
-        for group in tqdm(groups_of(todo, at_once), desc="questions scored"):
+        for group in track(groups_of(todo, at_once), desc="questions scored"):
             found = critic.score(group[0].question, pictures_of(group[0]), [row.steps for row in group])
             for row, values in zip(group, found, strict=True):
                 scores[row.key] = list(values)

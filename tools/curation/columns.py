@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError, resolve_image
 from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
+from internvl_chat.run.bars import track
 from tools.curation.questions import text_key, words
 
 FORGET_EVERY = 50_000  # rows read in order, after which the pages of their files are given back
@@ -145,7 +145,7 @@ class _ColumnReader:
 def read_columns(datasets: Sequence[MixedDataset]) -> Columns:
     """Read all rows once."""
     reader = _ColumnReader()
-    with tqdm(total=sum(len(data.rows) for data in datasets), desc="rows", unit="row", mininterval=1) as bar:
+    with track(total=sum(len(data.rows) for data in datasets), desc="rows", unit="row") as bar:
         for data in datasets:
             for line, where in lines_of(data):
                 reader.add(line, where, data.root)

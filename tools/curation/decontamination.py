@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError
+from internvl_chat.run.bars import track
 from tools.curation.columns import Columns
 from tools.curation.evaluation_files import EvaluationFiles
 from tools.curation.ledger import DropLedger
@@ -61,7 +61,7 @@ def leaked_pictures(
     readable, views = hashes.views(known.pictures)
     numbers = columns.pictures_among(rows)
     found: dict[int, int] = {}
-    for begin in tqdm(range(0, len(numbers), CHUNK), desc="pictures against the evaluation", unit_scale=CHUNK):
+    for begin in track(range(0, len(numbers), CHUNK), desc="pictures against the evaluation", unit_scale=CHUNK):
         paths = {
             int(number): path for number in numbers[begin : begin + CHUNK] if (path := _path(columns, int(number)))
         }
@@ -88,7 +88,7 @@ def leaked_questions(columns: Columns, rows: np.ndarray, known: EvaluationFiles)
     """Row -> evaluation question whose words it has."""
     _, first, inverse = np.unique(columns.text[rows], return_index=True, return_inverse=True)
     matches: dict[int, list[int]] = {}  # index of a different text -> evaluation questions
-    for begin in tqdm(range(0, len(first), CHUNK), desc="questions against the evaluation", unit_scale=CHUNK):
+    for begin in track(range(0, len(first), CHUNK), desc="questions against the evaluation", unit_scale=CHUNK):
         part = range(begin, min(begin + CHUNK, len(first)))
         questions = [columns.question(int(rows[first[index]])) for index in part]
         for index, question, keys in zip(part, questions, band_keys(questions), strict=True):

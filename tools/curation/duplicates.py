@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError
+from internvl_chat.run.bars import track
 from tools.curation.columns import Columns
 from tools.curation.ledger import DropLedger
 from tools.curation.likeness import candidates, same_picture
@@ -45,7 +45,7 @@ def drop_near_duplicates(columns: Columns, ledger: DropLedger, hashes: PictureHa
     for position in prompts[several]:
         groups[int(labels[position])].append(int(rows[position]))
     copies: dict[int, int] = {}  # hash of a prompt -> row of the prompt that it repeats
-    for group in tqdm(list(groups.values()), desc="groups of questions", unit="group", mininterval=1):
+    for group in track(list(groups.values()), desc="groups of questions", unit="group"):
         copies |= {int(columns.prompt[row]): earlier for row, earlier in _copies(columns, group, hashes)}
     if not copies:
         return
@@ -88,7 +88,7 @@ def question_labels(columns: Columns, rows: np.ndarray) -> np.ndarray:
     label = np.arange(len(firsts), dtype=np.uint32)
     with tempfile.TemporaryDirectory() as folder:
         _write_keys(columns, firsts, Path(folder))
-        for band in tqdm(range(KEYS), desc="bands of questions", unit="band"):
+        for band in track(range(KEYS), desc="bands of questions", unit="band"):
             _join_band(columns, firsts, np.fromfile(Path(folder) / str(band), np.uint64), label)
     found = np.array([root_of(label, index) for index in range(len(label))], np.uint32)
     place = np.empty(len(order), np.uint32)
@@ -99,7 +99,7 @@ def question_labels(columns: Columns, rows: np.ndarray) -> np.ndarray:
 def _write_keys(columns: Columns, firsts: np.ndarray, folder: Path) -> None:
     """The band keys of the questions, a file a band: all of them would not fit the memory."""
     files = [open(folder / str(band), "wb") for band in range(KEYS)]  # noqa: SIM115 (closed below)
-    for begin in tqdm(range(0, len(firsts), CHUNK), desc="signatures of questions", unit_scale=CHUNK, unit="question"):
+    for begin in track(range(0, len(firsts), CHUNK), desc="signatures of questions", unit_scale=CHUNK, unit="question"):
         questions = [columns.question(int(row)) for row in firsts[begin : begin + CHUNK]]
         keys = np.stack(list(band_keys(questions)))
         for band, file in enumerate(files):

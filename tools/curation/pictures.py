@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError
 from internvl_chat.records.durable import json_line, open_for_append, whole_lines
+from internvl_chat.run.bars import track
 from tools.curation.likeness import VIEWS, exact_hash, view_hashes
 
 CHUNK = 32  # pictures a worker takes at once
@@ -39,7 +39,7 @@ class PictureHashes:
             return
         with open_for_append(self.path) as file, multiprocessing.Pool(self.num_workers) as pool:
             found = pool.imap_unordered(_hashes, wanted, CHUNK)
-            for key, hashes in tqdm(found, total=len(wanted), desc="pictures", unit="picture", mininterval=1):
+            for key, hashes in track(found, total=len(wanted), desc="pictures", unit="picture"):
                 file.write(json_line({"key": key, "hashes": hashes}))
                 self._known[key] = np.array(hashes, np.uint64)
 

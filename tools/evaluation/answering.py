@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from internvl_chat.data.images import tile_share
 from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.rows import parse_row, shown
+from internvl_chat.run.bars import track
 from tools.evaluation.choosing import NO_ANSWER
 from tools.evaluation.questions import AskedQuestion
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, Verdict, parse_answer
@@ -85,7 +84,7 @@ def answer_questions(
     opened = open_engine(engine, options)
     try:
         found = completions(opened, questions, samples=samples, seed=seed, max_tiles=max_tiles)
-        for place, completion in tqdm(found, desc="answers", total=len(questions) * samples):
+        for place, completion in track(found, desc="answers", total=len(questions) * samples):
             answers[place][completion.sample] = completion.text.strip()
     finally:
         opened.close()

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from internvl_chat.run.bars import track
 from tools.evaluation.answering import Answered, AnswerRows, answers_path, read_answers
 from tools.evaluation.best_of import CriticChoice, StepScores, chosen_by, measure_best_of
 from tools.evaluation.table import read_report
@@ -60,7 +59,7 @@ def score_ways(
     for way in ways:
         known = saved_scores(args, way.name) if args.answers else {}
         found: list[StepScores] = []
-        for one in tqdm(answered[way.name], desc=f"scores, {way.name}"):
+        for one in track(answered[way.name], desc=f"scores, {way.name}"):
             if (steps := known.get(one.question.key)) is None:
                 scorer = scorer or AnswerScorer(open_critic(args.critic, args.critic_max_num), args.max_steps)
                 scored = scorer.score(one.question.text, one.question.images, one.responses)

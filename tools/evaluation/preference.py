@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.data.dataset import MixtureDataset
@@ -17,6 +16,7 @@ from internvl_chat.model import load_config, load_model, load_tokenizer
 from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.packing import collate_packed
+from internvl_chat.run.bars import track
 from tools.evaluation.accuracy import percent, percents
 from tools.evaluation.statistics import mean_interval, wilson
 
@@ -100,7 +100,7 @@ def log_probs(checkpoint: str | Path, batches: Sequence[dict[str, Any]], title: 
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     use_shared_prefix(model)
     parts = []
-    for batch in tqdm(batches, desc=title):
+    for batch in track(batches, desc=title):
         moved = {name: value.to(model.device) if hasattr(value, "to") else value for name, value in batch.items()}
         parts.append(answer_logps(model, moved)[moved["packed"].pair_answers])
     return torch.cat(parts, 1).cpu()

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from internvl_chat.records.durable import json_line, json_text, write_atomically
 from internvl_chat.records.meta import DatasetSpec, read_entries
 from internvl_chat.records.rows import PreferencePair
+from internvl_chat.run.bars import track
 from tools.mmpr.annotations import RowCheck, SetCounts, find_end, scan, usable_file
 from tools.mmpr.published import META, PrepareError
 
@@ -40,7 +39,7 @@ def prepare_pairs(folder: Path, published_meta: Path) -> dict[str, Any]:
         PrepareError: an annotation file is not there, or no row of any data set can be used.
         FileNotFoundError, ValueError: the published meta.json is not usable.
     """
-    prepared = list(tqdm(_data_sets(folder, published_meta), desc="data sets", unit="set"))
+    prepared = list(track(_data_sets(folder, published_meta), desc="data sets", unit="set"))
     entries = {one.spec.name: one.spec.to_entry() for one in prepared if one.counts.usable}
     if not entries:
         faults = {one.spec.name: dict(one.counts.faults) for one in prepared}

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
@@ -26,6 +25,7 @@ from internvl_chat.records.durable import json_line, write_atomically
 from internvl_chat.records.jsonl import JsonlFile
 from internvl_chat.records.meta import read_entries
 from internvl_chat.records.rows import Prompt, RecordError, Source, parse_row, shown
+from internvl_chat.run.bars import track
 from tools.mmpr.annotations import Reader, RowCheck, SetCounts, annotation_files, find_end
 from tools.mmpr.pairs import LEFT_OUT
 from tools.mmpr.published import PrepareError
@@ -107,7 +107,7 @@ def prepare_prompts(folder: Path, kinds: Iterable[str]) -> dict[str, Any]:
         source = folder / f"{kind}_prompts"
         writer = PromptWriter(folder, [folder / f"{kind}_images"], READERS[kind])
         roots = _roots(source)
-        for path in tqdm(list(annotation_files(source)), desc=f"{kind} prompts", unit="file"):
+        for path in track(list(annotation_files(source)), desc=f"{kind} prompts", unit="file"):
             target = folder / PROMPTS / kind / path.relative_to(source)
             counts[f"{kind}/{path.stem}"] = writer.write(target, _rows(path), roots.get(path.name, ""))
         left_out += writer.left_out
@@ -160,7 +160,7 @@ def _table_rows(table: Path) -> Iterator[tuple[Source, Mapping[str, Any] | Recor
     """The rows of mmpr_tiny.parquet as prompts; numbered from 1."""
     file = pq.ParquetFile(table)
     rows = (row for batch in file.iter_batches(ROWS_AT_ONCE) for row in batch.to_pylist())
-    for number, row in enumerate(tqdm(rows, total=file.metadata.num_rows, unit="row"), 1):
+    for number, row in enumerate(track(rows, total=file.metadata.num_rows, unit="row"), 1):
         where = Source(str(table), number)
         try:
             yield where, table_prompt(row, where)

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
-from tqdm import tqdm
 
 from internvl_chat.data.images import ImageError, resolve_image
 from internvl_chat.data.mixture import MixedDataset, open_dataset
@@ -27,6 +26,7 @@ from internvl_chat.publishing.contents import PublishError, read_json
 from internvl_chat.publishing.secrets import holds_secret, scrub, scrub_text
 from internvl_chat.records.meta import read_meta
 from internvl_chat.records.rows import PreferencePair, RecordError, Source, parse_row
+from internvl_chat.run.bars import track
 
 FEATURES = Features(
     {
@@ -72,7 +72,7 @@ def rows_of(meta_path: Path, counts: dict[str, LeavingRows]) -> Iterator[dict[st
     """The rows of all data sets with their pictures' bytes."""
     for number, spec in enumerate(read_meta(meta_path)):
         data, found = open_dataset(spec, number, meta_path), counts.setdefault(spec.name, LeavingRows())
-        for index in tqdm(range(len(data.rows)), desc=spec.name, unit="row"):
+        for index in track(range(len(data.rows)), desc=spec.name, unit="row"):
             line, line_no = data.rows[index]
             where = Source(data.rows.path, line_no)
             try:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from internvl_chat.critic.answers import answer_score
 from internvl_chat.data.images import ImageError
 from internvl_chat.records.rows import RecordError
+from internvl_chat.run.bars import track
 from internvl_chat.run.process import Process
 from tools.reasoning_data_pipeline.answers.steps import ScoredStep
 from tools.reasoning_data_pipeline.files.store import RunSummary, SampleStore, read_origin
@@ -60,7 +59,7 @@ def score_file(
     ) as store:
         root = Path(origin["image_root"]) if origin.get("image_root") else None
         images = ImageRoots(Path(origin["prompt_path"]).parent, root, args.follow_symlinks)
-        for key, _ in tqdm(store.pending(), desc=f"{job.output.name} rank {worker.rank}", unit="question"):
+        for key, _ in track(store.pending(), desc=f"{job.output.name} rank {worker.rank}", unit="question"):
             score_group(key, answers, store, images, open_scorer(), args.score_by)
         return store.finish()
 

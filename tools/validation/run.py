@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from tqdm import tqdm
 
 from internvl_chat.checkpoint.names import local_checkpoint
 from internvl_chat.critic.dataset import first_system
@@ -20,6 +18,7 @@ from internvl_chat.data.mixture import MixedDataset
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import load_config, load_tokenizer
 from internvl_chat.records.durable import json_text, stamp, write_atomically
+from internvl_chat.run.bars import track
 from tools.validation.arguments import ValidationArguments
 from tools.validation.chunks import COLUMNS, ChunkChecker, check_all, read_in_order
 from tools.validation.faults import FAULTS, FoundFault
@@ -55,7 +54,7 @@ def validate(data_args: DataArguments, args: ValidationArguments) -> int:
     if data_args.system_message is None:
         checker.system_message = first_system(datasets)
     part_file = args.output_dir / f"validation.{run_key(data_args, args, datasets)}.parts"
-    with tqdm(total=sum(len(data.rows) for data in datasets), unit=" rows", mininterval=refresh_seconds()) as bar:
+    with track(total=sum(len(data.rows) for data in datasets), unit=" rows") as bar:
         check_all(ChunkChecker(checker, datasets), part_file, args.num_workers, bar.update)
     summary = summarise(read_in_order(part_file), splits, findings, args.output_dir / "findings.jsonl")
     report = build_report(summary, data_args, args)
@@ -95,11 +94,6 @@ def run_key(data_args: DataArguments, args: ValidationArguments, datasets: Seque
     stamps = [(data.spec, data.root, data.rows.path, stamp(data.rows.path)) for data in datasets]
     how = (args.model_name_or_path, args.decode, args.allow_no_rejected, tuple(COLUMNS))
     return xxhash.xxh3_64_hexdigest(repr((stamps, data_args, how)).encode())
-
-
-def refresh_seconds() -> float:
-    """How often the progress bar is drawn: seldom where it goes into a log file."""
-    return 0.5 if sys.stderr.isatty() else 60
 
 
 def build_report(summary: Summary, data_args: DataArguments, args: ValidationArguments) -> dict[str, Any]:

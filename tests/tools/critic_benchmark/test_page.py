@@ -3,6 +3,9 @@
 import json
 import re
 
+import pytest
+from PIL import Image
+
 from tests.tools.critic_benchmark.conftest import PUBLISHED
 from tools.critic_benchmark.metrics import ScoredRow, measure
 from tools.critic_benchmark.page import critic_page, worst
@@ -40,6 +43,20 @@ def test_a_step_without_score_and_a_lost_picture_are_shown_as_such(published, tm
     rows = [ScoredRow(row, [None, 0.1, 0.9])]
     page = critic_page(report_of(rows), rows, number=1, title="t")
     assert ">none<" in page.replace("\n", "") and "a.png" in page and "data:image/jpeg" not in page
+
+
+@pytest.mark.integration
+def test_chromium_shows_the_page_on_a_screen_and_on_a_phone(published, hand, tmp_path, browser_page, look_at):
+    """With words that no line holds, a wide picture, and all that a figure can be."""
+    [row] = read_benchmark(published({"question": "How many? " + 30 * "sidewaysscrolling"})).rows
+    Image.new("RGB", (1800, 300), "teal").save(tmp_path / "images" / "a.png")
+    rows = [ScoredRow(row, [0.2, None, 0.9]), *hand]
+    page = tmp_path / "critic.html"
+    page.write_text(critic_page(report_of(rows, left_out={"empty_step": 2}), rows, number=3, title="Critic prm"))
+    browser_page.goto(page.as_uri())
+    look_at(browser_page, "critic")
+    assert browser_page.locator("article").count() > 2
+    assert browser_page.requests == [page.as_uri()] and not browser_page.problems
 
 
 def test_the_table_says_all_readings_and_what_was_left_out(hand):

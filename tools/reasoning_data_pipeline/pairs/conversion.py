@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from tqdm import tqdm
-
 from internvl_chat.records.durable import join_files, json_line, whole_lines
 from internvl_chat.records.rows import Source
+from internvl_chat.run.bars import track
 from internvl_chat.run.entry import at_least
 from internvl_chat.run.process import find_process
 from tools.reasoning_data_pipeline.pairs.grouping import (
@@ -243,7 +242,7 @@ def convert_parts(conversion: Conversion, parts: Sequence[Portion]) -> tuple[dic
         if workers > 1:
             spawn = multiprocessing.get_context("spawn")  # a checker of answers must not cross a fork
             results = stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn)).map(work, parts)
-        bar = tqdm(results, total=len(parts), unit="part", desc=f"{parts[0].dataset}: convert")
+        bar = track(results, total=len(parts), unit="part", desc=f"{parts[0].dataset}: convert")
         for part, (counts, written) in zip(parts, bar, strict=True):
             conversion.keep(part, counts)
             rows.update(written)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from internvl_chat.records.jsonl import check_rows_file
 from internvl_chat.records.rows import RecordError, Source, own_keys, parse_row
+from internvl_chat.run.bars import track
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -164,7 +165,7 @@ def partition_rows(
 
 def _located_lines(dataset: SampledDataset) -> Iterator[tuple[Source, bytes]]:
     """Each line that is not blank, with its end, and where it stands; with progress."""
-    with tqdm(total=dataset.size, unit="B", unit_scale=True, desc=f"{dataset.name}: read") as bar:
+    with track(total=dataset.size, unit="B", unit_scale=True, desc=f"{dataset.name}: read") as bar:
         for path in dataset.files:
             for number, line in _numbered_lines(path, bar):
                 yield Source(str(path), number), line

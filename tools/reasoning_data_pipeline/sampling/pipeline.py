@@ -30,6 +30,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from internvl_chat.data.images import tile_share
 from internvl_chat.records.rows import Prompt, RecordError, SampledResponse, Source
+from internvl_chat.run.bars import track
 from internvl_chat.run.process import Process, find_process
 from tools.reasoning_data_pipeline.engines.gpus import claim_devices, engine_worker
 from tools.reasoning_data_pipeline.engines.opening import WITHOUT_GPUS, choose_engine, open_engine
@@ -47,7 +48,6 @@ from tools.reasoning_data_pipeline.sampling.arguments import (
 
 logger = logging.getLogger(__name__)
 
-LOG_SECONDS = 30.0  # between two lines of progress where the output is a file
 LOGPROB_DIGITS = 6  # behind the point: more than the engines agree on
 KEY_SEPARATOR = "/"  # of a task's key and what a pipeline adds to name several requests of one task
 
@@ -302,11 +302,10 @@ def _origin(args: argparse.Namespace, job: Job) -> dict[str, Any]:
 def _progress_bar(job: Job, store: SampleStore, worker: Process) -> tqdm:
     """Answers made by this rank, with rate and time left; one line per rank on a terminal, rank 0 alone in a log."""
     on_terminal = sys.stderr.isatty()
-    return tqdm(
+    return track(
         total=sum(len(samples) for _, samples in store.pending()),
         desc=f"{job.output.name} rank {worker.rank}/{worker.world_size}",
         unit="answer",
         position=worker.rank if on_terminal else 0,
         disable=not on_terminal and worker.rank > 0,
-        mininterval=0.5 if on_terminal else LOG_SECONDS,
     )
