@@ -100,6 +100,8 @@ def read_config(path: Path) -> list[tuple[str, Value]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         pairs = _json_pairs(text) if path.suffix == ".json" else _yaml_pairs(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a file of flags: {' '.join(str(error).split())}") from error
     if not pairs:

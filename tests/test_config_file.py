@@ -139,7 +139,7 @@ def test_what_is_wrong_in_json_is_named_too(parsed, tmp_path):
         (b"# only a comment\n", "no flags in it"),
         (b"- a\n- b\n", "it must be lines 'flag: value', not a sequence"),
         (b"just words\n", "it must be lines 'flag: value', not a scalar"),
-        (b"beta: \xff\xfe\n", "not a file of flags: 'utf-8' codec"),
+        (b"beta: \xff\xfe\n", "not valid UTF-8 at byte 6; save the file as UTF-8"),
         ("beta: 1".encode("utf-16"), "this is text in UTF-16, not text; save it as UTF-8"),
         (b"\x1f\x8b\x08", "a gzip archive"),
     ],

@@ -44,11 +44,11 @@ PACKAGES = (
     "vllm",
 )
 NOISE = {
-    "transformers.trainer_utils": "The tokenizer has new PAD/BOS/EOS tokens",
-    "DeepSpeed": "Setting accelerator to CPU",
-    "accelerate.accelerator": "The used dataset had no length",
+    "transformers.trainer_utils": ("The tokenizer has new PAD/BOS/EOS tokens",),
+    "DeepSpeed": ("Setting accelerator to CPU",),
+    "accelerate.accelerator": ("The used dataset had no length", "[RANK 0] Gradient accumulation steps mismatch"),
 }
-"""Logger -> start of a message of a library that is left out; all others of these libraries are shown."""
+"""Logger -> starts of messages of a library that are left out; all others of these libraries are shown."""
 
 # What other trainers call a flag of ours.
 ELSEWHERE = {
@@ -71,13 +71,13 @@ class Finding(RuntimeError):
 
 @dataclass(frozen=True)
 class Without:
-    """A filter of a logger: leaves out messages that begin in a given way. Equal ones are added once."""
+    """A filter of a logger: leaves out messages that begin in one of some ways. Equal ones are added once."""
 
-    start: str
+    starts: tuple[str, ...]
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the message is shown."""
-        return not record.getMessage().startswith(self.start)
+        return not record.getMessage().startswith(self.starts)
 
 
 class Parser(argparse.ArgumentParser):
@@ -178,8 +178,8 @@ def program() -> str:
 
 def _silence_noise() -> None:
     """Leave out NOISE and, where nobody looks on, bars of loading, which tear lines; before libraries are imported."""
-    for name, start in NOISE.items():
-        logging.getLogger(name).addFilter(Without(start))
+    for name, starts in NOISE.items():
+        logging.getLogger(name).addFilter(Without(starts))
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by transformers, too
 

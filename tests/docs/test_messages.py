@@ -15,7 +15,12 @@ MESSAGES = [
     for block in re.findall(r"\*\*(.+?)\*\*", PAGE, re.S)
     for found in re.findall(r"`([^`]+)`", block)
 ]
-THEIRS = {"CUDA out of memory"}  # of torch
+# Of torch, of a shell, and of Python.
+THEIRS = {
+    "CUDA out of memory",
+    "sh: 0: cannot open shell/..: No such file",
+    "can't open file '../internvl_chat/tools/..'",
+}
 GAP = "\0"  # where a value is put in
 
 
