@@ -6,7 +6,7 @@ from itertools import chain
 import pytest
 
 from benchmarks.study.files import read_rows
-from benchmarks.study_pretrained.conditions import ARMS, MODEL, STARTS, TRAIN
+from benchmarks.study_pretrained.conditions import ARMS, FIRST, MODEL, STARTS, TRAIN
 from benchmarks.study_pretrained.data import (
     paragraphs,
     step_by_step,
@@ -14,6 +14,7 @@ from benchmarks.study_pretrained.data import (
     write_asked,
     write_held_out,
     write_taught,
+    write_watched,
 )
 from benchmarks.study_pretrained.gather import gather
 from benchmarks.study_pretrained.keyed import keyed, read_figures, stages_in
@@ -22,6 +23,7 @@ from benchmarks.study_pretrained.measures import measure_steps
 from benchmarks.study_pretrained.other_data import read_questions, spread
 from benchmarks.study_pretrained.pairs import KINDS, traits
 from benchmarks.study_pretrained.problems import (
+    Problem,
     Step,
     calculate,
     draw_many,
@@ -134,6 +136,17 @@ def test_files_of_problems(tmp_path):
     assert all(300 <= len(text) <= 600 for text in paragraphs(4)) and len(read_rows(tmp_path / "text.jsonl")) == 4
 
 
+def test_a_run_is_watched_on_questions_that_were_not_asked(tmp_path, monkeypatch):
+    texts = {"asked": ["a", "b"], "watched": ["a", "c", "d", "e"]}
+
+    def draw(name, split, number):
+        return [Problem("kind", text, STEPS) for text in texts[name][:number]]
+
+    monkeypatch.setattr("benchmarks.study_pretrained.data.draw_many", draw)
+    write_watched(tmp_path, Sizes(asked=2, watched=2))
+    assert [row["question"] for row in read_rows(tmp_path / "watched_en_prompts.jsonl")] == ["c", "d"]
+
+
 def test_a_stage_is_done_once_for_its_settings(tmp_path):
     made = []
 
@@ -161,7 +174,7 @@ def test_arms_are_trainings(name):
     arm = ARMS[name]
     assert arm.start in STARTS and arm.pairs in KINDS
     flags = f"--model_name_or_path m --meta_path m.json --output_dir out {MODEL} {TRAIN} {arm.flags}"
-    assert parse_arguments(flags.split())[2].max_steps == 12
+    assert parse_arguments(flags.split())[2].max_steps == (40 if FIRST in arm.flags else 12)
 
 
 def answered(tmp_path, use, checkpoint, outcomes):

@@ -17,6 +17,12 @@ FULL = "--use_llm_lora 0 --freeze_backbone True --freeze_mlp True"
 TRAIN = (
     f"{LORA} --per_device_train_batch_size 24 --group_by prompt --max_steps 12 --learning_rate 1e-4 --logging_steps 1"
 )
+WATCHED = "WATCHED"  # stands for the file of `stages.watched`
+WATCH = (
+    f"--eval_prompts {WATCHED} --eval_questions 200 --eval_max_new_tokens 48 --per_device_eval_batch_size 64 "
+    "--on_fall warn"
+)
+FIRST = "--per_device_train_batch_size 8 --group_by none --max_steps 40"
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
 
 STARTS = {
@@ -39,12 +45,18 @@ ARMS = {
     "one a question": Arm("MPO, one pair a question", MPO, pairs="one a question", start="longer"),
     "rate 3e-5": Arm("MPO, rate 3e-5", f"{MPO} --learning_rate 3e-5", start="longer"),
     "rate 3e-4": Arm("MPO, rate 3e-4", f"{MPO} --learning_rate 3e-4", start="longer"),
+    "rate 1e-3": Arm("MPO, rate 1e-3", f"{MPO} --learning_rate 1e-3", start="longer"),
     "beta 0.5": Arm("MPO, beta 0.5", f"{MPO} --beta 0.5", start="longer"),
     "nll 3": Arm("MPO, NLL weight 3", f"{MPO} --rpo_alpha 3", start="longer"),
     "nll 10": Arm("MPO, NLL weight 10", f"{MPO} --rpo_alpha 10", start="longer"),
     "shuffled": Arm("MPO, pairs of a question apart", f"{MPO} --group_by none", start="longer"),
     "full 8e-6": Arm("MPO, all weights, rate 8e-6", f"{MPO} {FULL} --learning_rate 8e-6", start="longer"),
     "full 1e-6": Arm("MPO, all weights, rate 1e-6", f"{MPO} {FULL} --learning_rate 1e-6", start="longer"),
+    "first try": Arm(
+        "MPO as in the first try: all weights, rate 8e-6, 40 steps of 8, shuffled",
+        f"{MPO} {FULL} {FIRST} --learning_rate 8e-6 {WATCH} --eval_steps 9 --save_strategy steps --save_steps 40",
+        start="longer",
+    ),
     "short sft": Arm("SFT on chosen, start taught for 24 steps", "--loss_type sft", start="short"),
     "short mpo": Arm("MPO, start taught for 24 steps", MPO, start="short"),
     "gold": Arm("SFT on worked solutions of the questions", "--loss_type sft", pairs="gold", start="longer"),

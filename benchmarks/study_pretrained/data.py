@@ -2,6 +2,7 @@
 
 taught.jsonl, taught.json           worked solutions in the taught sentences, step by step and in a number
 asked_en_prompts.jsonl              questions in all sentences of training, with nothing but their answers
+watched_en_prompts.jsonl            others in the same sentences, for a run that is watched
 held_out_en_prompts.jsonl           held-out sentences (task `templates`) and kinds (task `kinds`)
 held_out_direct.jsonl               some of the former, to be answered in a number
 text.jsonl, text.json               paragraphs of a text that has nothing to do with this, see `paragraphs`
@@ -35,6 +36,14 @@ def write_asked(folder: Path, number: int) -> None:
     """Write so many questions to sample answers to."""
     problems = draw_many("asked", "asked", number)
     write_rows(folder / "asked_en_prompts.jsonl", [_prompt(problem, "asked") for problem in problems])
+
+
+def write_watched(folder: Path, sizes: Sizes) -> None:
+    """Write questions in the same sentences as those of `write_asked`, none of which is among these."""
+    asked = {problem.text for problem in draw_many("asked", "asked", sizes.asked)}
+    others = [one for one in draw_many("watched", "asked", sizes.watched + sizes.asked) if one.text not in asked]
+    rows = [_prompt(problem, "watched") for problem in others[: sizes.watched]]
+    write_rows(folder / "watched_en_prompts.jsonl", rows)
 
 
 def write_held_out(folder: Path, sizes: Sizes) -> None:

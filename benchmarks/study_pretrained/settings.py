@@ -21,6 +21,7 @@ class Sizes:
         pairs_per_question: most of them.
         held_out, held_out_kinds: questions of held-out sentences, and of held-out kinds.
         direct: of the former, also asked for the number alone.
+        watched: questions of a run that is watched.
         drawn: sampled answers to each held-out question.
         paragraphs: of the general text.
     """
@@ -32,6 +33,7 @@ class Sizes:
     held_out: int = 200
     held_out_kinds: int = 50
     direct: int = 100
+    watched: int = 200
     drawn: int = 1
     paragraphs: int = 20
 

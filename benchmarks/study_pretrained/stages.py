@@ -11,8 +11,15 @@ from typing import Any
 
 from benchmarks.study.arms import Arm
 from benchmarks.study.files import lengths_of, read_meta, read_rows
-from benchmarks.study_pretrained.conditions import MODEL, STARTS, TRAIN
-from benchmarks.study_pretrained.data import steps_of, write_asked, write_held_out, write_mixture, write_taught
+from benchmarks.study_pretrained.conditions import MODEL, STARTS, TRAIN, WATCHED
+from benchmarks.study_pretrained.data import (
+    steps_of,
+    write_asked,
+    write_held_out,
+    write_mixture,
+    write_taught,
+    write_watched,
+)
 from benchmarks.study_pretrained.keyed import emptied, keyed
 from benchmarks.study_pretrained.measures import measure_greedy, measure_sampled
 from benchmarks.study_pretrained.pairs import KINDS, traits
@@ -36,6 +43,12 @@ def asked(study: Study) -> Path:
     """Questions to sample answers to."""
     number = study.sizes.asked
     return keyed(study.work, "asked", {"problems": number}, lambda out: write_asked(out, number))
+
+
+def watched(study: Study) -> Path:
+    """Questions in the sentences of training, none of them asked: what a run is asked on its way."""
+    made_of = {"problems": study.sizes.watched, "asked": study.sizes.asked}
+    return keyed(study.work, "watched", made_of, lambda out: write_watched(out, study.sizes))
 
 
 def held_out(study: Study) -> Path:
@@ -107,6 +120,9 @@ def trained(study: Study, name: str, arm: Arm, seed: int) -> Path:
     flags = f"{MODEL} {TRAIN} {arm.flags} --seed {seed}"
     origin, mixture = start(study, arm.start), chosen_pairs(study, arm)
     made_of = {"start": origin.name, "pairs": mixture.name, "flags": flags}
+    if WATCHED in flags:
+        made_of["watched"] = watched(study).name
+        flags = flags.replace(WATCHED, str(watched(study) / "watched_en_prompts.jsonl"))
     return keyed(study.work, f"run {name}", made_of, lambda out: _train(origin, mixture / "pairs.json", out, flags))
 
 
@@ -125,8 +141,9 @@ def answered_by_chance(study: Study, name: str, checkpoint: Path) -> Path:
 
 
 def _train(checkpoint: Path, meta: Path, out: Path, flags: str) -> dict[str, Any]:
-    """Train into an empty folder; what the log says last."""
+    """Train into an empty folder; what the log says, and what the run was seen to answer where it was watched."""
     places = ["--model_name_or_path", checkpoint, "--meta_path", meta, "--output_dir", emptied(out)]
     train([*map(str, places), "--conv_style", TEMPLATE, *flags.split()])
     log = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    return {"curve": [entry for entry in log if "loss" in entry], "end": log[-1]}
+    looks = [entry for entry in log if "eval_accuracy" in entry]
+    return {"curve": [entry for entry in log if "loss" in entry], "end": log[-1], **({"looks": looks} if looks else {})}
