@@ -195,7 +195,8 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     def pairs(folder):
         return {"pairs": 1, "questions": 1, "chosen_right": 50.0}
 
-    chosen = keyed(tmp_path, "pairs longer own", {"kind": "own"}, pairs)
+    chosen = keyed(tmp_path, "pairs longer own", {"kind": "own", "pairs": "all"}, pairs)
+    more = keyed(tmp_path, "pairs longer own", {"kind": "own", "pairs": "of more questions"}, pairs)
     curve = {"curve": [{"rewards/margins": value} for value in (9.0, 1.0, 2.0, 3.0)]}
     start = keyed(tmp_path, "start longer", {"flags": "--seed 1"}, lambda folder: curve)
     made_of = {"start": start.name, "pairs": chosen.name}
@@ -203,6 +204,8 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
         keyed(tmp_path, f"run {name}", {**made_of, "flags": f"{name} --seed 0"}, lambda folder: curve)
         for name in ("sft", "mpo")
     )
+    other = {**made_of, "pairs": more.name, "flags": "mpo --seed 0"}
+    answered(tmp_path, "greedy", keyed(tmp_path, "run coin", other, lambda folder: curve), ["wrong"] * 10)
     answered(tmp_path, "greedy", start, ["correct"] + ["wrong"] * 9)
     answered(tmp_path, "greedy", sft, ["correct"] * 2 + ["wrong"] * 8)
     answered(tmp_path, "greedy", mpo, ["correct"] * 9 + ["wrong"])
@@ -216,11 +219,18 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     )
     assert "sampled" not in against["start"] and runs["run sft"]["against"]["sft"] == {}
     assert runs["run mpo"]["end"] == {"rewards/margins": 2.0}  # of the last three
-    assert runs["run mpo"]["pairs"] == {"kind": "own", "pairs": 1, "questions": 1, "chosen_right": 50.0}
+    assert runs["run mpo"]["pairs"] == {
+        "kind": "own",
+        "source": "all",
+        "pairs": 1,
+        "questions": 1,
+        "chosen_right": 50.0,
+    }
+    assert runs["run coin"]["against"]["sft"] == {}  # of other questions
     starts, signs, prices = tables(found)
     assert starts[2].startswith("| taught for 64 steps | 10.0 [0.0, 100.0] |")
     assert signs[2].startswith("| MPO | 0 | 1 of 1 | +80.0 [") and signs[3].startswith("| SFT on chosen | 0 |")
-    assert len(prices) == 4
+    assert len(prices) == 5
 
 
 def test_questions_of_others_become_prompts():

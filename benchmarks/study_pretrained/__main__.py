@@ -25,6 +25,7 @@ from benchmarks.study_pretrained.settings import Sizes, Study, register_template
 from benchmarks.study_pretrained.stages import answered_by_chance, answered_greedily, start, trained
 
 RESULT = "study_pretrained"
+MEASURES = {"greedy": answered_greedily, "sampled": answered_by_chance}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,6 +36,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, default=Path("work_dirs/study_pretrained"), help="folder of all stages")
     add("--arms", nargs="+", default=list(CORE), choices=[*ARMS, "all"], help="conditions to try; default: the core")
     add("--seeds", type=int, nargs="+", default=[1], help="how many, or from which to below which")
+    add("--measured", nargs="+", default=list(MEASURES), choices=MEASURES, help="in which order")
     add("--minutes", type=float, default=600.0, help="begin no stage after so many")
     for size in fields(Sizes):
         add(f"--{size.name}", type=int, default=size.default, help="see settings.py; default: %(default)s")
@@ -42,27 +44,29 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(study: Study, arms: Sequence[str], seeds: Sequence[int], minutes: float) -> None:
+def run(study: Study, arms: Sequence[str], seeds: Sequence[int], *, measured: Sequence[str], minutes: float) -> None:
     """Train and measure the arms, each after its start, until they are there or the time is up.
 
-    Sampled answers are measured last: they take longest.
+    Sampled answers are measured last unless `measured` says so: they take longest.
     """
     begin = time.monotonic()
-    for stage in _stages(study, arms, seeds):
+    for stage in _stages(study, arms, seeds, measured):
         if time.monotonic() - begin > 60 * minutes:
             print(f"{minutes:g} minutes are over: call again for what is left")
             return
         print(stage(), flush=True)
 
 
-def _stages(study: Study, arms: Sequence[str], seeds: Sequence[int]) -> Iterator[Callable[[], Path]]:
+def _stages(
+    study: Study, arms: Sequence[str], seeds: Sequence[int], measured: Sequence[str]
+) -> Iterator[Callable[[], Path]]:
     """What is to be done, in its order; a stage makes what it needs first."""
     taught = {f"start {name}": partial(start, study, name) for name in dict.fromkeys(ARMS[arm].start for arm in arms)}
     runs = [{name: partial(trained, study, name, ARMS[name], seed) for name in arms} for seed in range(*seeds)]
-    for measured in (answered_greedily, answered_by_chance):
+    for way in measured:
         for checkpoints in (taught, *runs):
             for name, checkpoint in checkpoints.items():
-                yield partial(_measure, measured, study, name, checkpoint)
+                yield partial(_measure, MEASURES[way], study, name, checkpoint)
 
 
 def _measure(measured: Callable[..., Path], study: Study, name: str, checkpoint: Callable[[], Path]) -> Path:
@@ -76,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = Study(args.work, args.model, Sizes(**{size.name: getattr(args, size.name) for size in fields(Sizes)}))
     if not args.gather:
         arms = list(ARMS) if "all" in args.arms else args.arms
-        run(study, arms, args.seeds, args.minutes)
+        run(study, arms, args.seeds, measured=args.measured, minutes=args.minutes)
     else:
         write_results(RESULT, {"sizes": asdict(study.sizes), **gather(study.work, STARTS, ARMS)})
 

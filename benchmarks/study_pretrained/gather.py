@@ -17,6 +17,7 @@ from tools.evaluation.comparison import compare_way
 MEASURED = ("greedy", "sampled")
 RIVAL = "sft"
 COUNTED = ("pairs", "questions", "chosen_true", "chosen_right", "rejected_true_lines")
+ALSO = ("looks", "rounding")  # of a stage, as they stand
 LAST = 3  # entries of a curve whose mean is shown
 SHOWN = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "nll_loss")
 
@@ -34,10 +35,9 @@ def gather(work: Path, starts: Mapping[str, Arm], arms: Mapping[str, Arm]) -> di
     measured = {use: measured_in(work, use) for use in MEASURED}
     taught = [row for name, arm in starts.items() for row in _rows(work, f"start {name}", arm, measured)]
     runs = [row for name, arm in arms.items() for row in _rows(work, f"run {name}", arm, measured)]
-    rivals = {(row["made_of"]["start"], seed_of(row)): row["folder"] for row in runs if row["arm"] == f"run {RIVAL}"}
+    rivals = {_origin(row): row["folder"] for row in runs if row["arm"] == f"run {RIVAL}"}
     for row in runs:
-        start = row["made_of"]["start"]
-        others = {"start": start, RIVAL: rivals.get((start, seed_of(row)))}
+        others = {"start": row["made_of"]["start"], RIVAL: rivals.get(_origin(row))}
         row["against"] = {name: _tests(row["folder"], other, measured) for name, other in others.items()}
     return {"starts": taught, "runs": runs, STAGE.replace(" ", "_"): [*map(read_figures, stages_in(work, STAGE))]}
 
@@ -52,10 +52,11 @@ def _rows(work: Path, name: str, arm: Arm, measured: Mapping[str, Mapping[str, P
     for folder in stages_in(work, name):
         if folder.name in measured["greedy"]:
             stage = read_figures(folder)
-            row = {"arm": name, "title": arm.title, "folder": folder.name, "made_of": stage["made_of"]}
+            row: Row = {"arm": name, "title": arm.title, "folder": folder.name, "made_of": stage["made_of"]}
             if "pairs" in stage["made_of"]:
                 row["pairs"] = describe_pairs(work / stage["made_of"]["pairs"])
             figures = {use: read_figures(found[folder.name]) for use, found in measured.items() if folder.name in found}
+            row |= {name: stage[name] for name in ALSO if name in stage}
             yield row | {"end": _end(stage["curve"]), **figures}
 
 
@@ -68,6 +69,11 @@ def _tests(one: str, other: str | None, measured: Mapping[str, Mapping[str, Path
     return found
 
 
+def _origin(row: Mapping[str, Any]) -> tuple[str, str | None, str]:
+    """What a run shares with the SFT that it is compared with: the start, the pairs it chose from, the seed."""
+    return row["made_of"]["start"], row["pairs"]["source"], seed_of(row)
+
+
 def seed_of(row: Mapping[str, Any]) -> str:
     """The seed among the flags of a run."""
     return row["made_of"]["flags"].rpartition("--seed ")[2]
@@ -76,7 +82,8 @@ def seed_of(row: Mapping[str, Any]) -> str:
 def describe_pairs(folder: Path) -> dict[str, Any]:
     """What the pairs of a stage are: their kind, how many of how many questions, and what they teach."""
     counted = read_figures(folder)
-    return {"kind": counted["made_of"]["kind"], **{name: value for name, value in counted.items() if name in COUNTED}}
+    made_of = {"kind": counted["made_of"]["kind"], "source": counted["made_of"].get("pairs")}
+    return made_of | {name: value for name, value in counted.items() if name in COUNTED}
 
 
 def _end(curve: list[dict[str, float]]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from benchmarks.study_pretrained.data import (
 from benchmarks.study_pretrained.keyed import emptied, keyed
 from benchmarks.study_pretrained.measures import measure_greedy, measure_sampled
 from benchmarks.study_pretrained.pairs import KINDS, traits
+from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
 from benchmarks.study_pretrained.settings import TEMPLATE, Study
 from internvl_chat.train_mpo import main as train
 from tools.compose import main as compose
@@ -123,7 +124,13 @@ def trained(study: Study, name: str, arm: Arm, seed: int) -> Path:
     if WATCHED in flags:
         made_of["watched"] = watched(study).name
         flags = flags.replace(WATCHED, str(watched(study) / "watched_en_prompts.jsonl"))
-    return keyed(study.work, f"run {name}", made_of, lambda out: _train(origin, mixture / "pairs.json", out, flags))
+
+    def run(out: Path) -> dict[str, Any]:
+        found = _train(origin, mixture / "pairs.json", out, flags)
+        saved = last_saved(out)
+        return found | ({"rounding": measure_rounding(origin, saved)} if saved else {})
+
+    return keyed(study.work, f"run {name}", made_of, run)
 
 
 def answered_greedily(study: Study, name: str, checkpoint: Path) -> Path:
