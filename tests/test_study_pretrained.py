@@ -4,6 +4,8 @@ import json
 from itertools import chain
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from benchmarks.study.files import read_rows
 from benchmarks.study_pretrained.conditions import ARMS, FIRST, MODEL, STARTS, TRAIN
@@ -32,7 +34,8 @@ from benchmarks.study_pretrained.problems import (
     read_steps,
     solution_of,
 )
-from benchmarks.study_pretrained.report import tables
+from benchmarks.study_pretrained.report import tables, watch_table
+from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
 from benchmarks.study_pretrained.settings import Sizes
 from internvl_chat.training import parse_arguments
 
@@ -231,6 +234,37 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     assert starts[2].startswith("| taught for 64 steps | 10.0 [0.0, 100.0] |")
     assert signs[2].startswith("| MPO | 0 | 1 of 1 | +80.0 [") and signs[3].startswith("| SFT on chosen | 0 |")
     assert len(prices) == 5
+
+
+def test_looks_are_shown_with_their_verdicts():
+    look = {"step": 9, "eval_accuracy": 0.4, "eval_accuracy_change": -0.1, "eval_accuracy_p": 0.004}
+    look |= {"eval_accuracy_change_low": -0.16, "eval_accuracy_change_high": -0.04, "eval_accuracy_level": 0.01}
+    look |= {"eval_logps/right_change": -2.0, "eval_logps/wrong_change": -1.5, "eval_logps/gap_change": -0.5}
+    shown = watch_table({"looks": [look, look | {"eval_accuracy_p": 0.02}]})[2:]
+    assert shown[0] == "| 9 | 40.0 | -10.0 [-16.0, -4.0] | 0.004 | 0.01 | fall | -2.00 | -1.50 | -0.50 |"
+    assert "fall" not in shown[1]
+
+
+def saved_weights(path, **weights):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: torch.tensor(values) for name, values in weights.items()}, path)
+
+
+def test_rounding_by_hand(tmp_path):
+    """Units of the last place at 1 are 2**-7 in bfloat16: half of one goes to the even side, which is back."""
+    half = 2.0**-8
+    save_file({"a": torch.tensor([1.0, 1.0, 1.0, 1.0]).bfloat16()}, tmp_path / "model.safetensors")
+    assert last_saved(tmp_path / "run") is None
+    for step in (9, 40):
+        saved = tmp_path / "run" / f"checkpoint-{step}"
+        saved_weights(saved / "resume" / "weights.safetensors", a=[1.0, 1 + half, 1 + 2 * half, 1 - half / 2])
+        written = torch.tensor([1.0, 1.0, 1 + 2 * half, 1.0]).bfloat16()
+        save_file({"a": written, "unchanged": written.clone()}, saved / "model.safetensors")
+    assert last_saved(tmp_path / "run") == saved
+    found = measure_rounding(tmp_path, saved)
+    assert (found["moved"], found["unmoved"], found["largest"]) == (3, 66.7, pytest.approx(2 * half, rel=0.01))
+    assert found["kept"] == pytest.approx(4 / 5.25, abs=0.001)  # 4 of 1 + 4 + 1/4 squares
+    assert found["error"] == pytest.approx((1.25 / 5.25) ** 0.5, abs=0.001)
 
 
 def test_questions_of_others_become_prompts():

@@ -8,6 +8,7 @@ Prints the tables that docs/study_pretrained.md shows.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,9 @@ Row = Mapping[str, Any]
 
 
 def tables(figures: Mapping[str, Any]) -> list[list[str]]:
-    """The starts; every run against its start and against SFT; what else it changed and what its log said."""
-    return [start_table(figures["starts"]), sign_table(figures["runs"]), price_table(figures["runs"])]
+    """The starts; every run against its start and against SFT; what else it changed; the looks at watched ones."""
+    runs = figures["runs"]
+    return [start_table(figures["starts"]), sign_table(runs), price_table(runs), *map(watch_table, watched(runs))]
 
 
 def start_table(starts: Sequence[Row]) -> list[str]:
@@ -58,6 +60,25 @@ def price_table(runs: Sequence[Row]) -> list[str]:
         cost = f"{row['greedy']['text_nll']:.3f}"
         rows.append([row["title"], seed_of(row), *accuracies(row), *steps(row), cost, *logged])
     head = ["run", "seed", *ACCURACIES, *STEPS, "text, nats a token", "margin", "reward accuracy", "NLL"]
+    return as_table(head, rows)
+
+
+def watched(runs: Sequence[Row]) -> list[Row]:
+    """The runs that were asked questions on their way."""
+    return [row for row in runs if "looks" in row]
+
+
+def watch_table(row: Row) -> list[str]:
+    """What a watched run was seen to answer, and whether that was a fall beyond chance."""
+    rows = []
+    for look in row["looks"]:
+        low, high, change = (100 * look[f"eval_accuracy_change{end}"] for end in ("_low", "_high", ""))
+        p, level = look["eval_accuracy_p"], look["eval_accuracy_level"]
+        gap = [look.get(f"eval_logps/{name}_change", math.nan) for name in ("right", "wrong", "gap")]
+        verdict = "fall" if p < level else NOTHING
+        shown = [f"{100 * look['eval_accuracy']:.1f}", f"{change:+.1f} [{low:+.1f}, {high:+.1f}]", f"{p:.2g}"]
+        rows.append([f"{look['step']:.0f}", *shown, f"{level:.2g}", verdict, *(f"{value:+.2f}" for value in gap)])
+    head = ["step", "greedy, %", "since the start", "p of a fall", "limit", "verdict", "right", "wrong", "gap, nats"]
     return as_table(head, rows)
 
 
