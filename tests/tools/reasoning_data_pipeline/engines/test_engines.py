@@ -13,7 +13,7 @@ from internvl_chat.model import load_model, load_tokenizer
 from internvl_chat.model.conversation import TextEncoder
 from tests.tools.test_convert import build
 from tools.reasoning_data_pipeline.engines import opening as engines
-from tools.reasoning_data_pipeline.engines.decoding import candidate_probabilities, draw_tokens, prefill
+from tools.reasoning_data_pipeline.engines.decoding import LIKELIEST, candidate_probabilities, draw_tokens, prefill
 from tools.reasoning_data_pipeline.engines.inputs import PromptEncoder
 from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import (
@@ -127,6 +127,25 @@ def test_extreme_noise_stays_among_the_candidates():
     settings = SamplingSettings(top_p=0.5)
     assert draw_tokens(logits, torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64), settings).tolist() == [1, 1]
     assert draw_tokens(logits, torch.tensor([0.9, 0.1]).double(), SamplingSettings(temperature=0)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_a_whole_vocabulary_is_drawn_from_as_if_it_were_sorted(spread):
+    """Flat logits send most rows behind the likeliest tokens, steep ones hardly any."""
+    generator = torch.Generator().manual_seed(0)
+    logits, noise = torch.randn(200, 1000, generator=generator) * spread, torch.rand(200, generator=generator).double()
+    drawn, expected = (draw_tokens(logits, noise, SamplingSettings(0.7, top_k=kept)) for kept in (0, 1000))
+    assert torch.equal(drawn, expected)
+    top = logits.topk(LIKELIEST).indices
+    behind = (top != drawn[:, None]).all(-1).float().mean()
+    assert (behind > 0.5) if spread < 1 else (0 < behind < 0.2)
+
+
+def test_logits_of_a_whole_vocabulary_that_are_not_finite_give_no_token():
+    logits = torch.zeros(3, 1000)
+    logits[1, 7], logits[2, 7] = math.nan, math.inf
+    drawn = draw_tokens(logits, torch.full((3,), 0.1).double(), SamplingSettings(top_k=0))
+    assert drawn[0] >= 0 and drawn[1:].tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
