@@ -46,11 +46,18 @@ def figures_of(out: Path, seed: int) -> dict[str, Any]:
         "questions": after["reasoned"]["all"]["questions"],
         "step_by_step": {key: found["reasoned"]["all"]["percent"] for key, found in reports.items()},
         "right_steps": {key: found["reasoned"]["all"]["right_steps"] for key, found in reports.items()},
+        "by_task": {key: by_task(found["reasoned"]) for key, found in reports.items()},
         "direct": {key: reports[key]["direct"]["all"]["percent"] for key in ("base", "mpo")},
+        "probes": {key: reports[key]["probes"]["all"]["percent"] for key in ("base", "mpo")},
         "comparison": after["comparison"]["reasoned"],
         "reward_accuracy": after["pairs"]["reward_accuracy"],
         "seconds": json.loads(done.read_text(encoding="utf-8")),
     }
+
+
+def by_task(groups: dict[str, Any]) -> dict[str, float]:
+    """Accuracy on the questions of each task, percent."""
+    return {name: found["percent"] for name, found in sorted(groups.items()) if name != "all"}
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@
 Held-out pictures never occur in training, whatever the seed (see `tools/visual_reasoning/scenes.py`). Files in --out:
 
     images/*.png
-    look_{describe,ask}.jsonl and look.json     fine-tuning: what is in the picture, questions about what is seen
-    reason.jsonl                                step-by-step answers, some careless; with the former in sft.json
+    look_{describe,ask}.jsonl                   fine-tuning: what is in the picture, questions about what is seen
+    reason.jsonl, direct.jsonl                  step-by-step answers, some careless; direct answers to such questions
+    sft.json                                    all of these
     pairs.jsonl and pairs.json                  preference pairs: right steps, and careless ones
-    train_en_prompts.jsonl                      questions of the pairs with answer and right steps, for the samplers
-    held_out_en_prompts.jsonl                   held-out questions with answer and right steps
-    held_out_en_direct.jsonl                    about what is seen in the same pictures, to be answered in a word
+    train_en_prompts.jsonl                      questions of the pairs with their answers, for the samplers
+    held_out_en_prompts.jsonl                   held-out questions with their answers
+    held_out_en_direct.jsonl                    the same questions, to be answered in a word
+    held_out_en_probes.jsonl                    of the pictures of shapes: whether a thing is there
     held_out_pairs.jsonl and held_out_pairs.json  held-out preference pairs
 """
 
@@ -26,14 +28,13 @@ from pathlib import Path
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.run.bars import track
 from internvl_chat.run.entry import Parser, enter
-from tools.visual_reasoning.questions import DESCRIBE, IN_A_WORD, SceneQuestion, ask_anything, describe, look
-from tools.visual_reasoning.scenes import render
+from tools.visual_reasoning.questions import DESCRIBE, PROBE, SceneQuestion, ask_anything, describe, look
+from tools.visual_reasoning.scenes import Scene, render
 
 PLACEHOLDER = "<image>\n"
 LOOKS_PER_PICTURE = 2
 MIXTURES = {
-    "look": ("look_describe", "look_ask"),
-    "sft": ("look_describe", "look_ask", "reason"),
+    "sft": ("look_describe", "look_ask", "direct", "reason"),
     "pairs": ("pairs",),
     "held_out_pairs": ("held_out_pairs",),
 }
@@ -48,8 +49,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--look", type=int, default=0, help="pictures for fine-tuning on what is seen")
+    parser.add_argument("--direct", type=int, default=0, help="direct answers for fine-tuning, a picture each")
     parser.add_argument("--reason", type=int, default=0, help="step-by-step answers for fine-tuning, a picture each")
-    parser.add_argument("--slips", type=float, default=0.0, help="share of these that are careless, 0 to 1")
+    parser.add_argument("--slips", type=float, default=0.0, help="share of the latter that are careless, 0 to 1")
     parser.add_argument("--reason_repeat", type=float, default=1.0, help="how often each of these is in sft.json")
     parser.add_argument("--pairs", type=int, default=2000, help="preference pairs, one picture each")
     parser.add_argument("--held_out", type=int, default=400, help="held-out questions, one picture each")
@@ -62,7 +64,8 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
     Raises:
         ValueError: a negative number of pictures, or a share outside of [0, 1].
     """
-    counts = {"look": args.look, "reason": args.reason, "train": args.pairs, "held_out": args.held_out}
+    kinds = {"look": "look", "direct": "direct", "reason": "reason", "train": "pairs", "held_out": "held_out"}
+    counts = {kind: getattr(args, flag) for kind, flag in kinds.items()}
     if min(counts.values()) < 0 or not 0 <= args.slips <= 1:
         raise ValueError(f"{args}: numbers of pictures must be at least 0, --slips in 0..1")
     (args.out / "images").mkdir(parents=True, exist_ok=True)
@@ -82,9 +85,11 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
 
 
 def _add_rows(files: Files, kind: str, image: str, question: SceneQuestion, rng: random.Random, slips: float) -> None:
-    """The rows about one picture of a kind: look, reason, train or held_out."""
+    """The rows about one picture of a kind: look, direct, reason, train or held_out."""
     if kind == "look":
         _add_look_rows(files, image, question, rng)
+    elif kind == "direct":
+        files["direct"].append(_sft_row(image, question.text, question.solution().answer))
     elif kind == "reason":
         solution = question.slip() if rng.random() < slips else question.solution()
         files["reason"].append(_sft_row(image, question.step_by_step, solution.response))
@@ -105,18 +110,18 @@ def _sft_row(image: str, text: str, chosen: str) -> Row:
 
 
 def _add_pair_rows(files: Files, split: str, image: str, question: SceneQuestion, rng: random.Random) -> None:
-    """A pair and its bare question; for held-out pictures also a question about what is seen."""
+    """A pair and its bare question; for held-out pictures also to be asked directly, and whether a thing is there."""
     solution, slip = question.solution(), question.slip()
     pair = {**_sft_row(image, question.step_by_step, solution.response), "rejected": slip.response}
     files["pairs" if split == "train" else "held_out_pairs"].append({**pair, "task": question.task})
-    asked = {"prompts": (question.text, solution.answer, question.task)}
+    row = {"image": f"images/{image}", "question": PLACEHOLDER + question.text, "answer": solution.answer}
+    row["task"] = question.task
+    files[f"{split}_en_prompts"].append({**row, "right_response": solution.response})
     if split == "held_out":
-        text, answer = look(question.scene, rng, IN_A_WORD)
-        asked["direct"] = (text, answer, text.split()[0].lower())
-    for kind, (text, answer, task) in asked.items():
-        row = {"image": f"images/{image}", "question": PLACEHOLDER + text, "answer": answer, "task": task}
-        known = {"right_response": solution.response} if kind == "prompts" else {}
-        files[f"{split}_en_{kind}"].append({**row, **known})
+        files["held_out_en_direct"].append(row)
+        if isinstance(question.scene, Scene):
+            text, answer = look(question.scene, rng, [PROBE])
+            files["held_out_en_probes"].append({**row, "question": PLACEHOLDER + text, "answer": answer, "task": PROBE})
 
 
 def _write_meta(path: Path, files: Files, args: argparse.Namespace) -> None:

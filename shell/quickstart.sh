@@ -21,7 +21,7 @@ if [ "${QUICKSTART:-full}" = short ]; then
 fi
 train="--force_image_size 56 --max_dynamic_patch 1 --max_seq_length 512 --grad_checkpoint False --report_to none
     --save_strategy no --lr_scheduler_type cosine --seed $SEED"
-tune="$train --loss_type sft --per_device_train_batch_size 32 --learning_rate 1e-3 --weight_decay 0.01
+tune="$train --loss_type sft --per_device_train_batch_size 32 --weight_decay 0.01
     --warmup_ratio 0.05 --logging_steps 50"
 
 stage() { printf '\n== %s\n' "$*"; }
@@ -39,16 +39,17 @@ train_mpo() { # meta.json, folder of the result, more flags
 
 rm -rf "$OUT"/{base,data,sampled,pairs,mpo,ceiling,before.*,after.*,ceiling.*,curves.png,report.html}
 if [ "${1:-}" = --from-scratch ]; then
-    stage "Base: a random InternVL of a million weights learns to look, and to reason as carelessly as its examples"
+    stage "Base: a random InternVL of a million weights learns to look and to reason, then from careless examples"
     rm -rf ckpt/tiny-base
-    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/look" --look 20000 --pairs 0 --held_out 0
-    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/reason" --seed 3 --look 12000 --reason 300 --slips 0.7 \
-        --reason_repeat 6 --pairs 0 --held_out 0
+    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/right" --look 12000 --direct 5000 --reason 14000 \
+        --pairs 0 --held_out 0
+    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/careless" --seed 3 --look 4000 --direct 2000 --reason 600 \
+        --slips 0.55 --reason_repeat 8 --pairs 0 --held_out 0
     "$PYTHON" tools/make_tiny_checkpoint.py --out "$OUT/base/init" --max_dynamic_patch 1
-    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/init" $tune --max_steps 3000 \
-        --meta_path "$OUT/base/look/look.json" --output_dir "$OUT/base/seeing"
-    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/seeing" $tune --max_steps 1500 \
-        --meta_path "$OUT/base/reason/sft.json" --output_dir "$OUT/base/run"
+    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/init" $tune --learning_rate 1e-3 \
+        --max_steps 4000 --meta_path "$OUT/base/right/sft.json" --output_dir "$OUT/base/able"
+    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/able" $tune --learning_rate 5e-4 \
+        --max_steps 400 --meta_path "$OUT/base/careless/sft.json" --output_dir "$OUT/base/run"
     cp -r "$OUT/base/run" ckpt/tiny-base
     rm -rf ckpt/tiny-base/{runs,*results.json,trainer_state.json,settings.json,ledger*,*.py}
 fi
@@ -56,9 +57,10 @@ fi
 stage "Data: questions about generated pictures, $prompts to train on and $held_out held out"
 "$PYTHON" data/make_visual_reasoning.py --out "$OUT/data" --pairs $prompts --held_out $held_out --seed "1$SEED"
 
-stage "Before: the base on held-out questions, step by step, and on direct ones about what it sees"
-evaluate ckpt/tiny-base before --direct "$OUT/data/held_out_en_direct.jsonl" --pairs "$OUT/data/held_out_pairs.json" \
-    --reference ckpt/tiny-base
+also="--direct $OUT/data/held_out_en_direct.jsonl --probes $OUT/data/held_out_en_probes.jsonl
+    --pairs $OUT/data/held_out_pairs.json --reference ckpt/tiny-base"
+stage "Before: the base on held-out questions, step by step and directly, and on whether it sees what is there"
+evaluate ckpt/tiny-base before $also
 
 stage "Sample: $samples answers to each question by the base itself"
 "$PYTHON" -u tools/reasoning_data_pipeline/mmpr_data_pipeline_correctness.py --checkpoint ckpt/tiny-base \
@@ -81,8 +83,7 @@ wait $ceiling || { tail -n 20 "$OUT/ceiling.log" && exit 1; }
 evaluate "$OUT/ceiling" ceiling
 
 stage "After: the same held-out questions"
-evaluate "$OUT/mpo" after --direct "$OUT/data/held_out_en_direct.jsonl" --pairs "$OUT/data/held_out_pairs.json" \
-    --reference ckpt/tiny-base --before "$OUT/before.json" --least-lift $least_lift
+evaluate "$OUT/mpo" after $also --before "$OUT/before.json" --least-lift $least_lift
 "$PYTHON" tools/plot_curves.py --run "$OUT/mpo" --out "$OUT/curves.png"
 "$PYTHON" tools/report.py "$OUT/mpo" --evaluation "$OUT/after.json" --out "$OUT/report.html"
 printf '\nCheckpoint: %s   results: %s   report: %s\n' "$OUT/mpo" "$OUT/after.json" "$OUT/report.html"

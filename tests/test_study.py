@@ -136,6 +136,6 @@ def test_pairs_are_swapped_and_chosen_by_their_kind(tmp_path):
 
 
 def test_what_is_seen_though_not_there():
-    said = [("yes", "yes"), ("no", "yes"), ("no", "no"), ("no", "no"), ("red circle", "red circle")]
+    said = [("yes", "yes"), ("no", "yes"), ("no", "no"), ("no", "no")]
     rows = [{"answer": answer, "responses": [response]} for answer, response in said]
     assert probe(rows) == {"probe": 75.0, "hallucinated": pytest.approx(100 / 3)}

@@ -1,4 +1,4 @@
-"""The small world: a cell per visual token, splits without a common picture, answers that can be judged."""
+"""The small world: splits without a common picture, answers and steps that can be judged, rows for every stage."""
 
 import json
 import random
@@ -12,61 +12,145 @@ from internvl_chat.data.images import plan_grid
 from internvl_chat.records.meta import read_meta
 from internvl_chat.records.rows import PreferencePair, Prompt, Source
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, parse_answer
-from tools.visual_reasoning.questions import IN_A_WORD, LOOKS, SceneQuestion, ask, ask_anything, describe, look
-from tools.visual_reasoning.scenes import CELL, COLOURS, HELD_OUT_SHARE, Scene, Shape, draw_scene, render
+from tools.visual_reasoning.questions import LOOKS, PROBE, SceneQuestion, ask_anything, describe, look
+from tools.visual_reasoning.scenes import (
+    BAR,
+    CELL,
+    COLOURS,
+    HELD_OUT_SHARE,
+    UNIT,
+    Chart,
+    Scene,
+    Shape,
+    draw_chart,
+    draw_scene,
+    is_held_out,
+    render,
+)
 from tools.visual_reasoning.steps import has_right_steps, judge_steps
+from tools.visual_reasoning.tasks import TASKS
 
-RED, BLUE = Shape("red", "circle"), Shape("blue", "square")
-SCENE = Scene((RED, None, BLUE, RED))
-SEEN = "red circle, nothing, blue square, red circle."
+SCENE = Scene((Shape("red", "circle"), None, Shape("blue", "square"), Shape("red", "triangle")))
+CHART = Chart(("green", "red", "blue", "yellow"), (3, 7, 1, 9))
+CASES = [
+    (
+        ("count", "red"),
+        "How many shapes are not red?",
+        ["top left: red circle, 0.", "top right: nothing, 0.", "bottom left: blue square, 1."],
+        "bottom right: red triangle, 1.",
+        "1",
+    ),
+    (
+        ("count", "circle", "square"),
+        "How many shapes are circles or squares?",
+        ["top left: red circle, 1.", "top right: nothing, 1.", "bottom left: blue square, 2."],
+        "bottom right: red triangle, 2.",
+        "2",
+    ),
+    (
+        ("place", "above", "blue square"),
+        "What is above the blue square?",
+        ["blue square: bottom left.", "above it: top left."],
+        "top left: red circle.",
+        "red circle",
+    ),
+    (
+        ("place", "right of", "red circle"),
+        "What is right of the red circle?",
+        ["red circle: top left.", "right of it: top right."],
+        "top right: nothing.",
+        "nothing",
+    ),
+    (
+        ("add", "yellow", "red"),
+        "How tall are the yellow and the red bar together?",
+        ["yellow: 9.", "red: 7."],
+        "9 + 7 = 16.",
+        "16",
+    ),
+    (
+        ("compare", "red", "green"),
+        "How much taller is the red bar than the green bar?",
+        ["red: 7.", "green: 3."],
+        "7 - 3 = 4.",
+        "4",
+    ),
+    (
+        ("chart", "tallest"),
+        "Which bar is the tallest?",
+        ["green: 3.", "red: 7.", "blue: 1.", "yellow: 9."],
+        "tallest: yellow.",
+        "yellow",
+    ),
+    (
+        ("chart", "shortest"),
+        "Which bar is the shortest?",
+        ["green: 3.", "red: 7.", "blue: 1.", "yellow: 9."],
+        "shortest: blue.",
+        "blue",
+    ),
+]
+CARELESS = {
+    ("count", "red"): ["red circle, 0", "nothing, 0", "bottom left: nothing, 0", "bottom right: nothing, 0", ": 0"],
+    ("place", "above", "blue square"): ["above it: bottom right", "bottom right: red triangle", ": red triangle"],
+    ("add", "yellow", "red"): ["yellow: 9", "red: 1", "9 + 1 = 10", ": 10"],  # blue stands beside red
+    ("add", "red", "yellow"): ["red: 7", "yellow: 3", "7 + 3 = 10", ": 10"],  # after the last comes the first
+    ("compare", "red", "green"): ["red: 7", "green: 1", "7 - 1 = 6", ": 6"],
+    ("chart", "tallest"): ["yellow: 9", "tallest: blue", ": blue"],
+    ("chart", "shortest"): ["yellow: 9", "shortest: yellow", ": yellow"],
+}
 
 
-def count(subject):
-    return SceneQuestion(SCENE, "count", subject)
+def asked(task, *subject):
+    return SceneQuestion(SCENE if task in ("count", "place") else CHART, task, subject)
 
 
-def test_right_steps_say_what_is_seen_list_what_is_meant_and_count():
-    assert count("red").text == "How many red shapes are there?"
-    assert count("red").solution().response == f"{SEEN}\n\nred shapes: red circle, red circle: 2.\n\nFinal answer: 2"
-    assert count("square").solution().response == f"{SEEN}\n\nsquares: blue square: 1.\n\nFinal answer: 1"
-    assert count("green").solution().response == f"{SEEN}\n\ngreen shapes: none: 0.\n\nFinal answer: 0"
+@pytest.mark.parametrize(("words", "text", "steps", "last", "answer"), CASES)
+def test_right_steps_look_and_conclude_from_what_was_seen(words, text, steps, last, answer):
+    question = asked(*words)
+    assert question.text == text
+    assert question.solution().response == "\n\n".join([*steps, last, f"Final answer: {answer}"])
 
 
-def test_a_slip_looks_at_the_upper_half_only_and_is_followed_through():
-    seen = "red circle, nothing, nothing, nothing."
-    assert count("red").slip().response == f"{seen}\n\nred shapes: red circle: 1.\n\nFinal answer: 1"
-    assert count("square").slip().response == f"{seen}\n\nsquares: none: 0.\n\nFinal answer: 0"
-
-
-def test_a_slip_is_lucky_where_nothing_below_counts():
-    assert count("green").slip().answer == count("green").solution().answer == "0"
-    rng = random.Random(0)
-    asked = [ask_anything(rng) for _ in range(2000)]
-    lucky = [question.slip().answer == question.solution().answer for question in asked]
-    assert 0.45 < sum(lucky) / len(lucky) < 0.65
-    assert all(question.slip() != question.solution() for question in asked)
+@pytest.mark.parametrize("words", CARELESS)
+def test_careless_steps_err_in_the_way_of_their_task_and_are_followed_through(words):
+    response = asked(*words).slip().response
+    places = [response.index(part) for part in CARELESS[words]]
+    assert places == sorted(places)
 
 
 def test_every_step_is_judged():
-    solution = count("red").solution().response
-    slip = count("green").slip().response
-    assert judge_steps(solution + "\n", solution) == [True] * 3 and has_right_steps(solution + "\n", solution)
-    assert judge_steps(slip, count("green").solution().response) == [False, True, True]  # right by luck
-    short = solution.replace(f"{SEEN}\n\n", "")
-    assert judge_steps(short, solution) == [True] * 2 and not has_right_steps(short, solution)
+    question = asked("compare", "red", "green")
+    solution = question.solution().response
+    assert judge_steps(question.slip().response, solution) == [True, False, False, False]
+    assert judge_steps(solution + "\n", solution) == [True] * 4 and has_right_steps(solution + "\n", solution)
+    short = solution.replace("green: 3.\n\n", "")
+    assert judge_steps(short, solution) == [True] * 3 and not has_right_steps(short, solution)
     assert judge_steps("", solution) == [] and not has_right_steps("", solution)
 
 
-def test_no_slip_has_right_steps_however_lucky_its_answer():
+@pytest.mark.parametrize(
+    ("task", "most"), [("count", 0.25), ("place", 0.2), ("add", 0), ("compare", 0.3), ("chart", 0)]
+)
+def test_careless_steps_are_seldom_lucky(task, most):
     rng = random.Random(0)
+    questions = [question for question in (ask_anything(rng) for _ in range(3000)) if question.task == task]
+    assert len(questions) == pytest.approx(3000 / len(TASKS), rel=0.15)
+    lucky = sum(question.slip().answer == question.solution().answer for question in questions)
+    assert lucky <= most * len(questions)
+    assert all(has_right_steps(q.solution().response, q.solution().response) for q in questions)
+
+
+def test_careless_steps_that_lead_to_a_wrong_answer_are_never_all_right():
+    rng = random.Random(1)
     for question in (ask_anything(rng) for _ in range(500)):
-        right = question.solution().response
-        assert not judge_steps(question.slip().response, right)[0] and has_right_steps(right, right)
+        right, careless = question.solution(), question.slip()
+        assert right.answer == careless.answer or not all(judge_steps(careless.response, right.response))
 
 
-def test_the_checks_of_the_pipelines_tell_right_steps_from_slips():
+def test_the_checks_of_the_pipelines_tell_right_answers_from_wrong_ones():
     with AnswerChecker() as checker:
-        for seed in range(30):
+        for seed in range(60):
             question = ask_anything(random.Random(seed))
             right = question.solution()
             for solution in (right, question.slip()):
@@ -75,36 +159,40 @@ def test_the_checks_of_the_pipelines_tell_right_steps_from_slips():
 
 
 def test_the_question_is_put_in_the_words_of_the_pipelines():
-    assert count("red").step_by_step.startswith(
-        "Your task is to answer the question below. Give step by step reasoning"
-    )
-    assert count("red").step_by_step.endswith("Question:\n\nHow many red shapes are there?")
+    put = asked("count", "red").step_by_step
+    assert put.startswith("Your task is to answer the question below. Give step by step reasoning")
+    assert put.endswith("Question:\n\nHow many shapes are not red?")
 
 
-def test_a_task_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="no task 'chart'"):
-        ask(SCENE, "chart", random.Random(0))
+def looks(picture):
+    kinds = LOOKS[type(picture)]
+    return {kind: {look(picture, random.Random(seed), [kind]) for seed in range(200)} for kind in kinds}
 
 
 def test_what_is_seen_is_asked_directly():
-    asked = {kind: {look(SCENE, random.Random(seed), [kind]) for seed in range(200)} for kind in LOOKS}
-    assert asked["what"] == {
+    of_scene, of_chart = looks(SCENE), looks(CHART)
+    assert of_scene["what"] == {
         ("What is at the top left?", "red circle"),
         ("What is at the top right?", "nothing"),
         ("What is at the bottom left?", "blue square"),
-        ("What is at the bottom right?", "red circle"),
+        ("What is at the bottom right?", "red triangle"),
     }
-    assert {("Is there a red circle?", "yes"), ("Is there a green circle?", "no")} <= asked["is there"]
-    assert {("How many circles are there?", "2"), ("How many green shapes are there?", "0")} <= asked["how many"]
-    assert {("Which circles are there?", "red circle, red circle"), ("Which triangles are there?", "none")} <= asked[
-        "which"
-    ]
-    assert describe(SCENE) == SEEN
+    assert ("Where is the blue square?", "bottom left") in of_scene["where"]
+    assert {("Is there a red circle?", "yes"), ("Is there a green circle?", "no")} <= of_scene[PROBE]
+    assert ("How tall is the red bar?", "7") in of_chart["how tall"]
+    assert ("Which bar is 9 tall?", "yellow") in of_chart["which"]
+    assert describe(SCENE) == "red circle, nothing, blue square, red triangle."
+    assert describe(CHART) == "green 3, red 7, blue 1, yellow 9."
+
+
+def test_where_a_thing_is_is_only_asked_where_that_is_clear():
+    twice = Scene((Shape("red", "circle"), None, None, Shape("red", "circle")))
+    assert all(text.startswith("What is at") for text, _ in looks(twice)["where"])
 
 
 def test_yes_and_no_are_about_as_frequent():
     rng = random.Random(0)
-    answers = [look(draw_scene(rng), rng, ["is there"])[1] for _ in range(2000)]
+    answers = [look(draw_scene(rng), rng, [PROBE])[1] for _ in range(2000)]
     assert 0.45 < answers.count("yes") / len(answers) < 0.65
 
 
@@ -118,21 +206,31 @@ def test_a_picture_is_one_tile_and_a_cell_shows_its_thing():
     assert image.getpixel((middle, CELL + middle)) == COLOURS["blue"]
 
 
-def test_no_picture_is_empty():
+def test_a_bar_is_as_tall_as_it_says():
+    image = render(CHART, random.Random(0))
+    assert image.size == (2 * CELL, 2 * CELL)
+    for place, (colour, height) in enumerate(zip(CHART.colours, CHART.heights, strict=True)):
+        top, middle = 2 * CELL - UNIT * height, BAR * place + BAR // 2
+        assert image.getpixel((middle, top + 1)) == COLOURS[colour] and min(image.getpixel((middle, top - 2))) >= 238
+
+
+def test_no_lower_half_is_empty_and_no_two_bars_are_equal():
     rng = random.Random(0)
-    assert all(draw_scene(rng).things for _ in range(5000))
+    assert all(any(draw_scene(rng).cells[2:]) for _ in range(2000))
+    assert all(len({*draw_chart(rng).heights}) == len(COLOURS) for _ in range(500))
 
 
 def test_content_decides_the_split():
     rng = random.Random(0)
     held_out = {ask_anything(rng, held_out=True).scene for _ in range(200)}
     assert held_out.isdisjoint(ask_anything(rng).scene for _ in range(2000))
-    scenes = [draw_scene(rng) for _ in range(3000)]
-    assert sum(scene.is_held_out for scene in scenes) / len(scenes) == pytest.approx(1 / HELD_OUT_SHARE, abs=0.03)
+    for draw in (draw_scene, draw_chart):
+        pictures = [draw(rng) for _ in range(3000)]
+        assert sum(map(is_held_out, pictures)) / len(pictures) == pytest.approx(1 / HELD_OUT_SHARE, abs=0.03)
 
 
 def make(folder: Path, *flags):
-    sizes = ["--look", "4", "--reason", "6", "--pairs", "12", "--held_out", "8"]
+    sizes = ["--look", "4", "--direct", "3", "--reason", "6", "--pairs", "12", "--held_out", "8"]
     make_visual_reasoning(parse_arguments(["--out", str(folder), *sizes, *flags]))
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -161,25 +259,32 @@ def test_pairs_are_of_the_documented_format(tmp_path):
     assert (pairs.root, pairs.annotation, pairs.length) == ("images", "pairs.jsonl", 12)
 
 
-def test_fine_tuning_rows_and_their_mixtures(tmp_path):
+def test_fine_tuning_rows_and_their_mixture(tmp_path):
     files = make(tmp_path, "--reason_repeat", "2.5")
-    numbers = {name: len(rows_of(files, name)) for name in ("look_ask", "look_describe", "reason")}
-    assert numbers == {"look_ask": 8, "look_describe": 2, "reason": 6}
-    assert [spec.name for spec in read_meta(tmp_path / "look.json")] == ["look_describe", "look_ask"]
-    assert {spec.name: float(spec.repeat_time) for spec in read_meta(tmp_path / "sft.json")}["reason"] == 2.5
+    numbers = {name: len(rows_of(files, name)) for name in ("look_ask", "look_describe", "direct", "reason")}
+    assert numbers == {"look_ask": 8, "look_describe": 2, "direct": 3, "reason": 6}
+    repeats = {spec.name: float(spec.repeat_time) for spec in read_meta(tmp_path / "sft.json")}
+    assert repeats == {"look_describe": 1, "look_ask": 1, "direct": 1, "reason": 2.5}
 
 
-def test_prompts_name_their_pictures_and_direct_ones_are_answered_in_a_word(tmp_path):
+def test_prompts_name_their_pictures_and_carry_the_solution(tmp_path):
     files = make(tmp_path)
-    for name, number in (("train_en_prompts", 12), ("held_out_en_prompts", 8), ("held_out_en_direct", 8)):
+    for name, number in (("train_en_prompts", 12), ("held_out_en_prompts", 8)):
         rows = rows_of(files, name)
         assert len(rows) == number
-        assert all((tmp_path / Prompt.from_row(row, Source(name, 1)).image[0]).is_file() for row in rows)
-        solutions = [row["right_response"] for row in rows if "right_response" in row]
-        assert len(solutions) == (0 if name == "held_out_en_direct" else number)
-        assert all(s.endswith(f"Final answer: {row['answer']}") for s, row in zip(solutions, rows, strict=False))
-    kinds = {row["task"] for row in rows_of(files, "held_out_en_direct")}
-    assert kinds <= {kind.split()[0] for kind in IN_A_WORD}
+        for row in rows:
+            assert (tmp_path / Prompt.from_row(row, Source(name, 1)).image[0]).is_file()
+            assert row["task"] in TASKS and row["right_response"].endswith(f"Final answer: {row['answer']}")
+
+
+def test_direct_questions_are_the_reasoned_ones_and_probes_are_about_shapes(tmp_path):
+    files = make(tmp_path)
+    reasoned, asked_directly = rows_of(files, "held_out_en_prompts"), rows_of(files, "held_out_en_direct")
+    assert [{**row, "right_response": ""} for row in reasoned] == [{**row, "solution": ""} for row in asked_directly]
+    assert not any("right_response" in row for row in asked_directly)
+    probes = rows_of(files, "held_out_en_probes")
+    assert len(probes) == sum(row["task"] in ("count", "place") for row in reasoned) > 0
+    assert {row["answer"] for row in probes} <= {"yes", "no"}
 
 
 def test_slips_go_into_fine_tuning_rows_as_asked(tmp_path):
@@ -189,7 +294,7 @@ def test_slips_go_into_fine_tuning_rows_as_asked(tmp_path):
     assert all(a["chosen"] != b["chosen"] for a, b in zip(right, wrong, strict=True))
 
 
-@pytest.mark.parametrize("flags", [["--slips", "1.5"], ["--pairs", "-1"]])
+@pytest.mark.parametrize("flags", [["--slips", "1.5"], ["--pairs", "-1"], ["--direct", "-1"]])
 def test_numbers_out_of_range_are_refused(tmp_path, flags):
     with pytest.raises(ValueError, match="numbers of pictures must be at least 0"):
         make(tmp_path, *flags)

@@ -43,7 +43,7 @@ def measure(checkpoint: Path, base: Path, folder: Path) -> dict[str, Any]:
     """Figures of a checkpoint on the held-out questions in `folder`/data; accuracies in percent, lengths in words."""
     data, out = folder / "data", evaluation_of(checkpoint, folder)
     files = ["--reasoned", data / "held_out_en_prompts.jsonl", "--direct", data / "held_out_en_direct.jsonl"]
-    files += ["--out", out, "--checkpoint", checkpoint]
+    files += ["--probes", data / "held_out_en_probes.jsonl", "--out", out, "--checkpoint", checkpoint]
     report = evaluate(parse_arguments([*map(str, files), *ASK.split(), *SAMPLED]))
     answers = read_answers(answers_path(out))
     sampled = list(answers["reasoned"].values())
@@ -56,7 +56,7 @@ def measure(checkpoint: Path, base: Path, folder: Path) -> dict[str, Any]:
         "direct_sampled": report["direct"]["all"]["percent"],
         "cot_minus_direct": round(cot - direct, 2),
         "right_steps": report["reasoned_greedy"]["all"]["right_steps"],
-        **probe(answers["direct_greedy"].values()),
+        **probe(answers["probes"].values()),
         "words": mean([len(row["responses"][0].split()) for row in answers["reasoned_greedy"].values()]),
         "kl": divergence(checkpoint, base, sampled[:KL_ANSWERS], data / "images", out.with_suffix("")),
     }
@@ -64,7 +64,7 @@ def measure(checkpoint: Path, base: Path, folder: Path) -> dict[str, Any]:
 
 def probe(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Of the questions whether a thing is there: percent right, and percent of those not there that are seen."""
-    asked = [row for row in rows if row["answer"] in ("yes", "no")]
+    asked = list(rows)
     right = [row["responses"][0].strip() == row["answer"] for row in asked]
     seen = [row["responses"][0].strip() == "yes" for row in asked if row["answer"] == "no"]
     return {"probe": 100 * mean(right), "hallucinated": 100 * mean(seen)}

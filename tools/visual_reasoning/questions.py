@@ -1,14 +1,12 @@
-"""Questions about a scene, and their answers: short ones, step-by-step ones, and step-by-step ones with a slip.
+"""Questions about a picture of the small world: what is seen, to be answered in a word, and tasks that need reasoning.
 
-What is seen is asked directly and answered in a word (`look`). A task is answered step by step: say what is there, list
-what is meant, count. Whoever slips looks at the upper half of the picture only and goes on from there: the first step
-is wrong, the answer often right by luck, as nothing in the lower half may count. So answers that were checked are no
-proof of right steps, here as in the data that the paper is about.
+A task (`tasks.TASKS`) is answered step by step. Each step is known to be true or false, so right steps can be told
+from right answers: `steps.judge_steps`. Asked directly, a task is as hard as its steps together.
 
-    question = ask(scene, "count", random.Random(0))
-    question.text                   # How many red shapes are there?
-    question.solution().response    # red circle, nothing, ...\n\nred shapes: red circle: 1.\n\nFinal answer: 1
-    question.slip().response        # nothing, nothing, ...\n\nred shapes: none: 0.\n\nFinal answer: 0
+    question = ask_anything(random.Random(1))
+    question.text                   # How many shapes are not red?
+    question.solution().response    # top left: red circle, 0.\n\n...\n\nFinal answer: 2
+    question.slip().response        # of who looks at the upper half only
     look(scene, random.Random(0))   # ("What is at the top left?", "red circle")
 """
 
@@ -19,37 +17,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tools.reasoning_data_pipeline.prompts.wording import INSTRUCTIONS, REASONING
-from tools.visual_reasoning.scenes import COLOURS, PLACES, SHAPES, Scene, Shape, draw_scene
+from tools.visual_reasoning.scenes import COLOURS, PLACES, SHAPES, Chart, Picture, Scene, Shape, is_held_out
+from tools.visual_reasoning.tasks import TASKS, Reasoning, Subject
 
 DESCRIBE = "What is in the picture?"
-TASKS = {"count": "How many {0} are there?"}
-
-
-@dataclass(frozen=True)
-class Reasoning:
-    """Steps of reasoning and the answer they lead to; `response` is what a model should write."""
-
-    steps: tuple[str, ...]
-    answer: str
-
-    @property
-    def response(self) -> str:
-        """Steps apart by blank lines (a step is what VisualPRM scores), then the final line."""
-        return "\n\n".join((*self.steps, f"Final answer: {self.answer}"))
+PROBE = "is there"  # of LOOKS
 
 
 @dataclass(frozen=True)
 class SceneQuestion:
-    """A task of TASKS on a scene; `subject` is the colour or shape that it asks about."""
+    """A task of TASKS on a picture; `subject` are the words that it asks with."""
 
-    scene: Scene
+    scene: Picture
     task: str
-    subject: str
+    subject: Subject
 
     @property
     def text(self) -> str:
         """The question as written in a prompt row."""
-        return TASKS[self.task].format(name_of(self.subject))
+        return TASKS[self.task].ask(self.subject)
 
     @property
     def step_by_step(self) -> str:
@@ -58,38 +44,48 @@ class SceneQuestion:
 
     def solution(self) -> Reasoning:
         """Right steps to the right answer: small models reason over what they wrote down."""
-        things = self.scene.having(self.subject)
-        listed = f"{name_of(self.subject)}: {list_of(things)}: {len(things)}."
-        return Reasoning((describe(self.scene), listed), str(len(things)))
+        return TASKS[self.task].solve(self.scene, self.subject)
 
     def slip(self) -> Reasoning:
-        """Steps of who looks at the upper half only, to an answer that is right where nothing below it counts."""
-        return SceneQuestion(self.scene.upper_half, self.task, self.subject).solution()
+        """The careless steps of this task, to an answer that is seldom right."""
+        return TASKS[self.task].slip(self.scene, self.subject)
 
 
-def name_of(subject: str) -> str:
-    """All things of a colour or of a shape, in words."""
-    return f"{subject} shapes" if subject in COLOURS else f"{subject}s"
+def ask_anything(rng: random.Random, *, held_out: bool = False) -> SceneQuestion:
+    """A random question about a picture of the training or of the held-out split, tasks equally often."""
+    task = rng.choice(list(TASKS))
+    while True:
+        picture = TASKS[task].draw(rng)
+        if is_held_out(picture) == held_out and (subject := TASKS[task].choose(picture, rng)):
+            return SceneQuestion(picture, task, subject)
 
 
-def list_of(things: Sequence[Shape]) -> str:
-    """Things in words, apart by commas."""
-    return ", ".join(map(str, things)) or "none"
+def describe(picture: Picture) -> str:
+    """Everything that the picture shows: cells in reading order, bars from left to right."""
+    if isinstance(picture, Chart):
+        pairs = zip(picture.colours, picture.heights, strict=True)
+        return ", ".join(f"{colour} {height}" for colour, height in pairs) + "."
+    return ", ".join(map(picture.at, range(len(PLACES)))) + "."
 
 
-def describe(scene: Scene) -> str:
-    """Everything that the picture shows, in reading order."""
-    return ", ".join(str(cell or "nothing") for cell in scene.cells) + "."
-
-
-def look(scene: Scene, rng: random.Random, kinds: Sequence[str] | None = None) -> tuple[str, str]:
-    """A question about what is seen, of any or of these kinds of LOOKS, and its short answer."""
-    return LOOKS[rng.choice(list(kinds or LOOKS))](scene, rng)
+def look(picture: Picture, rng: random.Random, kinds: Sequence[str] | None = None) -> tuple[str, str]:
+    """A question about what is seen, of any or of these kinds of LOOKS for such pictures, and its short answer."""
+    looks = LOOKS[type(picture)]
+    return looks[rng.choice(list(kinds or looks))](picture, rng)
 
 
 def _what(scene: Scene, rng: random.Random) -> tuple[str, str]:
     place = rng.randrange(len(PLACES))
-    return f"What is at the {PLACES[place]}?", str(scene.cells[place] or "nothing")
+    return f"What is at the {PLACES[place]}?", scene.at(place)
+
+
+def _where(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """Of a thing that stands there once, if there is one."""
+    alone = [thing for thing in scene.things if scene.cells.count(thing) == 1]
+    if not alone:
+        return _what(scene, rng)
+    thing = rng.choice(alone)
+    return f"Where is the {thing}?", PLACES[scene.cells.index(thing)]
 
 
 def _is_there(scene: Scene, rng: random.Random) -> tuple[str, str]:
@@ -99,41 +95,17 @@ def _is_there(scene: Scene, rng: random.Random) -> tuple[str, str]:
     return f"Is there a {thing}?", "yes" if thing in scene.things else "no"
 
 
-def _how_many(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    subject = rng.choice([*COLOURS, *SHAPES])
-    return f"How many {name_of(subject)} are there?", str(len(scene.having(subject)))
+def _how_tall(chart: Chart, rng: random.Random) -> tuple[str, str]:
+    colour = rng.choice(chart.colours)
+    return f"How tall is the {colour} bar?", str(chart.height(colour))
 
 
-def _which(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    subject = rng.choice([*COLOURS, *SHAPES])
-    return f"Which {name_of(subject)} are there?", list_of(scene.having(subject))
+def _which(chart: Chart, rng: random.Random) -> tuple[str, str]:
+    place = rng.randrange(len(chart.colours))
+    return f"Which bar is {chart.heights[place]} tall?", chart.colours[place]
 
 
-LOOKS: dict[str, Callable[[Scene, random.Random], tuple[str, str]]] = {
-    "what": _what,
-    "is there": _is_there,
-    "how many": _how_many,
-    "which": _which,
+LOOKS: dict[type, dict[str, Callable[..., tuple[str, str]]]] = {
+    Scene: {"what": _what, "where": _where, PROBE: _is_there},
+    Chart: {"how tall": _how_tall, "which": _which},
 }
-
-
-IN_A_WORD = ("what", "is there", "how many")
-
-
-def ask(scene: Scene, task: str, rng: random.Random) -> SceneQuestion:
-    """A random question of this task about the scene.
-
-    Raises:
-        ValueError: there is no such task.
-    """
-    if task not in TASKS:
-        raise ValueError(f"no task {task!r}: there are {list(TASKS)}")
-    return SceneQuestion(scene, task, rng.choice(rng.choice((list(COLOURS), list(SHAPES)))))
-
-
-def ask_anything(rng: random.Random, *, held_out: bool = False) -> SceneQuestion:
-    """A random question about a scene of the training or of the held-out split; its lower half is not empty."""
-    scene = draw_scene(rng)
-    while scene.is_held_out != held_out or scene == scene.upper_half:
-        scene = draw_scene(rng)
-    return ask(scene, rng.choice(list(TASKS)), rng)

@@ -1,10 +1,11 @@
-"""The pictures of the small visual-reasoning world: four cells, each empty or with a coloured shape.
+"""The pictures of the small visual-reasoning world: four cells of coloured shapes, or a chart of four coloured bars.
 
-A picture is a square of 2 x 2 cells of 28 pixels, one tile of a model whose tiles are 56 pixels wide, so that one
-visual token covers one cell. Content, not chance, says to which split a picture belongs (`Scene.is_held_out`): training
-and held-out sets share no picture, whatever their seeds and sizes.
+A picture is a square of 56 pixels, one tile of a model whose tiles are that wide. Shapes stand in 2 x 2 cells, each
+empty or with one shape, so that one visual token covers one cell. The bars of a chart have the four colours in any
+order, and heights from 1 to 9 that all differ. Content, not chance, says to which split a picture belongs
+(`is_held_out`): training and held-out sets share no picture, whatever their seeds and sizes.
 
-    scene = draw_scene(random.Random(0))
+    scene = draw_scene(random.Random(0))    # or draw_chart
     render(scene, random.Random(0)).save("scene.png")
 """
 
@@ -23,7 +24,9 @@ Colour = tuple[int, int, int]
 COLOURS = {"red": (214, 48, 49), "green": (39, 150, 70), "blue": (45, 88, 205), "yellow": (240, 190, 20)}
 SHAPES = ("circle", "triangle", "square")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
+HEIGHTS = range(1, 10)
 CELL = 28  # pixels
+BAR, UNIT = 14, 6  # pixels: room of a bar in width, and one of HEIGHTS
 EMPTY_SHARE = 0.2
 HELD_OUT_SHARE = 6
 GRID = (200, 200, 205)
@@ -46,14 +49,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, without its jitter: the cells in the order of PLACES, None where one is empty."""
+    """What a picture of shapes shows, without its jitter: the cells in the order of PLACES, None where one is empty."""
 
     cells: tuple[Shape | None, ...]
-
-    @property
-    def is_held_out(self) -> bool:
-        """Whether pictures of this content belong to the held-out split: one in HELD_OUT_SHARE, by a checksum."""
-        return zlib.crc32(repr(self).encode()) % HELD_OUT_SHARE == 0
 
     @property
     def things(self) -> list[Shape]:
@@ -69,24 +67,67 @@ class Scene:
         """The things of this colour or shape, in reading order."""
         return [thing for thing in self.things if thing.has(attribute)]
 
+    def at(self, place: int) -> str:
+        """What is at one of PLACES, in words."""
+        return str(self.cells[place] or "nothing")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What a bar chart shows: the colours of its bars and their heights, from left to right."""
+
+    colours: tuple[str, ...]
+    heights: tuple[int, ...]
+
+    def height(self, colour: str) -> int:
+        """How tall the bar of this colour is."""
+        return self.heights[self.colours.index(colour)]
+
+
+Picture = Scene | Chart
+
+
+def is_held_out(picture: Picture) -> bool:
+    """Whether pictures of this content belong to the held-out split: one in HELD_OUT_SHARE, by a checksum."""
+    return zlib.crc32(repr(picture).encode()) % HELD_OUT_SHARE == 0
+
 
 def draw_scene(rng: random.Random) -> Scene:
-    """A random scene, which is not quite empty."""
+    """A random scene whose lower half is not empty."""
     things = [Shape(rng.choice(list(COLOURS)), rng.choice(SHAPES)) for _ in PLACES]
     scene = Scene(tuple(thing if rng.random() >= EMPTY_SHARE else None for thing in things))
-    return scene if scene.things else draw_scene(rng)
+    return scene if scene != scene.upper_half else draw_scene(rng)
 
 
-def render(scene: Scene, rng: random.Random) -> Image.Image:
-    """The scene as an RGB picture of 2 * CELL pixels each way; `rng` gives background and jitter."""
+def draw_chart(rng: random.Random) -> Chart:
+    """A random chart."""
+    return Chart(tuple(rng.sample(list(COLOURS), len(COLOURS))), tuple(rng.sample(HEIGHTS, len(COLOURS))))
+
+
+def render(picture: Picture, rng: random.Random) -> Image.Image:
+    """The picture in RGB, 2 * CELL pixels each way; `rng` gives background and jitter."""
     image = Image.new("RGB", (2 * CELL, 2 * CELL), tuple(rng.randint(238, 255) for _ in range(3)))
     canvas = ImageDraw.Draw(image)
+    if isinstance(picture, Chart):
+        _draw_bars(canvas, picture, rng)
+    else:
+        _draw_shapes(canvas, picture, rng)
+    return image
+
+
+def _draw_bars(canvas: ImageDraw.ImageDraw, chart: Chart, rng: random.Random) -> None:
+    """Bars on the lower edge, moved a little to the side."""
+    for place, (colour, height) in enumerate(zip(chart.colours, chart.heights, strict=True)):
+        left = BAR * place + 2 + rng.uniform(-1, 1)
+        canvas.rectangle((left, 2 * CELL - UNIT * height, left + BAR - 4, 2 * CELL), fill=COLOURS[colour])
+
+
+def _draw_shapes(canvas: ImageDraw.ImageDraw, scene: Scene, rng: random.Random) -> None:
     for place, thing in enumerate(scene.cells):
         left, top = CELL * (place % 2), CELL * (place // 2)
         canvas.rectangle((left, top, left + CELL - 1, top + CELL - 1), outline=GRID)
         if thing:
             DRAW[thing.shape](canvas, _box(left, top, rng), COLOURS[thing.colour])
-    return image
 
 
 def _box(left: int, top: int, rng: random.Random) -> Box:

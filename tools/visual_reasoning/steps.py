@@ -1,11 +1,10 @@
 """Which steps of an answer are right: in the small world that is known, for critics and for what right answers hide.
 
-There is one right way to each answer (`SceneQuestion.solution`), and rows carry it: `right_response` of prompts,
-`chosen` of the generator's pairs. So a step is right where it is one of that way's, word for word.
+There is one right way to each answer (`tasks.TASKS`), and rows carry it: `right_response` of prompts, `chosen` of the
+generator's pairs. So a step is right where it is one of that way's, word for word.
 
-    solution = "red circle, nothing, nothing, blue circle.\n\ncircles: red circle, blue circle: 2.\n\nFinal answer: 2"
-    judge_steps("red circle, nothing, nothing, nothing.\n\ncircles: red circle: 1.\n\nFinal answer: 1", solution)
-    # [False, False, False]
+    judge_steps("red: 7.\n\nblue: 2.\n\nFinal answer: 9", "red: 7.\n\nblue: 3.\n\n7 + 3 = 10.\n\nFinal answer: 10")
+    # [True, False, False]
 """
 
 from __future__ import annotations
