@@ -28,11 +28,13 @@ from pathlib import Path
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.run.bars import track
 from internvl_chat.run.entry import Parser, enter
-from tools.visual_reasoning.questions import DESCRIBE, PROBE, SceneQuestion, ask_anything, describe, look
+from tools.visual_reasoning.questions import DESCRIBE, PROBE, SceneQuestion, ask_anything, look
 from tools.visual_reasoning.scenes import Scene, render
+from tools.visual_reasoning.tasks import Reasoning, describe
 
 PLACEHOLDER = "<image>\n"
 LOOKS_PER_PICTURE = 2
+MISREAD_SHARE = 0.15  # of careless steps; the others take the shortcut of their task
 MIXTURES = {
     "sft": ("look_describe", "look_ask", "direct", "reason"),
     "pairs": ("pairs",),
@@ -91,10 +93,15 @@ def _add_rows(files: Files, kind: str, image: str, question: SceneQuestion, rng:
     elif kind == "direct":
         files["direct"].append(_sft_row(image, question.text, question.solution().answer))
     elif kind == "reason":
-        solution = question.slip() if rng.random() < slips else question.solution()
+        solution = careless(question, rng) if rng.random() < slips else question.solution()
         files["reason"].append(_sft_row(image, question.step_by_step, solution.response))
     else:
         _add_pair_rows(files, kind, image, question, rng)
+
+
+def careless(question: SceneQuestion, rng: random.Random) -> Reasoning:
+    """The shortcut, or now and then an entry misread."""
+    return question.misread(rng) if rng.random() < MISREAD_SHARE else question.hurry()
 
 
 def _add_look_rows(files: Files, image: str, question: SceneQuestion, rng: random.Random) -> None:
@@ -111,7 +118,7 @@ def _sft_row(image: str, text: str, chosen: str) -> Row:
 
 def _add_pair_rows(files: Files, split: str, image: str, question: SceneQuestion, rng: random.Random) -> None:
     """A pair and its bare question; for held-out pictures also to be asked directly, and whether a thing is there."""
-    solution, slip = question.solution(), question.slip()
+    solution, slip = question.solution(), question.slip(rng)
     pair = {**_sft_row(image, question.step_by_step, solution.response), "rejected": slip.response}
     files["pairs" if split == "train" else "held_out_pairs"].append({**pair, "task": question.task})
     row = {"image": f"images/{image}", "question": PLACEHOLDER + question.text, "answer": solution.answer}

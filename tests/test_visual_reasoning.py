@@ -12,7 +12,7 @@ from internvl_chat.data.images import plan_grid
 from internvl_chat.records.meta import read_meta
 from internvl_chat.records.rows import PreferencePair, Prompt, Source
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, parse_answer
-from tools.visual_reasoning.questions import LOOKS, PROBE, SceneQuestion, ask_anything, describe, look
+from tools.visual_reasoning.questions import LOOKS, PROBE, SceneQuestion, ask_anything, look
 from tools.visual_reasoning.scenes import (
     BAR,
     CELL,
@@ -28,124 +28,140 @@ from tools.visual_reasoning.scenes import (
     render,
 )
 from tools.visual_reasoning.steps import has_right_steps, judge_steps
-from tools.visual_reasoning.tasks import TASKS
+from tools.visual_reasoning.tasks import TASKS, describe
 
 SCENE = Scene((Shape("red", "circle"), None, Shape("blue", "square"), Shape("red", "triangle")))
 CHART = Chart(("green", "red", "blue", "yellow"), (3, 7, 1, 9))
+SEEN = "red circle, nothing, blue square, red triangle."
+PLACED = "top left: red circle, top right: nothing, bottom left: blue square, bottom right: red triangle."
+READ = "green 3, red 7, blue 1, yellow 9."
 CASES = [
-    (
-        ("count", "red"),
-        "How many shapes are not red?",
-        ["top left: red circle, 0.", "top right: nothing, 0.", "bottom left: blue square, 1."],
-        "bottom right: red triangle, 1.",
-        "1",
-    ),
-    (
-        ("count", "circle", "square"),
-        "How many shapes are circles or squares?",
-        ["top left: red circle, 1.", "top right: nothing, 1.", "bottom left: blue square, 2."],
-        "bottom right: red triangle, 2.",
-        "2",
-    ),
+    (("count", "red"), "How many shapes are red?", SEEN, "red: red circle, red triangle: 2.", "2"),
+    (("count", "not", "red"), "How many shapes are not red?", SEEN, "not red: blue square: 1.", "1"),
+    (("count", "square"), "How many shapes are squares?", SEEN, "squares: blue square: 1.", "1"),
+    (("count", "yellow"), "How many shapes are yellow?", SEEN, "yellow: none: 0.", "0"),
     (
         ("place", "above", "blue square"),
         "What is above the blue square?",
-        ["blue square: bottom left.", "above it: top left."],
-        "top left: red circle.",
+        PLACED,
+        "blue square: bottom left.\n\nabove it: top left: red circle.",
         "red circle",
     ),
     (
         ("place", "right of", "red circle"),
         "What is right of the red circle?",
-        ["red circle: top left.", "right of it: top right."],
-        "top right: nothing.",
+        PLACED,
+        "red circle: top left.\n\nright of it: top right: nothing.",
         "nothing",
     ),
+    (("add", "blue", "red"), "How tall are the blue and the red bar together?", READ, "blue 1 + red 7 = 8.", "8"),
     (
         ("add", "yellow", "red"),
         "How tall are the yellow and the red bar together?",
-        ["yellow: 9.", "red: 7."],
-        "9 + 7 = 16.",
+        READ,
+        "yellow 9 + red 7 = 16.",
         "16",
     ),
     (
-        ("compare", "red", "green"),
+        ("compare", "taller", "red", "green"),
         "How much taller is the red bar than the green bar?",
-        ["red: 7.", "green: 3."],
-        "7 - 3 = 4.",
+        READ,
+        "red 7 - green 3 = 4.",
         "4",
     ),
     (
-        ("chart", "tallest"),
-        "Which bar is the tallest?",
-        ["green: 3.", "red: 7.", "blue: 1.", "yellow: 9."],
-        "tallest: yellow.",
-        "yellow",
+        ("compare", "shorter", "green", "red"),
+        "How much shorter is the green bar than the red bar?",
+        READ,
+        "red 7 - green 3 = 4.",
+        "4",
     ),
-    (
-        ("chart", "shortest"),
-        "Which bar is the shortest?",
-        ["green: 3.", "red: 7.", "blue: 1.", "yellow: 9."],
-        "shortest: blue.",
-        "blue",
-    ),
+    (("chart", "tallest"), "Which bar is the tallest?", READ, "tallest: 9, yellow.", "yellow"),
+    (("chart", "shortest"), "Which bar is the shortest?", READ, "shortest: 1, blue.", "blue"),
 ]
-CARELESS = {
-    ("count", "red"): ["red circle, 0", "nothing, 0", "bottom left: nothing, 0", "bottom right: nothing, 0", ": 0"],
-    ("place", "above", "blue square"): ["above it: bottom right", "bottom right: red triangle", ": red triangle"],
-    ("add", "yellow", "red"): ["yellow: 9", "red: 1", "9 + 1 = 10", ": 10"],  # blue stands beside red
-    ("add", "red", "yellow"): ["red: 7", "yellow: 3", "7 + 3 = 10", ": 10"],  # after the last comes the first
-    ("compare", "red", "green"): ["red: 7", "green: 1", "7 - 1 = 6", ": 6"],
-    ("chart", "tallest"): ["yellow: 9", "tallest: blue", ": blue"],
-    ("chart", "shortest"): ["yellow: 9", "shortest: yellow", ": yellow"],
-}
+FULL = Scene((Shape("red", "circle"), Shape("blue", "circle"), Shape("blue", "square"), None))
+SHORTCUTS = [
+    (FULL, ("count", "blue"), "red circle, blue circle, nothing, nothing.", "blue: blue circle: 1.", "1"),
+    (
+        SCENE,
+        ("place", "above", "blue square"),
+        PLACED,
+        "bottom left.\n\nabove it: bottom right: red triangle.",
+        "red triangle",
+    ),
+    (CHART, ("add", "yellow", "red"), READ, "yellow 9 + red 7 = 6.", "6"),
+    (CHART, ("compare", "shorter", "green", "red"), READ, "green 3.", "3"),
+    (CHART, ("chart", "shortest"), READ, "shortest: 9, yellow.", "yellow"),
+]
+EASY = [
+    ("count", "red"),  # a cell above is empty
+    ("place", "right of", "red circle"),
+    ("add", "blue", "red"),  # nothing is carried
+    ("compare", "taller", "red", "green"),
+    ("chart", "tallest"),
+]
 
 
 def asked(task, *subject):
     return SceneQuestion(SCENE if task in ("count", "place") else CHART, task, subject)
 
 
-@pytest.mark.parametrize(("words", "text", "steps", "last", "answer"), CASES)
-def test_right_steps_look_and_conclude_from_what_was_seen(words, text, steps, last, answer):
+@pytest.mark.parametrize(("words", "text", "seen", "steps", "answer"), CASES)
+def test_right_steps_write_down_what_is_seen_and_conclude_from_it(words, text, seen, steps, answer):
     question = asked(*words)
     assert question.text == text
-    assert question.solution().response == "\n\n".join([*steps, last, f"Final answer: {answer}"])
+    assert question.solution().response == f"{seen}\n\n{steps}\n\nFinal answer: {answer}"
 
 
-@pytest.mark.parametrize("words", CARELESS)
-def test_careless_steps_err_in_the_way_of_their_task_and_are_followed_through(words):
-    response = asked(*words).slip().response
-    places = [response.index(part) for part in CARELESS[words]]
-    assert places == sorted(places)
+@pytest.mark.parametrize(("picture", "words", "seen", "steps", "answer"), SHORTCUTS)
+def test_shortcuts_err_in_the_way_of_their_task_and_are_followed_through(picture, words, seen, steps, answer):
+    response = SceneQuestion(picture, words[0], words[1:]).hurry().response
+    assert response.startswith(f"{seen}\n\n") and response.endswith(f"{steps}\n\nFinal answer: {answer}")
+
+
+@pytest.mark.parametrize("words", EASY)
+def test_shortcuts_are_the_right_way_of_easy_questions(words):
+    question = asked(*words)
+    assert question.hurry() == question.solution()
+    assert question.slip(random.Random(0)) != question.solution()
+
+
+def test_what_is_misread_is_one_entry_and_never_what_is_asked_for():
+    rng = random.Random(0)
+    for _ in range(200):
+        seen = SCENE.misread(rng, keep=("above", "blue square"))
+        changed = [place for place in range(4) if seen.cells[place] != SCENE.cells[place]]
+        assert len(changed) == 1 and seen.cells[2] == SCENE.cells[2] and seen.cells.count(SCENE.cells[2]) == 1
+        chart = CHART.misread(rng, keep=())
+        assert sorted(chart.heights) == sorted(CHART.heights)
+        assert sum(map(int.__ne__, chart.heights, CHART.heights)) == 2
 
 
 def test_every_step_is_judged():
-    question = asked("compare", "red", "green")
+    question = asked("compare", "shorter", "green", "red")
     solution = question.solution().response
-    assert judge_steps(question.slip().response, solution) == [True, False, False, False]
-    assert judge_steps(solution + "\n", solution) == [True] * 4 and has_right_steps(solution + "\n", solution)
-    short = solution.replace("green: 3.\n\n", "")
-    assert judge_steps(short, solution) == [True] * 3 and not has_right_steps(short, solution)
+    assert judge_steps(question.hurry().response, solution) == [True, False, False]
+    assert judge_steps(solution + "\n", solution) == [True] * 3 and has_right_steps(solution + "\n", solution)
+    short = solution.replace(f"{READ}\n\n", "")
+    assert judge_steps(short, solution) == [True] * 2 and not has_right_steps(short, solution)
     assert judge_steps("", solution) == [] and not has_right_steps("", solution)
 
 
-@pytest.mark.parametrize(
-    ("task", "most"), [("count", 0.25), ("place", 0.2), ("add", 0), ("compare", 0.3), ("chart", 0)]
-)
-def test_careless_steps_are_seldom_lucky(task, most):
+@pytest.mark.parametrize("task", TASKS)
+def test_shortcuts_are_wrong_for_about_half_of_the_questions_and_seldom_lucky(task):
     rng = random.Random(0)
     questions = [question for question in (ask_anything(rng) for _ in range(3000)) if question.task == task]
     assert len(questions) == pytest.approx(3000 / len(TASKS), rel=0.15)
-    lucky = sum(question.slip().answer == question.solution().answer for question in questions)
-    assert lucky <= most * len(questions)
+    hard = [question for question in questions if question.hurry() != question.solution()]
+    assert 0.4 < len(hard) / len(questions) < 0.7
+    assert sum(question.hurry().answer == question.solution().answer for question in hard) < 0.2 * len(hard)
     assert all(has_right_steps(q.solution().response, q.solution().response) for q in questions)
 
 
-def test_careless_steps_that_lead_to_a_wrong_answer_are_never_all_right():
+def test_careless_steps_are_never_all_right():
     rng = random.Random(1)
     for question in (ask_anything(rng) for _ in range(500)):
-        right, careless = question.solution(), question.slip()
-        assert right.answer == careless.answer or not all(judge_steps(careless.response, right.response))
+        assert not has_right_steps(question.slip(rng).response, question.solution().response)
 
 
 def test_the_checks_of_the_pipelines_tell_right_answers_from_wrong_ones():
@@ -153,13 +169,13 @@ def test_the_checks_of_the_pipelines_tell_right_answers_from_wrong_ones():
         for seed in range(60):
             question = ask_anything(random.Random(seed))
             right = question.solution()
-            for solution in (right, question.slip()):
+            for solution in (right, question.slip(random.Random(seed))):
                 outcome = Outcome.CORRECT if solution.answer == right.answer else Outcome.WRONG
                 assert checker.check(parse_answer(solution.response, "en"), right.answer).outcome is outcome
 
 
 def test_the_question_is_put_in_the_words_of_the_pipelines():
-    put = asked("count", "red").step_by_step
+    put = asked("count", "not", "red").step_by_step
     assert put.startswith("Your task is to answer the question below. Give step by step reasoning")
     assert put.endswith("Question:\n\nHow many shapes are not red?")
 
@@ -280,18 +296,20 @@ def test_prompts_name_their_pictures_and_carry_the_solution(tmp_path):
 def test_direct_questions_are_the_reasoned_ones_and_probes_are_about_shapes(tmp_path):
     files = make(tmp_path)
     reasoned, asked_directly = rows_of(files, "held_out_en_prompts"), rows_of(files, "held_out_en_direct")
-    assert [{**row, "right_response": ""} for row in reasoned] == [{**row, "solution": ""} for row in asked_directly]
+    assert [{**row, "right_response": ""} for row in reasoned] == [
+        {**row, "right_response": ""} for row in asked_directly
+    ]
     assert not any("right_response" in row for row in asked_directly)
     probes = rows_of(files, "held_out_en_probes")
     assert len(probes) == sum(row["task"] in ("count", "place") for row in reasoned) > 0
     assert {row["answer"] for row in probes} <= {"yes", "no"}
 
 
-def test_slips_go_into_fine_tuning_rows_as_asked(tmp_path):
-    right = rows_of(make(tmp_path / "right"), "reason")
-    wrong = rows_of(make(tmp_path / "wrong", "--slips", "1"), "reason")
+def test_careless_answers_go_into_fine_tuning_rows_as_asked(tmp_path):
+    right = rows_of(make(tmp_path / "right", "--reason", "40"), "reason")
+    wrong = rows_of(make(tmp_path / "wrong", "--reason", "40", "--slips", "1"), "reason")
     assert [row["question"] for row in right] == [row["question"] for row in wrong]
-    assert all(a["chosen"] != b["chosen"] for a, b in zip(right, wrong, strict=True))
+    assert 0 < sum(a["chosen"] != b["chosen"] for a, b in zip(right, wrong, strict=True)) < 40
 
 
 @pytest.mark.parametrize("flags", [["--slips", "1.5"], ["--pairs", "-1"], ["--direct", "-1"]])

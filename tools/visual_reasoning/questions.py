@@ -5,8 +5,8 @@ from right answers: `steps.judge_steps`. Asked directly, a task is as hard as it
 
     question = ask_anything(random.Random(1))
     question.text                   # How many shapes are not red?
-    question.solution().response    # top left: red circle, 0.\n\n...\n\nFinal answer: 2
-    question.slip().response        # of who looks at the upper half only
+    question.solution().response    # red circle, ...\n\nnot red: ...: 2.\n\nFinal answer: 2
+    question.slip(rng).response     # of who looks at the upper half only, say
     look(scene, random.Random(0))   # ("What is at the top left?", "red circle")
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tools.reasoning_data_pipeline.prompts.wording import INSTRUCTIONS, REASONING
 from tools.visual_reasoning.scenes import COLOURS, PLACES, SHAPES, Chart, Picture, Scene, Shape, is_held_out
@@ -46,9 +46,19 @@ class SceneQuestion:
         """Right steps to the right answer: small models reason over what they wrote down."""
         return TASKS[self.task].solve(self.scene, self.subject)
 
-    def slip(self) -> Reasoning:
-        """The careless steps of this task, to an answer that is seldom right."""
-        return TASKS[self.task].slip(self.scene, self.subject)
+    def hurry(self) -> Reasoning:
+        """The shortcut of this task: wrong steps for about half of the questions, the right ones for the others."""
+        return TASKS[self.task].hurry(self.scene, self.subject)
+
+    def misread(self, rng: random.Random) -> Reasoning:
+        """The right way on from a picture of which one entry was misread."""
+        seen = self.scene.misread(rng, keep=self.subject)
+        return replace(self, scene=seen).solution()
+
+    def slip(self, rng: random.Random) -> Reasoning:
+        """Careless steps: the shortcut where it is wrong, else one entry misread."""
+        hurried = self.hurry()
+        return hurried if hurried != self.solution() else self.misread(rng)
 
 
 def ask_anything(rng: random.Random, *, held_out: bool = False) -> SceneQuestion:
@@ -58,14 +68,6 @@ def ask_anything(rng: random.Random, *, held_out: bool = False) -> SceneQuestion
         picture = TASKS[task].draw(rng)
         if is_held_out(picture) == held_out and (subject := TASKS[task].choose(picture, rng)):
             return SceneQuestion(picture, task, subject)
-
-
-def describe(picture: Picture) -> str:
-    """Everything that the picture shows: cells in reading order, bars from left to right."""
-    if isinstance(picture, Chart):
-        pairs = zip(picture.colours, picture.heights, strict=True)
-        return ", ".join(f"{colour} {height}" for colour, height in pairs) + "."
-    return ", ".join(map(picture.at, range(len(PLACES)))) + "."
 
 
 def look(picture: Picture, rng: random.Random, kinds: Sequence[str] | None = None) -> tuple[str, str]:

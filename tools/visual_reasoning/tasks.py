@@ -1,30 +1,30 @@
-"""The tasks of the small world: what is asked, the right steps to the answer, and the careless ones.
+"""The tasks of the small world: what is asked, the right steps to the answer, and the shortcut of who is careless.
 
     task      picture   asked                                               who is careless
-    count     shapes    How many shapes are not red?                        looks at the upper half only
-    place     shapes    What is left of the blue square?                    takes rows for columns
-    add       bars      How tall are the red and the blue bar together?     reads the bar beside the second one
-    compare   bars      How much taller is the red bar than the blue bar?   does not look at the second bar
-    chart     bars      Which bar is the tallest?                           orders the wrong way around
+    count     shapes    How many shapes are not red?                        sees two things above and looks no further
+    place     shapes    What is below the blue square?                      goes sideways always
+    add       bars      How tall are the red and the blue bar together?     forgets what is carried
+    compare   bars      How much shorter is the blue bar than the red bar?  stops at the first bar if it is the shorter
+    chart     bars      Which bar is the shortest?                          takes the tallest always
 
-A step is one look, or one conclusion from what stands before. There is one right way to each answer, so a step is
-either on it or false. Careless steps rarely lead to the right answer: there are many answers, and chance hits few.
+The first step writes down what is seen, in reading order; later ones follow from the text before them. There is one
+right way to each answer, so a step is either on it or false. A shortcut is that way for about half of the questions,
+and for the others seldom leads to the right answer: there are many answers, and chance hits few.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tools.visual_reasoning.scenes import COLOURS, PLACES, SHAPES, Chart, Picture, Scene, Shape, draw_chart, draw_scene
+from tools.visual_reasoning.scenes import COLOURS, PLACES, SHAPES, Chart, Picture, Scene, draw_chart, draw_scene
 
 Subject = tuple[str, ...]
 SIDES = {"left of": (1, 1), "right of": (1, 0), "above": (2, 2), "below": (2, 0)}
 """Bit of an index in PLACES that a step to this side changes, and its value before: the column's or the row's."""
-SIDE_BITS = 3
-UNSEEN = 1  # height given to a bar that nobody looked at
+SIDEWAYS = 1
 
 
 @dataclass(frozen=True)
@@ -42,44 +42,53 @@ class Reasoning:
 
 @dataclass(frozen=True)
 class SceneTask:
-    """A kind of question. `solve` and `slip` take a picture and the words that `ask` asks with.
+    """A kind of question. `solve` and `hurry` take a picture and the words that `ask` asks with.
 
     Attributes:
         draw: a random picture.
         choose: words for a question about a picture; () where it has no such question.
         ask: the question.
         solve: the right steps to its answer.
-        slip: the careless ones.
+        hurry: the shortcut, which is the same for easy questions.
     """
 
     draw: Callable[[random.Random], Picture]
     choose: Callable[[Any, random.Random], Subject]
     ask: Callable[[Subject], str]
     solve: Callable[[Any, Subject], Reasoning]
-    slip: Callable[[Any, Subject], Reasoning]
+    hurry: Callable[[Any, Subject], Reasoning]
+
+
+def describe(picture: Picture) -> str:
+    """Everything that the picture shows: cells in reading order, bars from left to right."""
+    if isinstance(picture, Chart):
+        pairs = zip(picture.colours, picture.heights, strict=True)
+        return ", ".join(f"{colour} {height}" for colour, height in pairs) + "."
+    return ", ".join(map(picture.at, range(len(PLACES)))) + "."
 
 
 def _choose_condition(scene: Scene, rng: random.Random) -> Subject:
-    """What counts: not a colour or shape, or either of two."""
-    return tuple(rng.sample(rng.choice((list(COLOURS), list(SHAPES))), rng.choice((1, 2))))
+    """A colour or shape, or that it is none; something in the lower half counts."""
+    thing = rng.choice([cell for cell in scene.cells[2:] if cell])
+    names = rng.choice((list(COLOURS), list(SHAPES)))
+    if rng.random() < 0.5:
+        return (next(filter(thing.has, names)),)
+    return ("not", rng.choice([name for name in names if not thing.has(name)]))
 
 
-def _ask_count(wanted: Subject) -> str:
-    names = [name if name in COLOURS else f"{name}s" for name in wanted]
-    return f"How many shapes are {' or '.join(names) if len(names) > 1 else f'not {names[0]}'}?"
-
-
-def _counts(thing: Shape | None, wanted: Subject) -> bool:
-    return thing is not None and any(map(thing.has, wanted)) == (len(wanted) > 1)
+def _condition(wanted: Subject) -> str:
+    return " ".join([*wanted[:-1], wanted[-1] if wanted[-1] in COLOURS else f"{wanted[-1]}s"])
 
 
 def _count(scene: Scene, wanted: Subject) -> Reasoning:
-    """A look at each place with the count so far."""
-    steps, total = [], 0
-    for place, name in enumerate(PLACES):
-        total += _counts(scene.cells[place], wanted)
-        steps.append(f"{name}: {scene.at(place)}, {total}.")
-    return Reasoning(tuple(steps), str(total))
+    """What is there, what of it counts."""
+    found = [str(thing) for thing in scene.things if thing.has(wanted[-1]) == (len(wanted) == 1)]
+    steps = (describe(scene), f"{_condition(wanted)}: {', '.join(found) or 'none'}: {len(found)}.")
+    return Reasoning(steps, str(len(found)))
+
+
+def _count_in_a_hurry(scene: Scene, wanted: Subject) -> Reasoning:
+    return _count(scene.upper_half if all(scene.cells[:2]) else scene, wanted)
 
 
 def _choose_neighbour(scene: Scene, rng: random.Random) -> Subject:
@@ -92,11 +101,12 @@ def _choose_neighbour(scene: Scene, rng: random.Random) -> Subject:
 
 
 def _go(scene: Scene, words: Subject, bit: int) -> Reasoning:
-    """Find the thing, go across by this bit of its place, look there."""
+    """What is where, the place of the thing, what is across by this bit of its place."""
     side, thing = words
     place = list(map(str, scene.cells)).index(thing)
     there = place ^ bit
-    steps = (f"{thing}: {PLACES[place]}.", f"{side} it: {PLACES[there]}.", f"{PLACES[there]}: {scene.at(there)}.")
+    seen = ", ".join(f"{name}: {scene.at(index)}" for index, name in enumerate(PLACES))
+    steps = (f"{seen}.", f"{thing}: {PLACES[place]}.", f"{side} it: {PLACES[there]}: {scene.at(there)}.")
     return Reasoning(steps, scene.at(there))
 
 
@@ -104,68 +114,71 @@ def _choose_bars(chart: Chart, rng: random.Random) -> Subject:
     return tuple(rng.sample(chart.colours, 2))
 
 
-def _choose_taller(chart: Chart, rng: random.Random) -> Subject:
-    """Two bars, the taller one first."""
-    return tuple(sorted(_choose_bars(chart, rng), key=chart.height, reverse=True))
+def _add(chart: Chart, words: Subject, carried: int = 10) -> Reasoning:
+    one, other = map(chart.height, words)
+    total = one + other - (0 if one + other < 10 else 10 - carried)
+    return Reasoning((describe(chart), f"{words[0]} {one} + {words[1]} {other} = {total}."), str(total))
 
 
-def _add(words: Subject, one: int, other: int) -> Reasoning:
-    return _reckon(words, (one, other), f"{one} + {other} = {one + other}.", one + other)
+def _choose_comparison(chart: Chart, rng: random.Random) -> Subject:
+    """Two bars, and how the first differs."""
+    one, other = _choose_bars(chart, rng)
+    return ("taller" if chart.height(one) > chart.height(other) else "shorter", one, other)
 
 
-def _subtract(words: Subject, one: int, other: int) -> Reasoning:
-    return _reckon(words, (one, other), f"{one} - {other} = {one - other}.", one - other)
+def _compare(chart: Chart, words: Subject) -> Reasoning:
+    taller, shorter = words[1:] if words[0] == "taller" else words[:0:-1]
+    one, other = chart.height(taller), chart.height(shorter)
+    return Reasoning((describe(chart), f"{taller} {one} - {shorter} {other} = {one - other}."), str(one - other))
 
 
-def _reckon(words: Subject, heights: Sequence[int], step: str, answer: int) -> Reasoning:
-    """Looks at bars and what follows from them."""
-    looks = (f"{colour}: {height}." for colour, height in zip(words, heights, strict=True))
-    return Reasoning((*looks, step), str(answer))
+def _compare_in_a_hurry(chart: Chart, words: Subject) -> Reasoning:
+    if words[0] == "taller":
+        return _compare(chart, words)
+    height = chart.height(words[1])
+    return Reasoning((describe(chart), f"{words[1]} {height}."), str(height))
 
 
-def _beside(chart: Chart, colour: str) -> int:
-    """Height of the next bar to the right; the first one's for the last."""
-    return chart.heights[(chart.colours.index(colour) + 1) % len(chart.heights)]
-
-
-def _order(chart: Chart, words: Subject, *, is_reversed: bool) -> Reasoning:
-    """A look at each bar, then which one is meant."""
-    last = max if (words[0] == "tallest") != is_reversed else min
-    found = last(chart.colours, key=chart.height)
-    looks = (f"{colour}: {height}." for colour, height in zip(chart.colours, chart.heights, strict=True))
-    return Reasoning((*looks, f"{words[0]}: {found}."), found)
+def _extreme(chart: Chart, words: Subject, last: Callable[..., int]) -> Reasoning:
+    height = last(chart.heights)
+    colour = chart.colours[chart.heights.index(height)]
+    return Reasoning((describe(chart), f"{words[0]}: {height}, {colour}."), colour)
 
 
 TASKS = {
     "count": SceneTask(
-        draw_scene, _choose_condition, _ask_count, _count, lambda scene, words: _count(scene.upper_half, words)
+        draw_scene,
+        _choose_condition,
+        lambda words: f"How many shapes are {_condition(words)}?",
+        _count,
+        _count_in_a_hurry,
     ),
     "place": SceneTask(
         draw_scene,
         _choose_neighbour,
         lambda words: f"What is {words[0]} the {words[1]}?",
         lambda scene, words: _go(scene, words, SIDES[words[0]][0]),
-        lambda scene, words: _go(scene, words, SIDE_BITS ^ SIDES[words[0]][0]),
+        lambda scene, words: _go(scene, words, SIDEWAYS),
     ),
     "add": SceneTask(
         draw_chart,
         _choose_bars,
         lambda words: f"How tall are the {words[0]} and the {words[1]} bar together?",
-        lambda chart, words: _add(words, chart.height(words[0]), chart.height(words[1])),
-        lambda chart, words: _add(words, chart.height(words[0]), _beside(chart, words[1])),
+        _add,
+        lambda chart, words: _add(chart, words, carried=0),
     ),
     "compare": SceneTask(
         draw_chart,
-        _choose_taller,
-        lambda words: f"How much taller is the {words[0]} bar than the {words[1]} bar?",
-        lambda chart, words: _subtract(words, chart.height(words[0]), chart.height(words[1])),
-        lambda chart, words: _subtract(words, chart.height(words[0]), UNSEEN),
+        _choose_comparison,
+        lambda words: f"How much {words[0]} is the {words[1]} bar than the {words[2]} bar?",
+        _compare,
+        _compare_in_a_hurry,
     ),
     "chart": SceneTask(
         draw_chart,
         lambda chart, rng: (rng.choice(("tallest", "shortest")),),
         lambda words: f"Which bar is the {words[0]}?",
-        lambda chart, words: _order(chart, words, is_reversed=False),
-        lambda chart, words: _order(chart, words, is_reversed=True),
+        lambda chart, words: _extreme(chart, words, max if words[0] == "tallest" else min),
+        lambda chart, words: _extreme(chart, words, max),
     ),
 }
