@@ -5,7 +5,7 @@ from right answers: `steps.judge_steps`. Asked directly, a task is as hard as it
 
     question = ask_anything(random.Random(1))
     question.text                   # How many shapes are not red?
-    question.solution().response    # red circle, ...\n\nnot red: ...: 2.\n\nFinal answer: 2
+    question.solution().response    # red circle no, ...\n\nyes: two.\n\nFinal answer: two
     question.slip(rng).response     # of who looks at the upper half only, say
     look(scene, random.Random(0))   # ("What is at the top left?", "red circle")
 """
@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 
 from tools.reasoning_data_pipeline.prompts.wording import INSTRUCTIONS, REASONING
 from tools.visual_reasoning.scenes import COLOURS, PLACES, SHAPES, Chart, Picture, Scene, Shape, is_held_out
-from tools.visual_reasoning.tasks import TASKS, Reasoning, Subject
+from tools.visual_reasoning.tasks import NUMBERS, TASKS, Reasoning, Subject
 
 DESCRIBE = "What is in the picture?"
+WORDS = (*COLOURS, *SHAPES)  # of `recall`
 PROBE = "is there"  # of LOOKS
 
 
@@ -52,7 +53,7 @@ class SceneQuestion:
 
     def misread(self, rng: random.Random) -> Reasoning:
         """The right way on from a picture of which one entry was misread."""
-        seen = self.scene.misread(rng, keep=self.subject)
+        seen = self.scene.misread(rng, keep=self.subject[-1] if self.task == "place" else "")
         return replace(self, scene=seen).solution()
 
     def slip(self, rng: random.Random) -> Reasoning:
@@ -74,6 +75,14 @@ def look(picture: Picture, rng: random.Random, kinds: Sequence[str] | None = Non
     """A question about what is seen, of any or of these kinds of LOOKS for such pictures, and its short answer."""
     looks = LOOKS[type(picture)]
     return looks[rng.choice(list(kinds or looks))](picture, rng)
+
+
+def recall(rng: random.Random) -> tuple[str, str]:
+    """Words with a number each, to be said again in another order: small models learn to look up what they wrote."""
+    numbers = {word: rng.choice(NUMBERS[:10]) for word in rng.sample(WORDS, len(WORDS))}
+    again = rng.sample(WORDS, len(WORDS))
+    told = ", ".join(f"{word} {number}" for word, number in numbers.items())
+    return f"{told}. Say again: {', '.join(again)}.", ", ".join(f"{word} {numbers[word]}" for word in again) + "."
 
 
 def _what(scene: Scene, rng: random.Random) -> tuple[str, str]:
@@ -99,12 +108,12 @@ def _is_there(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 def _how_tall(chart: Chart, rng: random.Random) -> tuple[str, str]:
     colour = rng.choice(chart.colours)
-    return f"How tall is the {colour} bar?", str(chart.height(colour))
+    return f"How tall is the {colour} bar?", NUMBERS[chart.height(colour)]
 
 
 def _which(chart: Chart, rng: random.Random) -> tuple[str, str]:
     place = rng.randrange(len(chart.colours))
-    return f"Which bar is {chart.heights[place]} tall?", chart.colours[place]
+    return f"Which bar is {NUMBERS[chart.heights[place]]} tall?", chart.colours[place]
 
 
 LOOKS: dict[type, dict[str, Callable[..., tuple[str, str]]]] = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -67,11 +67,12 @@ class Scene:
         """The things of this colour or shape, in reading order."""
         return [thing for thing in self.things if thing.has(attribute)]
 
-    def misread(self, rng: random.Random, keep: Collection[str]) -> Scene:
-        """The scene with something else in one cell, neither from nor to one of the things to keep."""
-        place = rng.choice([place for place in range(len(self.cells)) if self.at(place) not in keep])
+    def misread(self, rng: random.Random, keep: str) -> Scene:
+        """The scene with something else in one cell; what has this attribute stays all that has it."""
+        cells = [place for place, cell in enumerate(self.cells) if not (cell and cell.has(keep))]
+        place = rng.choice(cells)
         things = [Shape(colour, shape) for colour in COLOURS for shape in SHAPES]
-        other = rng.choice([thing for thing in things if str(thing) not in (self.at(place), *keep)])
+        other = rng.choice([thing for thing in things if thing != self.cells[place] and not thing.has(keep)])
         return Scene((*self.cells[:place], other, *self.cells[place + 1 :]))
 
     def at(self, place: int) -> str:
@@ -86,12 +87,11 @@ class Chart:
     colours: tuple[str, ...]
     heights: tuple[int, ...]
 
-    def misread(self, rng: random.Random, keep: Collection[str]) -> Chart:
-        """The chart with two bars read in the wrong order; `keep` is there for scenes."""
-        one, other = rng.sample(range(len(self.heights)), 2)
-        heights = list(self.heights)
-        heights[one], heights[other] = heights[other], heights[one]
-        return Chart(self.colours, tuple(heights))
+    def misread(self, rng: random.Random, keep: str) -> Chart:
+        """The chart with one bar read at a height that none has; `keep` is for scenes."""
+        place = rng.randrange(len(self.heights))
+        other = rng.choice([height for height in HEIGHTS if height not in self.heights])
+        return Chart(self.colours, (*self.heights[:place], other, *self.heights[place + 1 :]))
 
     def height(self, colour: str) -> int:
         """How tall the bar of this colour is."""

@@ -2,10 +2,10 @@
 
     task      picture   asked                                               who is careless
     count     shapes    How many shapes are not red?                        sees two things above and looks no further
-    place     shapes    What is below the blue square?                      goes sideways always
+    place     shapes    What is below the square?                           goes sideways always
     add       bars      How tall are the red and the blue bar together?     forgets what is carried
     compare   bars      How much shorter is the blue bar than the red bar?  stops at the first bar if it is the shorter
-    chart     bars      Which bar is the shortest?                          takes the tallest always
+    chart     bars      How tall is the shortest bar?                       takes the tallest always
 
 The first step writes down what is seen, in reading order; later ones follow from the text before them. There is one
 right way to each answer, so a step is either on it or false. A shortcut is that way for about half of the questions,
@@ -25,6 +25,11 @@ Subject = tuple[str, ...]
 SIDES = {"left of": (1, 1), "right of": (1, 0), "above": (2, 2), "below": (2, 0)}
 """Bit of an index in PLACES that a step to this side changes, and its value before: the column's or the row's."""
 SIDEWAYS = 1
+NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
+)
+"""As written in questions and answers: a word is one token, which stands right behind what it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def describe(picture: Picture) -> str:
     """Everything that the picture shows: cells in reading order, bars from left to right."""
     if isinstance(picture, Chart):
         pairs = zip(picture.colours, picture.heights, strict=True)
-        return ", ".join(f"{colour} {height}" for colour, height in pairs) + "."
+        return ", ".join(f"{colour} {NUMBERS[height]}" for colour, height in pairs) + "."
     return ", ".join(map(picture.at, range(len(PLACES)))) + "."
 
 
@@ -81,10 +86,11 @@ def _condition(wanted: Subject) -> str:
 
 
 def _count(scene: Scene, wanted: Subject) -> Reasoning:
-    """What is there, what of it counts."""
-    found = [str(thing) for thing in scene.things if thing.has(wanted[-1]) == (len(wanted) == 1)]
-    steps = (describe(scene), f"{_condition(wanted)}: {', '.join(found) or 'none'}: {len(found)}.")
-    return Reasoning(steps, str(len(found)))
+    """What is there and whether it counts; how often that was so."""
+    counts = [bool(cell) and cell.has(wanted[-1]) == (len(wanted) == 1) for cell in scene.cells]
+    seen = ", ".join(f"{scene.at(place)} {'yes' if is_so else 'no'}" for place, is_so in enumerate(counts))
+    total = NUMBERS[sum(counts)]
+    return Reasoning((f"{seen}.", f"yes: {total}."), total)
 
 
 def _count_in_a_hurry(scene: Scene, wanted: Subject) -> Reasoning:
@@ -92,21 +98,21 @@ def _count_in_a_hurry(scene: Scene, wanted: Subject) -> Reasoning:
 
 
 def _choose_neighbour(scene: Scene, rng: random.Random) -> Subject:
-    """A side and a thing that stands but once in the scene and has a neighbour there."""
+    """A side and a shape that stands but once in the scene and has a neighbour there."""
     side = rng.choice(list(SIDES))
     bit, before = SIDES[side]
-    things = [thing for place, thing in enumerate(scene.cells) if thing and place & bit == before]
-    alone = [str(thing) for thing in things if scene.cells.count(thing) == 1]
+    there = [thing.shape for place, thing in enumerate(scene.cells) if thing and place & bit == before]
+    alone = [shape for shape in there if len(scene.having(shape)) == 1]
     return (side, rng.choice(alone)) if alone else ()
 
 
 def _go(scene: Scene, words: Subject, bit: int) -> Reasoning:
-    """What is where, the place of the thing, what is across by this bit of its place."""
-    side, thing = words
-    place = list(map(str, scene.cells)).index(thing)
+    """What is where; the place of the thing, and what is across by this bit of its place."""
+    side, shape = words
+    place = next(place for place, thing in enumerate(scene.cells) if thing and thing.shape == shape)
     there = place ^ bit
-    seen = ", ".join(f"{name}: {scene.at(index)}" for index, name in enumerate(PLACES))
-    steps = (f"{seen}.", f"{thing}: {PLACES[place]}.", f"{side} it: {PLACES[there]}: {scene.at(there)}.")
+    seen = ", ".join(f"{scene.at(index)} {name}" for index, name in enumerate(PLACES))
+    steps = (f"{seen}.", f"{shape} {PLACES[place]}, {side} it {PLACES[there]}: {scene.at(there)}.")
     return Reasoning(steps, scene.at(there))
 
 
@@ -116,8 +122,9 @@ def _choose_bars(chart: Chart, rng: random.Random) -> Subject:
 
 def _add(chart: Chart, words: Subject, carried: int = 10) -> Reasoning:
     one, other = map(chart.height, words)
-    total = one + other - (0 if one + other < 10 else 10 - carried)
-    return Reasoning((describe(chart), f"{words[0]} {one} + {words[1]} {other} = {total}."), str(total))
+    total = NUMBERS[one + other - (0 if one + other < 10 else 10 - carried)]
+    step = f"{words[0]} {NUMBERS[one]} and {words[1]} {NUMBERS[other]}: {total}."
+    return Reasoning((describe(chart), step), total)
 
 
 def _choose_comparison(chart: Chart, rng: random.Random) -> Subject:
@@ -129,20 +136,21 @@ def _choose_comparison(chart: Chart, rng: random.Random) -> Subject:
 def _compare(chart: Chart, words: Subject) -> Reasoning:
     taller, shorter = words[1:] if words[0] == "taller" else words[:0:-1]
     one, other = chart.height(taller), chart.height(shorter)
-    return Reasoning((describe(chart), f"{taller} {one} - {shorter} {other} = {one - other}."), str(one - other))
+    left = NUMBERS[one - other] if one >= other else f"minus {NUMBERS[other - one]}"  # who misread a bar
+    step = f"{taller} {NUMBERS[one]} less {shorter} {NUMBERS[other]}: {left}."
+    return Reasoning((describe(chart), step), left)
 
 
 def _compare_in_a_hurry(chart: Chart, words: Subject) -> Reasoning:
     if words[0] == "taller":
         return _compare(chart, words)
-    height = chart.height(words[1])
-    return Reasoning((describe(chart), f"{words[1]} {height}."), str(height))
+    height = NUMBERS[chart.height(words[1])]
+    return Reasoning((describe(chart), f"{words[1]} {height}."), height)
 
 
 def _extreme(chart: Chart, words: Subject, last: Callable[..., int]) -> Reasoning:
-    height = last(chart.heights)
-    colour = chart.colours[chart.heights.index(height)]
-    return Reasoning((describe(chart), f"{words[0]}: {height}, {colour}."), colour)
+    height = NUMBERS[last(chart.heights)]
+    return Reasoning((describe(chart), f"{words[0]} {height}."), height)
 
 
 TASKS = {
@@ -177,7 +185,7 @@ TASKS = {
     "chart": SceneTask(
         draw_chart,
         lambda chart, rng: (rng.choice(("tallest", "shortest")),),
-        lambda words: f"Which bar is the {words[0]}?",
+        lambda words: f"How tall is the {words[0]} bar?",
         lambda chart, words: _extreme(chart, words, max if words[0] == "tallest" else min),
         lambda chart, words: _extreme(chart, words, max),
     ),
