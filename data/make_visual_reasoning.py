@@ -5,6 +5,7 @@
 Held-out pictures never occur in training, whatever the seed (see `tools/visual_reasoning/scenes.py`). Files in --out:
 
     images/*.png
+    practice.jsonl                              fine-tuning: steps of reasoning, many in a row, without pictures
     look_{describe,ask}.jsonl                   fine-tuning: what is in the picture, questions about what is seen
     reason.jsonl, direct.jsonl                  step-by-step answers, some careless; direct answers to such questions
     sft.json                                    all of these
@@ -28,7 +29,8 @@ from pathlib import Path
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.run.bars import track
 from internvl_chat.run.entry import Parser, enter
-from tools.visual_reasoning.questions import DESCRIBE, PROBE, SceneQuestion, ask_anything, look, recall
+from tools.visual_reasoning.practice import practise
+from tools.visual_reasoning.questions import DESCRIBE, PROBE, SceneQuestion, ask_anything, look
 from tools.visual_reasoning.scenes import Scene, render
 from tools.visual_reasoning.tasks import Reasoning, describe
 
@@ -36,7 +38,7 @@ PLACEHOLDER = "<image>\n"
 LOOKS_PER_PICTURE = 2
 MISREAD_SHARE = 0.15  # of careless steps; the others take the shortcut of their task
 MIXTURES = {
-    "sft": ("recall", "look_describe", "look_ask", "direct", "reason"),
+    "sft": ("practice", "look_describe", "look_ask", "direct", "reason"),
     "pairs": ("pairs",),
     "held_out_pairs": ("held_out_pairs",),
 }
@@ -50,7 +52,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--recall", type=int, default=0, help="rows without pictures for fine-tuning: say again")
+    parser.add_argument(
+        "--practice", type=int, default=0, help="rows without pictures for fine-tuning, to practise steps"
+    )
     parser.add_argument("--look", type=int, default=0, help="pictures for fine-tuning on what is seen")
     parser.add_argument("--direct", type=int, default=0, help="direct answers for fine-tuning, a picture each")
     parser.add_argument("--reason", type=int, default=0, help="step-by-step answers for fine-tuning, a picture each")
@@ -80,8 +84,9 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
             image = f"{kind}{index:06}.png"
             render(question.scene, rng).save(args.out / "images" / image)
             _add_rows(files, kind, image, question, rng, args.slips)
-    rng = random.Random(f"{args.seed} recall")
-    files["recall"] += [dict(zip(("question", "chosen"), recall(rng), strict=True)) for _ in range(args.recall)]
+    rng = random.Random(f"{args.seed} practice")
+    exercises = (practise(rng) for _ in range(args.practice))
+    files["practice"] += [{"question": text, "chosen": answer} for text, answer in exercises]
     for name, rows in files.items():
         lines = (json.dumps(row) + "\n" for row in rows)
         (args.out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -12,7 +12,7 @@ from internvl_chat.data.images import plan_grid
 from internvl_chat.records.meta import read_meta
 from internvl_chat.records.rows import PreferencePair, Prompt, Source
 from tools.reasoning_data_pipeline.answers.checker import AnswerChecker, Outcome, parse_answer
-from tools.visual_reasoning.questions import LOOKS, PROBE, WORDS, SceneQuestion, ask_anything, look, recall
+from tools.visual_reasoning.questions import LOOKS, PROBE, SceneQuestion, ask_anything, look
 from tools.visual_reasoning.scenes import (
     BAR,
     CELL,
@@ -37,13 +37,6 @@ PLACED = "red circle top left, nothing top right, blue square bottom left, red t
 READ = "green three, red seven, blue one, yellow nine."
 CASES = [
     (("count", "red"), "How many shapes are red?", COUNTED, "yes: two.", "two"),
-    (
-        ("count", "not", "red"),
-        "How many shapes are not red?",
-        "red circle no, nothing no, blue square yes, red triangle no.",
-        "yes: one.",
-        "one",
-    ),
     (
         ("count", "square"),
         "How many shapes are squares?",
@@ -158,14 +151,6 @@ def test_a_bar_misread_may_leave_less_than_nothing():
     assert SceneQuestion(misread, "compare", ("taller", "red", "green")).solution().answer == "minus one"
 
 
-def test_words_are_said_again_in_another_order():
-    text, answer = recall(random.Random(0))
-    told, again = text.rstrip(".").split(". Say again: ")
-    numbers = dict(pair.split() for pair in told.split(", "))
-    assert sorted(numbers) == sorted(again.split(", ")) == sorted(WORDS)
-    assert answer == ", ".join(f"{word} {numbers[word]}" for word in again.split(", ")) + "."
-
-
 def test_every_step_is_judged():
     question = asked("compare", "shorter", "green", "red")
     solution = question.solution().response
@@ -204,9 +189,9 @@ def test_the_checks_of_the_pipelines_tell_right_answers_from_wrong_ones():
 
 
 def test_the_question_is_put_in_the_words_of_the_pipelines():
-    put = asked("count", "not", "red").step_by_step
+    put = asked("count", "square").step_by_step
     assert put.startswith("Your task is to answer the question below. Give step by step reasoning")
-    assert put.endswith("Question:\n\nHow many shapes are not red?")
+    assert put.endswith("Question:\n\nHow many shapes are squares?")
 
 
 def looks(picture):
@@ -275,7 +260,7 @@ def test_content_decides_the_split():
 
 
 def make(folder: Path, *flags):
-    sizes = ["--look", "4", "--direct", "3", "--reason", "6", "--pairs", "12", "--held_out", "8"]
+    sizes = ["--practice", "5", "--look", "4", "--direct", "3", "--reason", "6", "--pairs", "12", "--held_out", "8"]
     make_visual_reasoning(parse_arguments(["--out", str(folder), *sizes, *flags]))
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -306,10 +291,12 @@ def test_pairs_are_of_the_documented_format(tmp_path):
 
 def test_fine_tuning_rows_and_their_mixture(tmp_path):
     files = make(tmp_path, "--reason_repeat", "2.5")
-    numbers = {name: len(rows_of(files, name)) for name in ("look_ask", "look_describe", "direct", "reason")}
-    assert numbers == {"look_ask": 8, "look_describe": 2, "direct": 3, "reason": 6}
+    numbers = {
+        name: len(rows_of(files, name)) for name in ("practice", "look_ask", "look_describe", "direct", "reason")
+    }
+    assert numbers == {"practice": 5, "look_ask": 8, "look_describe": 2, "direct": 3, "reason": 6}
     repeats = {spec.name: float(spec.repeat_time) for spec in read_meta(tmp_path / "sft.json")}
-    assert repeats == {"look_describe": 1, "look_ask": 1, "direct": 1, "reason": 2.5}
+    assert repeats == {"practice": 1, "look_describe": 1, "look_ask": 1, "direct": 1, "reason": 2.5}
 
 
 def test_prompts_name_their_pictures_and_carry_the_solution(tmp_path):

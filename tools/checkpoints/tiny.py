@@ -25,7 +25,8 @@ from internvl_chat.model.conversation import get_template
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
 from tools.checkpoints.files import preprocessor, save_tokenizer, write_json
 from tools.checkpoints.fresh import IMAGE_TOKENS, VIT_FORMS, draw_weights
-from tools.visual_reasoning.questions import ask_anything, look, recall
+from tools.visual_reasoning.practice import practise
+from tools.visual_reasoning.questions import ask_anything, look
 
 TEMPLATE = "internvl2_5"
 MAX_LENGTH = 8192  # tokens
@@ -78,7 +79,7 @@ def _file_texts(files: Sequence[Path]) -> Iterator[str]:
 def _world_texts() -> Iterator[str]:
     rng = random.Random(0)
     for question in islice(iter(lambda: ask_anything(rng), None), CORPUS_ROWS):
-        yield from (question.step_by_step, question.solution().response, *look(question.scene, rng), *recall(rng))
+        yield from (question.step_by_step, question.solution().response, *look(question.scene, rng), *practise(rng))
 
 
 def qwen2_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerBase:

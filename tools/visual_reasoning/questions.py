@@ -4,7 +4,7 @@ A task (`tasks.TASKS`) is answered step by step. Each step is known to be true o
 from right answers: `steps.judge_steps`. Asked directly, a task is as hard as its steps together.
 
     question = ask_anything(random.Random(1))
-    question.text                   # How many shapes are not red?
+    question.text                   # How many shapes are red?
     question.solution().response    # red circle no, ...\n\nyes: two.\n\nFinal answer: two
     question.slip(rng).response     # of who looks at the upper half only, say
     look(scene, random.Random(0))   # ("What is at the top left?", "red circle")
@@ -21,7 +21,6 @@ from tools.visual_reasoning.scenes import COLOURS, PLACES, SHAPES, Chart, Pictur
 from tools.visual_reasoning.tasks import NUMBERS, TASKS, Reasoning, Subject
 
 DESCRIBE = "What is in the picture?"
-WORDS = (*COLOURS, *SHAPES)  # of `recall`
 PROBE = "is there"  # of LOOKS
 
 
@@ -75,14 +74,6 @@ def look(picture: Picture, rng: random.Random, kinds: Sequence[str] | None = Non
     """A question about what is seen, of any or of these kinds of LOOKS for such pictures, and its short answer."""
     looks = LOOKS[type(picture)]
     return looks[rng.choice(list(kinds or looks))](picture, rng)
-
-
-def recall(rng: random.Random) -> tuple[str, str]:
-    """Words with a number each, to be said again in another order: small models learn to look up what they wrote."""
-    numbers = {word: rng.choice(NUMBERS[:10]) for word in rng.sample(WORDS, len(WORDS))}
-    again = rng.sample(WORDS, len(WORDS))
-    told = ", ".join(f"{word} {number}" for word, number in numbers.items())
-    return f"{told}. Say again: {', '.join(again)}.", ", ".join(f"{word} {numbers[word]}" for word in again) + "."
 
 
 def _what(scene: Scene, rng: random.Random) -> tuple[str, str]:

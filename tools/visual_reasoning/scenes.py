@@ -24,6 +24,7 @@ Colour = tuple[int, int, int]
 COLOURS = {"red": (214, 48, 49), "green": (39, 150, 70), "blue": (45, 88, 205), "yellow": (240, 190, 20)}
 SHAPES = ("circle", "triangle", "square")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
+NOTHING = "nothing"  # in an empty cell
 HEIGHTS = range(1, 10)
 CELL = 28  # pixels
 BAR, UNIT = 14, 6  # pixels: room of a bar in width, and one of HEIGHTS
@@ -77,7 +78,7 @@ class Scene:
 
     def at(self, place: int) -> str:
         """What is at one of PLACES, in words."""
-        return str(self.cells[place] or "nothing")
+        return str(self.cells[place] or NOTHING)
 
 
 @dataclass(frozen=True)

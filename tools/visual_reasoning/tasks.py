@@ -1,7 +1,7 @@
 """The tasks of the small world: what is asked, the right steps to the answer, and the shortcut of who is careless.
 
     task      picture   asked                                               who is careless
-    count     shapes    How many shapes are not red?                        sees two things above and looks no further
+    count     shapes    How many shapes are red?                            sees two things above and looks no further
     place     shapes    What is below the square?                           goes sideways always
     add       bars      How tall are the red and the blue bar together?     forgets what is carried
     compare   bars      How much shorter is the blue bar than the red bar?  stops at the first bar if it is the shorter
@@ -15,11 +15,11 @@ and for the others seldom leads to the right answer: there are many answers, and
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tools.visual_reasoning.scenes import COLOURS, PLACES, SHAPES, Chart, Picture, Scene, draw_chart, draw_scene
+from tools.visual_reasoning.scenes import COLOURS, NOTHING, PLACES, Chart, Picture, Scene, Shape, draw_chart, draw_scene
 
 Subject = tuple[str, ...]
 SIDES = {"left of": (1, 1), "right of": (1, 0), "above": (2, 2), "below": (2, 0)}
@@ -73,24 +73,26 @@ def describe(picture: Picture) -> str:
 
 
 def _choose_condition(scene: Scene, rng: random.Random) -> Subject:
-    """A colour or shape, or that it is none; something in the lower half counts."""
+    """A colour or a shape that something in the lower half has."""
     thing = rng.choice([cell for cell in scene.cells[2:] if cell])
-    names = rng.choice((list(COLOURS), list(SHAPES)))
-    if rng.random() < 0.5:
-        return (next(filter(thing.has, names)),)
-    return ("not", rng.choice([name for name in names if not thing.has(name)]))
+    return (rng.choice((thing.colour, thing.shape)),)
 
 
-def _condition(wanted: Subject) -> str:
-    return " ".join([*wanted[:-1], wanted[-1] if wanted[-1] in COLOURS else f"{wanted[-1]}s"])
+def plural(attribute: str) -> str:
+    """What things of this colour or shape are."""
+    return attribute if attribute in COLOURS else f"{attribute}s"
+
+
+def judge(things: Sequence[Shape | None], attribute: str) -> str:
+    """Of each thing whether it has this colour or shape."""
+    marks = (f"{thing or NOTHING} {'yes' if thing and thing.has(attribute) else 'no'}" for thing in things)
+    return ", ".join(marks) + "."
 
 
 def _count(scene: Scene, wanted: Subject) -> Reasoning:
     """What is there and whether it counts; how often that was so."""
-    counts = [bool(cell) and cell.has(wanted[-1]) == (len(wanted) == 1) for cell in scene.cells]
-    seen = ", ".join(f"{scene.at(place)} {'yes' if is_so else 'no'}" for place, is_so in enumerate(counts))
-    total = NUMBERS[sum(counts)]
-    return Reasoning((f"{seen}.", f"yes: {total}."), total)
+    total = NUMBERS[len(scene.having(wanted[0]))]
+    return Reasoning((judge(scene.cells, wanted[0]), f"yes: {total}."), total)
 
 
 def _count_in_a_hurry(scene: Scene, wanted: Subject) -> Reasoning:
@@ -157,7 +159,7 @@ TASKS = {
     "count": SceneTask(
         draw_scene,
         _choose_condition,
-        lambda words: f"How many shapes are {_condition(words)}?",
+        lambda words: f"How many shapes are {plural(words[0])}?",
         _count,
         _count_in_a_hurry,
     ),

@@ -1,0 +1,44 @@
+"""Exercises of the small world: steps of reasoning without pictures."""
+
+import random
+
+import pytest
+from tools.visual_reasoning.practice import IN_A_ROW, WORDS, calculate, practise, recall, tell_apart
+from tools.visual_reasoning.tasks import NUMBERS
+
+
+@pytest.fixture
+def rng():
+    return random.Random(0)
+
+
+def test_words_are_said_again_in_another_order(rng):
+    text, answer = recall(rng)
+    told, again = text.rstrip(".").split(". Say again: ")
+    numbers = dict(pair.split() for pair in told.split(", "))
+    assert sorted(numbers) == sorted(again.split(", ")) == sorted(WORDS)
+    assert answer == ", ".join(f"{word} {numbers[word]}" for word in again.split(", ")) + "."
+
+
+def test_sums_and_differences_are_right(rng):
+    for _ in range(50):
+        text, answer = calculate(rng)
+        solved = answer.rstrip(".").split(", ")
+        assert text == f"Calculate: {', '.join(one.split(':')[0] for one in solved)}." and len(solved) == IN_A_ROW
+        for exercise in solved:
+            one, sign, other, result = exercise.replace(":", "").split()
+            total = NUMBERS.index(one) + {"and": 1, "less": -1}[sign] * NUMBERS.index(other)
+            assert NUMBERS.index(result) == total
+
+
+def test_things_are_told_apart_by_what_is_asked_for(rng):
+    for _ in range(50):
+        text, answer = tell_apart(rng)
+        asked, things = text.rstrip(".").split("? ")
+        attribute = asked.removeprefix("Which are ").removesuffix("s")
+        marked = [f"{thing} {'yes' if attribute in thing.split() else 'no'}" for thing in things.split(", ")]
+        assert answer == ", ".join(marked) + "."
+
+
+def test_every_kind_is_practised(rng):
+    assert {practise(rng)[0].split()[0] for _ in range(500)} >= {"Calculate:", "Which", "red"}
