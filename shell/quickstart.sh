@@ -41,10 +41,10 @@ rm -rf "$OUT"/{base,data,sampled,pairs,mpo,ceiling,before.*,after.*,ceiling.*,cu
 if [ "${1:-}" = --from-scratch ]; then
     stage "Base: a random InternVL of a million weights learns to look and to reason, then from careless examples"
     rm -rf ckpt/tiny-base
-    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/right" --look 12000 --direct 5000 --reason 14000 \
-        --pairs 0 --held_out 0
-    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/careless" --seed 3 --look 4000 --direct 2000 --reason 600 \
-        --slips 0.55 --reason_repeat 8 --pairs 0 --held_out 0
+    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/right" --practice 12000 --look 12000 \
+        --direct 5000 --reason 16000 --pairs 0 --held_out 0
+    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/careless" --seed 3 --practice 500 --look 1000 \
+        --direct 500 --reason 2000 --slips 0.7 --reason_repeat 3 --pairs 0 --held_out 0
     "$PYTHON" tools/make_tiny_checkpoint.py --out "$OUT/base/init" --max_dynamic_patch 1
     "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/init" $tune --learning_rate 1e-3 \
         --max_steps 4000 --meta_path "$OUT/base/right/sft.json" --output_dir "$OUT/base/able"

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from tools.visual_reasoning.practice import IN_A_ROW, WORDS, calculate, practise, recall, tell_apart
 from tools.visual_reasoning.tasks import NUMBERS
 
