@@ -69,12 +69,12 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
     """Write pictures, rows and meta files; `args` as of `parse_arguments`. The seed decides every byte.
 
     Raises:
-        ValueError: a negative number of pictures, or a share outside of [0, 1].
+        ValueError: a negative number, or a share outside of [0, 1].
     """
     kinds = {"look": "look", "direct": "direct", "reason": "reason", "train": "pairs", "held_out": "held_out"}
     counts = {kind: getattr(args, flag) for kind, flag in kinds.items()}
-    if min(counts.values()) < 0 or not 0 <= args.slips <= 1:
-        raise ValueError(f"{args}: numbers of pictures must be at least 0, --slips in 0..1")
+    if min(args.practice, *counts.values()) < 0 or not 0 <= args.slips <= 1:
+        raise ValueError(f"{args}: numbers of pictures and rows must be at least 0, --slips in 0..1")
     (args.out / "images").mkdir(parents=True, exist_ok=True)
     files: Files = defaultdict(list)
     for kind, count in counts.items():
@@ -85,13 +85,14 @@ def make_visual_reasoning(args: argparse.Namespace) -> None:
             render(question.scene, rng).save(args.out / "images" / image)
             _add_rows(files, kind, image, question, rng, args.slips)
     rng = random.Random(f"{args.seed} practice")
-    exercises = (practise(rng) for _ in range(args.practice))
-    files["practice"] += [{"question": text, "chosen": answer} for text, answer in exercises]
+    for _ in range(args.practice):
+        text, answer = practise(rng)
+        files["practice"].append({"question": text, "chosen": answer})
     for name, rows in files.items():
         lines = (json.dumps(row) + "\n" for row in rows)
         (args.out / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     for name, parts in MIXTURES.items():
-        _write_meta(args.out / f"{name}.json", {part: files[part] for part in parts if files[part]}, args)
+        _write_meta(args.out / f"{name}.json", {part: files[part] for part in parts if part in files}, args)
 
 
 def _add_rows(files: Files, kind: str, image: str, question: SceneQuestion, rng: random.Random, slips: float) -> None:

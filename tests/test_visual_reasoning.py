@@ -328,7 +328,7 @@ def test_careless_answers_go_into_fine_tuning_rows_as_asked(tmp_path):
     assert 0 < sum(a["chosen"] != b["chosen"] for a, b in zip(right, wrong, strict=True)) < 40
 
 
-@pytest.mark.parametrize("flags", [["--slips", "1.5"], ["--pairs", "-1"], ["--direct", "-1"]])
+@pytest.mark.parametrize("flags", [["--slips", "1.5"], ["--pairs", "-1"], ["--direct", "-1"], ["--practice", "-1"]])
 def test_numbers_out_of_range_are_refused(tmp_path, flags):
-    with pytest.raises(ValueError, match="numbers of pictures must be at least 0"):
+    with pytest.raises(ValueError, match="numbers of pictures and rows must be at least 0"):
         make(tmp_path, *flags)

@@ -122,9 +122,9 @@ def _choose_bars(chart: Chart, rng: random.Random) -> Subject:
     return tuple(rng.sample(chart.colours, 2))
 
 
-def _add(chart: Chart, words: Subject, carried: int = 10) -> Reasoning:
+def _add(chart: Chart, words: Subject, *, carries: bool = True) -> Reasoning:
     one, other = map(chart.height, words)
-    total = NUMBERS[one + other - (0 if one + other < 10 else 10 - carried)]
+    total = NUMBERS[one + other if carries else (one + other) % 10]
     step = f"{words[0]} {NUMBERS[one]} and {words[1]} {NUMBERS[other]}: {total}."
     return Reasoning((describe(chart), step), total)
 
@@ -175,7 +175,7 @@ TASKS = {
         _choose_bars,
         lambda words: f"How tall are the {words[0]} and the {words[1]} bar together?",
         _add,
-        lambda chart, words: _add(chart, words, carried=0),
+        lambda chart, words: _add(chart, words, carries=False),
     ),
     "compare": SceneTask(
         draw_chart,
