@@ -35,7 +35,6 @@ from tools.visual_reasoning.scenes import Scene, render
 from tools.visual_reasoning.tasks import Reasoning, describe
 
 PLACEHOLDER = "<image>\n"
-LOOKS_PER_PICTURE = 2
 MISREAD_SHARE = 0.15  # of careless steps; the others take the shortcut of their task
 MIXTURES = {
     "sft": ("practice", "look_describe", "look_ask", "direct", "reason"),
@@ -114,11 +113,9 @@ def careless(question: SceneQuestion, rng: random.Random) -> Reasoning:
 
 
 def _add_look_rows(files: Files, image: str, question: SceneQuestion, rng: random.Random) -> None:
-    """Questions about what is seen, and every other time what is in the picture."""
-    for _ in range(LOOKS_PER_PICTURE):
-        files["look_ask"].append(_sft_row(image, *look(question.scene, rng)))
-    if len(files["look_ask"]) // LOOKS_PER_PICTURE % 2 == 0:
-        files["look_describe"].append(_sft_row(image, DESCRIBE, describe(question.scene)))
+    """What is in the picture, and a question about what is seen."""
+    files["look_describe"].append(_sft_row(image, DESCRIBE, describe(question.scene)))
+    files["look_ask"].append(_sft_row(image, *look(question.scene, rng)))
 
 
 def _sft_row(image: str, text: str, chosen: str) -> Row:

@@ -32,15 +32,15 @@ from tools.visual_reasoning.tasks import TASKS, describe
 
 SCENE = Scene((Shape("red", "circle"), None, Shape("blue", "square"), Shape("red", "triangle")))
 CHART = Chart(("green", "red", "blue", "yellow"), (3, 7, 1, 9))
-COUNTED = "red circle yes, nothing no, blue square no, red triangle yes."
-PLACED = "red circle top left, nothing top right, blue square bottom left, red triangle bottom right."
-READ = "green three, red seven, blue one, yellow nine."
+COUNTED = "I see red circle yes, nothing no, blue square no, red triangle yes."
+PLACED = "I see red circle top left, nothing top right, blue square bottom left, red triangle bottom right."
+READ = "I see green three, red seven, blue one, yellow nine."
 CASES = [
     (("count", "red"), "How many shapes are red?", COUNTED, "yes: two.", "two"),
     (
         ("count", "square"),
         "How many shapes are squares?",
-        "red circle no, nothing no, blue square yes, red triangle no.",
+        "I see red circle no, nothing no, blue square yes, red triangle no.",
         "yes: one.",
         "one",
     ),
@@ -62,28 +62,28 @@ CASES = [
         ("add", "blue", "red"),
         "How tall are the blue and the red bar together?",
         READ,
-        "blue one and red seven: eight.",
+        "Take blue one and red seven: eight.",
         "eight",
     ),
     (
         ("add", "yellow", "red"),
         "How tall are the yellow and the red bar together?",
         READ,
-        "yellow nine and red seven: sixteen.",
+        "Take yellow nine and red seven: sixteen.",
         "sixteen",
     ),
     (
         ("compare", "taller", "red", "green"),
         "How much taller is the red bar than the green bar?",
         READ,
-        "red seven less green three: four.",
+        "Take red seven less green three: four.",
         "four",
     ),
     (
         ("compare", "shorter", "green", "red"),
         "How much shorter is the green bar than the red bar?",
         READ,
-        "red seven less green three: four.",
+        "Take red seven less green three: four.",
         "four",
     ),
     (("chart", "tallest"), "How tall is the tallest bar?", READ, "tallest nine.", "nine"),
@@ -91,7 +91,7 @@ CASES = [
 ]
 FULL = Scene((Shape("red", "circle"), Shape("blue", "circle"), Shape("blue", "square"), None))
 SHORTCUTS = [
-    (FULL, ("count", "blue"), "red circle no, blue circle yes, nothing no, nothing no.", "yes: one.", "one"),
+    (FULL, ("count", "blue"), "I see red circle no, blue circle yes, nothing no, nothing no.", "yes: one.", "one"),
     (
         SCENE,
         ("place", "above", "square"),
@@ -99,8 +99,8 @@ SHORTCUTS = [
         "square bottom left, above it bottom right: red triangle.",
         "red triangle",
     ),
-    (CHART, ("add", "yellow", "red"), READ, "yellow nine and red seven: six.", "six"),
-    (CHART, ("compare", "shorter", "green", "red"), READ, "green three.", "three"),
+    (CHART, ("add", "yellow", "red"), READ, "Take yellow nine and red seven: six.", "six"),
+    (CHART, ("compare", "shorter", "green", "red"), READ, "Take green three.", "three"),
     (CHART, ("chart", "shortest"), READ, "shortest nine.", "nine"),
 ]
 EASY = [
@@ -211,7 +211,7 @@ def test_what_is_seen_is_asked_directly():
     assert {("Is there a red circle?", "yes"), ("Is there a green circle?", "no")} <= of_scene[PROBE]
     assert ("How tall is the red bar?", "seven") in of_chart["how tall"]
     assert ("Which bar is nine tall?", "yellow") in of_chart["which"]
-    assert describe(SCENE) == "red circle, nothing, blue square, red triangle."
+    assert describe(SCENE) == "I see red circle, nothing, blue square, red triangle."
     assert describe(CHART) == READ
 
 
@@ -294,7 +294,7 @@ def test_fine_tuning_rows_and_their_mixture(tmp_path):
     numbers = {
         name: len(rows_of(files, name)) for name in ("practice", "look_ask", "look_describe", "direct", "reason")
     }
-    assert numbers == {"practice": 5, "look_ask": 8, "look_describe": 2, "direct": 3, "reason": 6}
+    assert numbers == {"practice": 5, "look_ask": 4, "look_describe": 4, "direct": 3, "reason": 6}
     repeats = {spec.name: float(spec.repeat_time) for spec in read_meta(tmp_path / "sft.json")}
     assert repeats == {"practice": 1, "look_describe": 1, "look_ask": 1, "direct": 1, "reason": 2.5}
 

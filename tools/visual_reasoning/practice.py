@@ -1,6 +1,6 @@
 """Rows without pictures that practise single steps, many in a row: small models learn from them to use what they wrote.
 
-    practise(random.Random(0))    # ("red three, ... Say again: circle, ...", "circle one, ...")
+    practise(random.Random(0))    # ("I see red three, ... Say again: circle, ...", "I see circle one, ...")
 
 In answers to questions about pictures a step occurs once, among much else; here it is nearly all that is learnt from.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from tools.visual_reasoning.scenes import COLOURS, HEIGHTS, SHAPES, Shape
-from tools.visual_reasoning.tasks import NUMBERS, judge, plural
+from tools.visual_reasoning.tasks import NUMBERS, judge, plural, tell
 
 WORDS = (*COLOURS, *SHAPES)
 IN_A_ROW = 7
@@ -26,22 +26,22 @@ def recall(rng: random.Random) -> tuple[str, str]:
     numbers = {word: rng.choice(NUMBERS[:10]) for word in rng.sample(WORDS, len(WORDS))}
     again = rng.sample(WORDS, len(WORDS))
     told = ", ".join(f"{word} {number}" for word, number in numbers.items())
-    return f"{told}. Say again: {', '.join(again)}.", ", ".join(f"{word} {numbers[word]}" for word in again) + "."
+    return f"I see {told}. Say again: {', '.join(again)}.", tell(f"{word} {numbers[word]}" for word in again)
 
 
 def calculate(rng: random.Random) -> tuple[str, str]:
     """Sums and differences of the heights of bars."""
     asked, results = [], []
     for _ in range(IN_A_ROW):
-        one, other = rng.sample(HEIGHTS, 2)
+        (left, right), (one, other) = rng.sample(list(COLOURS), 2), rng.sample(HEIGHTS, 2)
         if rng.random() < 0.5:
-            asked.append(f"{NUMBERS[one]} and {NUMBERS[other]}")
+            asked.append(f"{left} {NUMBERS[one]} and {right} {NUMBERS[other]}")
             results.append(NUMBERS[one + other])
         else:
-            asked.append(f"{NUMBERS[max(one, other)]} less {NUMBERS[min(one, other)]}")
+            asked.append(f"{left} {NUMBERS[max(one, other)]} less {right} {NUMBERS[min(one, other)]}")
             results.append(NUMBERS[abs(one - other)])
     solved = (f"{text}: {result}" for text, result in zip(asked, results, strict=True))
-    return f"Calculate: {', '.join(asked)}.", ", ".join(solved) + "."
+    return f"Calculate: {', '.join(asked)}.", f"Take {', '.join(solved)}."
 
 
 def tell_apart(rng: random.Random) -> tuple[str, str]:

@@ -15,7 +15,7 @@ and for the others seldom leads to the right answer: there are many answers, and
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +68,13 @@ def describe(picture: Picture) -> str:
     """Everything that the picture shows: cells in reading order, bars from left to right."""
     if isinstance(picture, Chart):
         pairs = zip(picture.colours, picture.heights, strict=True)
-        return ", ".join(f"{colour} {NUMBERS[height]}" for colour, height in pairs) + "."
-    return ", ".join(map(picture.at, range(len(PLACES)))) + "."
+        return tell(f"{colour} {NUMBERS[height]}" for colour, height in pairs)
+    return tell(map(picture.at, range(len(PLACES))))
+
+
+def tell(entries: Iterable[str]) -> str:
+    """What is seen, as a sentence; the first entry stands behind a space too, so its words are the same tokens."""
+    return f"I see {', '.join(entries)}."
 
 
 def _choose_condition(scene: Scene, rng: random.Random) -> Subject:
@@ -85,8 +90,7 @@ def plural(attribute: str) -> str:
 
 def judge(things: Sequence[Shape | None], attribute: str) -> str:
     """Of each thing whether it has this colour or shape."""
-    marks = (f"{thing or NOTHING} {'yes' if thing and thing.has(attribute) else 'no'}" for thing in things)
-    return ", ".join(marks) + "."
+    return tell(f"{thing or NOTHING} {'yes' if thing and thing.has(attribute) else 'no'}" for thing in things)
 
 
 def _count(scene: Scene, wanted: Subject) -> Reasoning:
@@ -113,8 +117,8 @@ def _go(scene: Scene, words: Subject, bit: int) -> Reasoning:
     side, shape = words
     place = next(place for place, thing in enumerate(scene.cells) if thing and thing.shape == shape)
     there = place ^ bit
-    seen = ", ".join(f"{scene.at(index)} {name}" for index, name in enumerate(PLACES))
-    steps = (f"{seen}.", f"{shape} {PLACES[place]}, {side} it {PLACES[there]}: {scene.at(there)}.")
+    seen = tell(f"{scene.at(index)} {name}" for index, name in enumerate(PLACES))
+    steps = (seen, f"{shape} {PLACES[place]}, {side} it {PLACES[there]}: {scene.at(there)}.")
     return Reasoning(steps, scene.at(there))
 
 
@@ -125,7 +129,7 @@ def _choose_bars(chart: Chart, rng: random.Random) -> Subject:
 def _add(chart: Chart, words: Subject, *, carries: bool = True) -> Reasoning:
     one, other = map(chart.height, words)
     total = NUMBERS[one + other if carries else (one + other) % 10]
-    step = f"{words[0]} {NUMBERS[one]} and {words[1]} {NUMBERS[other]}: {total}."
+    step = f"Take {words[0]} {NUMBERS[one]} and {words[1]} {NUMBERS[other]}: {total}."
     return Reasoning((describe(chart), step), total)
 
 
@@ -139,7 +143,7 @@ def _compare(chart: Chart, words: Subject) -> Reasoning:
     taller, shorter = words[1:] if words[0] == "taller" else words[:0:-1]
     one, other = chart.height(taller), chart.height(shorter)
     left = NUMBERS[one - other] if one >= other else f"minus {NUMBERS[other - one]}"  # who misread a bar
-    step = f"{taller} {NUMBERS[one]} less {shorter} {NUMBERS[other]}: {left}."
+    step = f"Take {taller} {NUMBERS[one]} less {shorter} {NUMBERS[other]}: {left}."
     return Reasoning((describe(chart), step), left)
 
 
@@ -147,7 +151,7 @@ def _compare_in_a_hurry(chart: Chart, words: Subject) -> Reasoning:
     if words[0] == "taller":
         return _compare(chart, words)
     height = NUMBERS[chart.height(words[1])]
-    return Reasoning((describe(chart), f"{words[1]} {height}."), height)
+    return Reasoning((describe(chart), f"Take {words[1]} {height}."), height)
 
 
 def _extreme(chart: Chart, words: Subject, last: Callable[..., int]) -> Reasoning:
