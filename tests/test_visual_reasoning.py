@@ -32,16 +32,22 @@ from tools.visual_reasoning.tasks import TASKS, describe
 
 SCENE = Scene((Shape("red", "circle"), None, Shape("blue", "square"), Shape("red", "triangle")))
 CHART = Chart(("green", "red", "blue", "yellow"), (3, 7, 1, 9))
-COUNTED = "I see red circle yes, nothing no, blue square no, red triangle yes."
+SEEN = "I see red circle, nothing, blue square, red triangle."
 PLACED = "I see red circle top left, nothing top right, blue square bottom left, red triangle bottom right."
 READ = "I see green three, red seven, blue one, yellow nine."
 CASES = [
-    (("count", "red"), "How many shapes are red?", COUNTED, "yes: two.", "two"),
+    (
+        ("count", "red"),
+        "How many shapes are red?",
+        SEEN,
+        "Which are red? red circle yes, nothing no, blue square no, red triangle yes.\n\nyes: two.",
+        "two",
+    ),
     (
         ("count", "square"),
         "How many shapes are squares?",
-        "I see red circle no, nothing no, blue square yes, red triangle no.",
-        "yes: one.",
+        SEEN,
+        "Which are squares? red circle no, nothing no, blue square yes, red triangle no.\n\nyes: one.",
         "one",
     ),
     (
@@ -91,7 +97,13 @@ CASES = [
 ]
 FULL = Scene((Shape("red", "circle"), Shape("blue", "circle"), Shape("blue", "square"), None))
 SHORTCUTS = [
-    (FULL, ("count", "blue"), "I see red circle no, blue circle yes, nothing no, nothing no.", "yes: one.", "one"),
+    (
+        FULL,
+        ("count", "blue"),
+        "I see red circle, blue circle, nothing, nothing.",
+        "Which are blue? red circle no, blue circle yes, nothing no, nothing no.\n\nyes: one.",
+        "one",
+    ),
     (
         SCENE,
         ("place", "above", "square"),
@@ -211,7 +223,7 @@ def test_what_is_seen_is_asked_directly():
     assert {("Is there a red circle?", "yes"), ("Is there a green circle?", "no")} <= of_scene[PROBE]
     assert ("How tall is the red bar?", "seven") in of_chart["how tall"]
     assert ("Which bar is nine tall?", "yellow") in of_chart["which"]
-    assert describe(SCENE) == "I see red circle, nothing, blue square, red triangle."
+    assert describe(SCENE) == SEEN
     assert describe(CHART) == READ
 
 

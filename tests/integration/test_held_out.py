@@ -9,6 +9,7 @@ import pytest
 
 from internvl_chat.train_mpo import main
 from tests.integration.ranks import train
+from tools.visual_reasoning.tasks import NUMBERS
 
 pytestmark = pytest.mark.integration
 
@@ -21,11 +22,10 @@ FIGURES = ("eval_accuracy", "eval_accuracy_change", "eval_logps/right", "eval_lo
 def flags(tiny_flags, golden_folder, tmp_path):
     """Function from the folder of a run of two steps to its flags: it looks at questions of which it knows some."""
     pictures = sorted((golden_folder / "data" / "images").glob("*.png"))[:6]
-    numbers = [str(number) for number in range(30)]
     rows = [
-        {"image": str(path), "question": f"How many circles are there? {n}", "answer": answer}
+        {"image": str(path), "question": f"How many shapes are circles? {n}", "answer": answer}
         for n, path in enumerate(pictures)
-        for answer in (numbers, "none of them")
+        for answer in (list(NUMBERS), "none of them")
     ]
     (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = {"eval_prompts": tmp_path / "held_out.jsonl", "eval_steps": 1, "eval_max_new_tokens": 48}

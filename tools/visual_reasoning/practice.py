@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 
-from tools.visual_reasoning.scenes import COLOURS, HEIGHTS, SHAPES, Shape
-from tools.visual_reasoning.tasks import NUMBERS, judge, plural, tell
+from tools.visual_reasoning.scenes import COLOURS, HEIGHTS, SHAPES, Shape, draw_scene
+from tools.visual_reasoning.tasks import NUMBERS, TASKS, judge, neighbours, plural, tell
 
 WORDS = (*COLOURS, *SHAPES)
 IN_A_ROW = 7
@@ -18,7 +18,7 @@ IN_A_ROW = 7
 
 def practise(rng: random.Random) -> tuple[str, str]:
     """An exercise of any kind and its answer."""
-    return rng.choice((recall, calculate, tell_apart))(rng)
+    return rng.choice((recall, calculate, tell_apart, go_around))(rng)
 
 
 def recall(rng: random.Random) -> tuple[str, str]:
@@ -49,3 +49,15 @@ def tell_apart(rng: random.Random) -> tuple[str, str]:
     things = [Shape(rng.choice(list(COLOURS)), rng.choice(SHAPES)) for _ in range(IN_A_ROW)]
     attribute = rng.choice(WORDS)
     return f"Which are {plural(attribute)}? {', '.join(map(str, things))}.", judge(things, attribute)
+
+
+def go_around(rng: random.Random) -> tuple[str, str]:
+    """What stands beside things of a scene that is told."""
+    scene, place = draw_scene(rng), TASKS["place"]
+    asked = neighbours(scene)
+    if not asked:
+        return go_around(rng)
+    rng.shuffle(asked)
+    ways = [place.solve(scene, words).steps for words in asked]
+    wanted = ", ".join(f"{side} the {shape}" for side, shape in asked)
+    return f"{ways[0][0]} What is {wanted}?", "\n\n".join(step for _, step in ways)

@@ -90,26 +90,33 @@ def plural(attribute: str) -> str:
 
 def judge(things: Sequence[Shape | None], attribute: str) -> str:
     """Of each thing whether it has this colour or shape."""
-    return tell(f"{thing or NOTHING} {'yes' if thing and thing.has(attribute) else 'no'}" for thing in things)
+    marks = (f"{thing or NOTHING} {'yes' if thing and thing.has(attribute) else 'no'}" for thing in things)
+    return f"Which are {plural(attribute)}? {', '.join(marks)}."
 
 
 def _count(scene: Scene, wanted: Subject) -> Reasoning:
-    """What is there and whether it counts; how often that was so."""
+    """What is there, whether it counts, and how often that was so."""
     total = NUMBERS[len(scene.having(wanted[0]))]
-    return Reasoning((judge(scene.cells, wanted[0]), f"yes: {total}."), total)
+    return Reasoning((describe(scene), judge(scene.cells, wanted[0]), f"yes: {total}."), total)
 
 
 def _count_in_a_hurry(scene: Scene, wanted: Subject) -> Reasoning:
     return _count(scene.upper_half if all(scene.cells[:2]) else scene, wanted)
 
 
+def neighbours(scene: Scene) -> list[Subject]:
+    """Sides and shapes to ask with: the shape stands but once in the scene and has a neighbour at that side."""
+    alone = [(place, thing.shape) for place, thing in enumerate(scene.cells) if thing and _is_alone(scene, thing)]
+    return [(side, shape) for place, shape in alone for side, (bit, before) in SIDES.items() if place & bit == before]
+
+
+def _is_alone(scene: Scene, thing: Shape) -> bool:
+    return len(scene.having(thing.shape)) == 1
+
+
 def _choose_neighbour(scene: Scene, rng: random.Random) -> Subject:
-    """A side and a shape that stands but once in the scene and has a neighbour there."""
-    side = rng.choice(list(SIDES))
-    bit, before = SIDES[side]
-    there = [thing.shape for place, thing in enumerate(scene.cells) if thing and place & bit == before]
-    alone = [shape for shape in there if len(scene.having(shape)) == 1]
-    return (side, rng.choice(alone)) if alone else ()
+    asked = neighbours(scene)
+    return rng.choice(asked) if asked else ()
 
 
 def _go(scene: Scene, words: Subject, bit: int) -> Reasoning:

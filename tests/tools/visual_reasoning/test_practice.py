@@ -1,11 +1,15 @@
 """Exercises of the small world: steps of reasoning without pictures."""
 
 import random
+import re
 
 import pytest
 
-from tools.visual_reasoning.practice import IN_A_ROW, WORDS, calculate, practise, recall, tell_apart
+from tools.visual_reasoning.practice import IN_A_ROW, WORDS, calculate, go_around, practise, recall, tell_apart
 from tools.visual_reasoning.tasks import NUMBERS
+
+PLACE = r"(?:top|bottom) (?:left|right)"
+ENTRY = rf"(.+) ({PLACE})"
 
 
 @pytest.fixture
@@ -38,7 +42,21 @@ def test_things_are_told_apart_by_what_is_asked_for(rng):
         asked, things = text.rstrip(".").split("? ")
         attribute = asked.removeprefix("Which are ").removesuffix("s")
         marked = [f"{thing} {'yes' if attribute in thing.split() else 'no'}" for thing in things.split(", ")]
-        assert answer == f"I see {', '.join(marked)}."
+        assert answer == f"{asked}? {', '.join(marked)}."
+
+
+def test_what_stands_beside_a_thing_follows_from_what_is_told(rng):
+    for _ in range(50):
+        text, answer = go_around(rng)
+        told, asked = text.removeprefix("I see ").rstrip("?").split(". What is ")
+        at = {place: thing for thing, place in (re.fullmatch(ENTRY, entry).groups() for entry in told.split(", "))}
+        steps = answer.split("\n\n")
+        assert len(steps) == len(asked.split(", "))
+        for step, words in zip(steps, asked.split(", "), strict=True):
+            side, asked_shape = words.split(" the ")
+            way = re.fullmatch(rf"(\w+) ({PLACE}), {side} it ({PLACE}): (.+)\.", step)
+            shape, place, there, thing = way.groups()
+            assert shape == asked_shape and at[place].endswith(shape) and at[there] == thing
 
 
 def test_every_kind_is_practised(rng):
