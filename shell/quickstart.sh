@@ -15,7 +15,7 @@ command -v "$PYTHON" >/dev/null || PYTHON=python3
 OUT=${OUT:-work_dirs/quickstart}
 SEED=${SEED:-0}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
-prompts=1600 held_out=1000 samples=8 steps=200 least_lift=15
+prompts=1200 held_out=600 samples=8 steps=120 least_lift=15
 if [ "${QUICKSTART:-full}" = short ]; then
     prompts=120 held_out=100 samples=4 steps=10 least_lift=-100
 fi
@@ -33,25 +33,29 @@ evaluate() { # checkpoint, name of the result, more flags
 
 train_mpo() { # meta.json, folder of the result, more flags
     "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path ckpt/tiny-base --meta_path "$1" --output_dir "$2" \
-        $train --per_device_train_batch_size 24 --learning_rate 5e-4 --weight_decay 0.05 --warmup_ratio 0.05 \
+        $train --per_device_train_batch_size 24 --learning_rate 1.5e-4 --weight_decay 0.05 --warmup_ratio 0.05 \
         --max_steps $steps --logging_steps 10 "${@:3}"
+}
+
+make_base() { # start, name of the result, seed of the data, their sizes, flags of the training
+    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/data_$2" --seed "$3" $4 --pairs 0 --held_out 0
+    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/$1" $tune $5 \
+        --meta_path "$OUT/base/data_$2/sft.json" --output_dir "$OUT/base/$2"
 }
 
 rm -rf "$OUT"/{base,data,sampled,pairs,mpo,ceiling,before.*,after.*,ceiling.*,curves.png,report.html}
 if [ "${1:-}" = --from-scratch ]; then
     stage "Base: a random InternVL of a million weights learns to look and to reason, then from careless examples"
-    rm -rf ckpt/tiny-base
-    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/right" --practice 12000 --look 12000 \
-        --direct 5000 --reason 16000 --pairs 0 --held_out 0
-    "$PYTHON" data/make_visual_reasoning.py --out "$OUT/base/careless" --seed 3 --practice 500 --look 1000 \
-        --direct 500 --reason 2000 --slips 0.7 --reason_repeat 3 --pairs 0 --held_out 0
     "$PYTHON" tools/make_tiny_checkpoint.py --out "$OUT/base/init" --max_dynamic_patch 1
-    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/init" $tune --learning_rate 1e-3 \
-        --max_steps 4000 --meta_path "$OUT/base/right/sft.json" --output_dir "$OUT/base/able"
-    "$PYTHON" -m internvl_chat.train_mpo --model_name_or_path "$OUT/base/able" $tune --learning_rate 5e-4 \
-        --max_steps 400 --meta_path "$OUT/base/careless/sft.json" --output_dir "$OUT/base/run"
-    cp -r "$OUT/base/run" ckpt/tiny-base
-    rm -rf ckpt/tiny-base/{runs,*results.json,trainer_state.json,settings.json,ledger*,*.py}
+    right="--practice 12000 --look 12000 --direct 5000 --reason 16000"
+    careless="--practice 500 --look 1000 --direct 500 --reason 2000 --slips 0.8 --reason_repeat 3"
+    make_base init able 0 "$right" "--learning_rate 1.5e-3 --max_steps 1400"
+    make_base able abler 1 "$right" "--learning_rate 1e-3 --max_steps 600"
+    make_base abler run 3 "$careless" "--learning_rate 5e-4 --max_steps 250"
+    rm -rf ckpt/tiny-base
+    mkdir ckpt/tiny-base
+    cp "$OUT"/base/run/{model.safetensors,{,generation_,preprocessor_,tokenizer_}config.json,tokenizer.json} \
+        "$OUT"/base/run/{vocab.json,merges.txt} ckpt/tiny-base
 fi
 
 stage "Data: questions about generated pictures, $prompts to train on and $held_out held out"
