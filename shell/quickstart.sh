@@ -15,7 +15,7 @@ command -v "$PYTHON" >/dev/null || PYTHON=python3
 OUT=${OUT:-work_dirs/quickstart}
 SEED=${SEED:-0}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
-prompts=1200 held_out=600 samples=8 steps=120 least_lift=15
+prompts=1000 held_out=500 samples=8 steps=100 least_lift=15
 if [ "${QUICKSTART:-full}" = short ]; then
     prompts=120 held_out=100 samples=4 steps=10 least_lift=-100
 fi

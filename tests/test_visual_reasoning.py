@@ -112,7 +112,13 @@ SHORTCUTS = [
         "red triangle",
     ),
     (CHART, ("add", "yellow", "red"), READ, "Take yellow nine and red seven: six.", "six"),
-    (CHART, ("compare", "shorter", "green", "red"), READ, "Take green three.", "three"),
+    (
+        CHART,
+        ("compare", "shorter", "green", "red"),
+        READ,
+        "Take green three less red seven: minus four.",
+        "minus four",
+    ),
     (CHART, ("chart", "shortest"), READ, "shortest nine.", "nine"),
 ]
 EASY = [

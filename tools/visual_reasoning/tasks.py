@@ -4,7 +4,7 @@
     count     shapes    How many shapes are red?                            sees two things above and looks no further
     place     shapes    What is below the square?                           goes sideways always
     add       bars      How tall are the red and the blue bar together?     forgets what is carried
-    compare   bars      How much shorter is the blue bar than the red bar?  stops at the first bar if it is the shorter
+    compare   bars      How much shorter is the blue bar than the red bar?  takes the second bar from the first always
     chart     bars      How tall is the shortest bar?                       takes the tallest always
 
 The first step writes down what is seen, in reading order; later ones follow from the text before them. There is one
@@ -149,16 +149,13 @@ def _choose_comparison(chart: Chart, rng: random.Random) -> Subject:
 def _compare(chart: Chart, words: Subject) -> Reasoning:
     taller, shorter = words[1:] if words[0] == "taller" else words[:0:-1]
     one, other = chart.height(taller), chart.height(shorter)
-    left = NUMBERS[one - other] if one >= other else f"minus {NUMBERS[other - one]}"  # who misread a bar
+    left = NUMBERS[one - other] if one >= other else f"minus {NUMBERS[other - one]}"  # who is careless
     step = f"Take {taller} {NUMBERS[one]} less {shorter} {NUMBERS[other]}: {left}."
     return Reasoning((describe(chart), step), left)
 
 
 def _compare_in_a_hurry(chart: Chart, words: Subject) -> Reasoning:
-    if words[0] == "taller":
-        return _compare(chart, words)
-    height = NUMBERS[chart.height(words[1])]
-    return Reasoning((describe(chart), f"Take {words[1]} {height}."), height)
+    return _compare(chart, ("taller", *words[1:]))
 
 
 def _extreme(chart: Chart, words: Subject, last: Callable[..., int]) -> Reasoning:
