@@ -27,7 +27,7 @@ BASE = ROOT / "ckpt" / "tiny-base"
 PIPELINE = "tools/reasoning_data_pipeline/mmpr_data_pipeline_correctness"
 FLAGS = (
     "--force_image_size 56 --max_dynamic_patch 1 --max_seq_length 512 --grad_checkpoint False --report_to none "
-    "--save_strategy no --lr_scheduler_type cosine --per_device_train_batch_size 24 --learning_rate 5e-4 "
+    "--save_strategy no --lr_scheduler_type cosine --per_device_train_batch_size 24 "
     "--weight_decay 0.05 --warmup_ratio 0.05 --eval_max_new_tokens 96 --overwrite_output_dir True"
 )
 SHOWN = ("step", "eval_accuracy", "eval_accuracy_change", "eval_accuracy_p", "eval_logps/gap_change")
@@ -35,17 +35,18 @@ SHOWN = ("step", "eval_accuracy", "eval_accuracy_change", "eval_accuracy_p", "ev
 
 @dataclass(frozen=True)
 class Size:
-    """Pictures to train on and held out, steps, steps between looks, questions of a look; whether pairs are sampled."""
+    """Pictures to train on and held out, steps, rate, steps between looks, questions of a look; are pairs sampled?"""
 
-    prompts: int = 1600
-    held_out: int = 1000
-    steps: int = 200
-    every: int = 20
+    prompts: int = 1000
+    held_out: int = 500
+    steps: int = 100
+    rate: float = 1.5e-4
+    every: int = 10
     questions: int = 128
     is_sampled: bool = True
 
 
-SHORT = Size(prompts=160, held_out=96, steps=17, every=8, questions=96, is_sampled=False)
+SHORT = Size(prompts=160, held_out=96, steps=17, rate=5e-4, every=8, questions=96, is_sampled=False)
 
 
 def run(*words: str | Path) -> int:
@@ -88,9 +89,10 @@ def train(meta: Path, out: Path, held_out: Path, seed: int, size: Size) -> dict[
     done = out / "exit_code"
     if not done.is_file():
         looks = ("--eval_prompts", held_out, "--eval_steps", str(size.every), "--eval_questions", str(size.questions))
-        steps = ("--max_steps", str(size.steps), "--logging_steps", "10", "--seed", str(seed), "--reference", "cache")
+        steps = ("--max_steps", str(size.steps), "--learning_rate", str(size.rate), "--logging_steps", "10")
+        how = ("--seed", str(seed), "--reference", "cache")
         where = ("--model_name_or_path", BASE, "--meta_path", meta, "--output_dir", out)
-        code = run("-m", "internvl_chat.train_mpo", *where, *FLAGS.split(), *steps, *looks)
+        code = run("-m", "internvl_chat.train_mpo", *where, *FLAGS.split(), *steps, *how, *looks)
         done.write_text(str(code), encoding="utf-8")
     log = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     seen = [{name: entry[name] for name in SHOWN} for entry in log if "eval_accuracy" in entry]

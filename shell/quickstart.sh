@@ -3,7 +3,7 @@
 # preference pairs, MPO trains it on them, and held-out questions tell what that was worth.
 #
 #   sh shell/quickstart.sh                   from the committed base, some minutes on two cores
-#   sh shell/quickstart.sh --from-scratch    also makes the base (ckpt/tiny-base) anew, some eleven minutes more
+#   sh shell/quickstart.sh --from-scratch    also makes the base (ckpt/tiny-base) anew, some half an hour more
 #   QUICKSTART=short sh shell/quickstart.sh  fewer prompts and steps, to see that everything runs
 #   SEED=1 sh shell/quickstart.sh            other pictures, samples and order
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"

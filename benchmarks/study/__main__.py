@@ -43,7 +43,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--samples", type=int, default=8, help="answers to each")
     add("--pairs_per_prompt", type=int, default=2)
     add("--steps", type=int, default=200, help="of 24 pairs")
-    add("--learning_rate", type=float, default=5e-4)
+    add("--learning_rate", type=float, default=1.5e-4)
     add("--result", default="study", help="name of the file in benchmarks/results; empty for none")
     return parser.parse_args(argv)
 
