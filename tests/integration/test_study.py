@@ -10,7 +10,7 @@ from benchmarks.study.stages import prepare, train_arm
 
 BASE = Path(__file__).parents[2] / "ckpt" / "tiny-base"
 SIZES = {"prompts": 200, "held_out": 250, "samples": 8, "pairs_per_prompt": 2, "steps": 40, "learning_rate": 2e-4}
-LEAST_LIFT = 6  # points
+LEAST_LIFT = 8  # points: MPO gains 15 here, DPO alone 2
 pytestmark = pytest.mark.integration
 
 
