@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from internvl_chat.data.images import Tiling
@@ -25,7 +26,7 @@ from tools.validation import thumbnails
 from tools.validation.chunks import Chunk, ChunkChecker, ChunkFacts, check_all, read_in_order
 from tools.validation.faults import FAULTS, FoundFault
 from tools.validation.mixtures import open_mixture
-from tools.validation.page import validation_page
+from tools.validation.page import BINS, draw_tokens, validation_page
 from tools.validation.rows import RowChecker, most_tokens
 from tools.validation.summary import SetSummary, Summary, verdict
 from tools.validation.texts import loop_unit, suspicious_texts
@@ -305,6 +306,14 @@ def test_the_page_shows_pictures_beside_their_rows(pictured):
 
 def test_the_page_of_nothing():
     assert "Nothing was found" in validation_page(make_report(Summary()), Summary(), 8192)
+
+
+@pytest.mark.parametrize(("tokens", "end"), [([46, 50, 82], 8192), ([46, 9000], 9000)])
+def test_rows_that_are_short_beside_the_limit_are_bars_that_can_be_seen(tokens, end):
+    axes = Figure().subplots()
+    draw_tokens(axes, tokens, 8192)
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([end / BINS] * BINS)
+    assert sum(bar.get_height() for bar in axes.patches) == len(tokens)
 
 
 @pytest.mark.integration

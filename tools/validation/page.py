@@ -32,7 +32,7 @@ def validation_page(
 def draw(summary: Summary, max_seq_length: int) -> list[str]:
     """Histograms of tokens, tiles and lengths of answers, an SVG element each: on a phone one lies below the other."""
     plots = (
-        lambda axes: _draw_tokens(axes, summary.tokens, max_seq_length),
+        lambda axes: draw_tokens(axes, summary.tokens, max_seq_length),
         lambda axes: _draw_tiles(axes, summary),
         lambda axes: _draw_lengths(axes, summary),
     )
@@ -54,12 +54,14 @@ def _draw(plot: Callable[[Axes], None], salt: str) -> str:
     return text[text.index("<svg") :]
 
 
-def _draw_tokens(axes: Axes, tokens: list[int], max_seq_length: int) -> None:
+def draw_tokens(axes: Axes, tokens: list[int], max_seq_length: int) -> None:
+    """Draw how many rows have how many tokens, and their limit."""
     axes.set_title(f"Prompt and longest answer, {len(tokens):,} rows")
     axes.set_xlabel("tokens")
     axes.set_ylabel("rows")
     if tokens:
-        axes.hist(tokens, BINS, color="#4078c0")
+        # bars share the way to the limit: those of short rows alone would be thinner than a line
+        axes.hist(tokens, BINS, (0, max(max_seq_length, *tokens)), color="#4078c0")
         axes.axvline(max_seq_length, color="#cf222e", linestyle="--", label="max_seq_length")
         axes.legend()
 
