@@ -61,7 +61,7 @@ def draw_tokens(axes: Axes, tokens: list[int], max_seq_length: int) -> None:
     axes.set_ylabel("rows")
     if tokens:
         # bars share the way to the limit: those of short rows alone would be thinner than a line
-        axes.hist(tokens, BINS, (0, max(max_seq_length, *tokens)), color="#4078c0")
+        axes.hist(tokens, BINS, range=(0, max(max_seq_length, *tokens)), color="#4078c0")
         axes.axvline(max_seq_length, color="#cf222e", linestyle="--", label="max_seq_length")
         axes.legend()
 
