@@ -9,6 +9,7 @@ layout of peft.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from internvl_chat.model import InternVLChatModel
+from internvl_chat.model.json_object import read_object
 from internvl_chat.model.upstream import LoraLayer
 
 ADAPTER_FOLDER = "adapter"  # inside a checkpoint, where transformers does not take the whole for an adapter
 WEIGHTS_NAME = "adapter_model.safetensors"
+CRITIC_NAME = "critic.json"  # beside them: `critic` of the configuration, which peft's files have no place for
 NAME = "default"  # peft's, of the only adapter
 PEFT_PREFIX = "base_model.model."  # of every name in peft's files
 LANGUAGE_LAYERS = r"language_model\..*\.([qkvo]_proj|(gate|up|down)_proj|wqkv|wo|w[123])"
@@ -110,8 +113,8 @@ def merged_weights(
     return merged
 
 
-def save_adapter(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write the adapter in peft's layout.
+def save_adapter(model: InternVLChatModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write the adapter in peft's layout, and of a critic what its configuration says of it.
 
     Args:
         model: with adapters.
@@ -125,6 +128,18 @@ def save_adapter(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: 
     save_file(named, target / WEIGHTS_NAME, metadata={"format": "pt"})
     configs: Any = model.peft_config
     configs[NAME].save_pretrained(target)
+    if model.config.critic:
+        (target / CRITIC_NAME).write_text(json.dumps(model.config.critic, indent=2) + "\n")
+
+
+def saved_critic(folder: Path) -> dict[str, Any] | None:
+    """`critic` of the configuration that an adapter was trained under; None of a model that answers questions.
+
+    Raises:
+        ValueError: the file beside the adapter is no JSON object.
+    """
+    path = folder / ADAPTER_FOLDER / CRITIC_NAME
+    return read_object(path, "save the adapter again") if path.is_file() else None
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:

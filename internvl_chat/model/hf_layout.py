@@ -110,6 +110,7 @@ def config_from_hf(
         use_thumbnail=True,
         min_dynamic_patch=image_settings.get("min_patches", 1),
         max_dynamic_patch=image_settings.get("max_patches", 12),
+        critic=fields.get("critic"),
         tie_word_embeddings=tied,
         dtype=fields.get("dtype") or fields.get("torch_dtype"),
     )
@@ -123,7 +124,7 @@ def run_settings(config: InternVLChatConfig) -> tuple[dict[str, Any], dict[str, 
         "image_seq_length": config.num_image_token,
         "downsample_ratio": config.downsample_ratio,
         "vision_feature_layer": config.select_layer,
-    }
+    } | ({"critic": config.critic} if config.critic else {})
     return model, {"size": {"height": side, "width": side}, "min_patches": least, "max_patches": most}
 
 

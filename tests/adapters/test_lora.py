@@ -14,6 +14,7 @@ from internvl_chat.adapters.lora import (
     lora_config,
     merged_weights,
     save_adapter,
+    saved_critic,
 )
 from internvl_chat.arguments import ModelArguments
 from internvl_chat.model import load_config, load_model
@@ -121,6 +122,19 @@ def test_an_adapter_of_other_ranks_is_refused(adapted, source, tmp_path):
         load_adapter(other, tmp_path)
     with pytest.raises(FileNotFoundError, match="no adapter to continue with"):
         load_adapter(other, tmp_path / "none")
+
+
+def test_what_a_critic_was_trained_under_stands_beside_its_adapter(adapted, tmp_path):
+    save_adapter(adapted, adapted.state_dict(), tmp_path / "answers")
+    assert saved_critic(tmp_path / "answers") is None
+    adapted.config.critic = {"system_message": "Judge.", "more": [1]}
+    save_adapter(adapted, adapted.state_dict(), tmp_path / "judges")
+    assert saved_critic(tmp_path / "judges") == adapted.config.critic
+    merge(["--adapter", str(tmp_path / "judges"), "--out", str(tmp_path / "merged")])
+    assert load_config(tmp_path / "merged").critic == adapted.config.critic
+    (tmp_path / "judges" / "adapter" / "critic.json").write_text("[]")
+    with pytest.raises(ValueError, match="critic.json: must be a JSON object.*save the adapter again"):
+        saved_critic(tmp_path / "judges")
 
 
 @pytest.fixture(scope="module")

@@ -124,11 +124,11 @@ def test_an_untrained_hf_export_equals_its_source(hf_source, tmp_path):
 
 def test_a_run_from_hf_sets_its_fields_in_the_files_of_the_layout(hf_source, tmp_path):
     config = load_config(hf_source)
-    config.max_dynamic_patch, config.select_layer = 3, -2
+    config.max_dynamic_patch, config.select_layer, config.critic = 3, -2, {"system_message": "Judge."}
     export_checkpoint(load_model(hf_source, config=config), hf_source, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "processor_config.json").read_text())["image_processor"]["max_patches"] == 3
     again = load_config(tmp_path / "out")
-    assert (again.max_dynamic_patch, again.select_layer) == (3, -2)
+    assert (again.max_dynamic_patch, again.select_layer, again.critic) == (3, -2, {"system_message": "Judge."})
 
 
 def test_what_could_not_be_saved_as_hf_is_refused_when_it_is_loaded(hf_source):

@@ -14,6 +14,7 @@ from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE
 from internvl_chat.train_mpo import main
 from tests.critic.conftest import picture
 from tests.critic.judged_rows import ROWS, log_of, training_flags, write_mixture
+from tools.merge_lora import main as merge
 
 
 @pytest.fixture
@@ -62,13 +63,15 @@ def test_adapters_weights_and_soft_targets_of_sure_steps(flags, tmp_path, caplog
     caplog.set_level("INFO")
     learned = {"step_thresholds": "0.2,0.7", "step_targets": "scores", "balance_steps": True}
     settings = {"eval_meta_path": tmp_path / "data" / "meta.json", "per_device_train_batch_size": 8, "max_steps": 2}
-    main(flags(use_llm_lora=4, save_strategy="no", **settings, **learned))
+    main(flags(use_llm_lora=4, save_adapter_only=True, save_strategy="no", **settings, **learned))
     assert "steps of steps_prm: 6 right, 5 wrong (45.5 % of these), 4 without loss" in caplog.text
     assert "a right step weighs 0.917, a wrong one 1.100" in caplog.text
     (_, first), (_, second) = log_of(tmp_path / "run", "loss")  # of the same steps, before and after one of them
     assert second < first
     evaluation = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert {"eval_steps/accuracy", "eval_f1/wrong", "eval_steps/p_right", "eval_loss"} <= set(evaluation)
+    merge(["--adapter", str(tmp_path / "run"), "--out", str(tmp_path / "merged")])
+    assert load_config(tmp_path / "merged").critic["system_message"] == CRITIC_SYSTEM_MESSAGE
 
 
 def test_a_critic_of_answers_says_so_and_judges_them_where_they_stand(flags, tmp_path, qwen2):

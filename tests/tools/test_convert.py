@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from internvl_chat.critic.scoring import StepCritic
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
@@ -231,6 +232,20 @@ def test_published_settings_survive_in_the_processor(tokenizer_folder, tmp_path)
     conversion.convert_to_hf(tmp_path / "a", tmp_path / "b")
     config = load_config(tmp_path / "b")
     assert {name: getattr(config, name) for name in options} == options
+
+
+def test_a_critic_stays_one(tokenizer_folder, tmp_path):
+    """There, back, and through a save by transformers' own class: all that its training noted, read by who scores."""
+    noted = {"system_message": 'Judge "this".', "more": [1, {"of": "it"}]}
+    published = build(tmp_path / "published", tokenizer_folder, critic=noted)
+    conversion.convert_to_hf(published, tmp_path / "hf")
+    conversion.convert_to_published(tmp_path / "hf", tmp_path / "again")
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "hf", dtype="auto").save_pretrained(tmp_path / "theirs")
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["critic"] == noted
+    for name in ("published", "hf", "again"):
+        critic = StepCritic.load(str(tmp_path / name), device="cpu")
+        assert critic.system == critic.model.system_message == noted["system_message"], name
+        assert critic.model.config.critic == noted
 
 
 def test_an_hf_checkpoint_without_a_chat_template_gets_that_of_its_language_model(tokenizer_folder, tmp_path):

@@ -9,7 +9,7 @@ from huggingface_hub import save_torch_state_dict
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from internvl_chat.adapters.lora import ADAPTER_FOLDER, add_adapters, load_adapter, merged_weights
+from internvl_chat.adapters.lora import ADAPTER_FOLDER, add_adapters, load_adapter, merged_weights, saved_critic
 from internvl_chat.adapters.unmerged import is_unmerged, merge_adapters
 from internvl_chat.checkpoint.export import CONFIG_NAME, copy_companions, export_checkpoint, stored_dtypes, write_json
 from internvl_chat.checkpoint.names import local_checkpoint
@@ -47,6 +47,7 @@ def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
     model = load_model(source, dtype=torch.float32)
     add_adapters(model, config)
     load_adapter(model, checkpoint)
+    model.config.critic = saved_critic(checkpoint) or model.config.critic
     export_checkpoint(model, source, out, state_dict=merged_weights(model, model.state_dict()))
 
 
