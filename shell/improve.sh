@@ -88,6 +88,7 @@ ask() { # stage, checkpoint, result, more flags
         --reasoned "${questions[@]}" --image-root "$root" "${@:4}" "${evaluate[@]}"
 }
 
+[[ -z $critic ]] || stage critic "$PYTHON" -m tools.scoring.critic "$critic" # before hours are spent on answers for it
 stage split "$PYTHON" -m tools.evaluation.split --prompts "${prompts[@]}" --share "${SHARE:-0.1}" "${image_root[@]}" \
     --out "$out/questions" ${held_out[@]+--held-out "${held_out[@]}"}
 root=IMAGE_ROOT prompts=("$out/questions/train/*") questions=("$out/questions/held_out/*")

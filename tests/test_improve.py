@@ -61,7 +61,8 @@ def test_a_dry_run_tells_the_stages_of_all_rounds(tmp_path):
 def test_a_critic_scores_the_answers_that_pairs_are_made_of(tmp_path):
     result = run("ckpt/base", "a.jsonl", "--critic", "prm", "--out", tmp_path / "x", DRY_RUN="1", SCORE="--max-steps 8")
     assert result.returncode == 0, result.stderr
-    assert stages(result.stdout) == [*STAGES[:3], "score_1", *STAGES[3:]]
+    assert stages(result.stdout) == ["critic", *STAGES[:3], "score_1", *STAGES[3:]]
+    assert "-m tools.scoring.critic prm" in result.stdout
     at = tmp_path / "x" / "round_1"
     assert (
         f"tools.score_steps --critic prm --data-dir {at}/sampled --save-dir {at}/scored --max-num 12" in result.stdout
@@ -69,7 +70,7 @@ def test_a_critic_scores_the_answers_that_pairs_are_made_of(tmp_path):
     assert "--image-root IMAGE_ROOT --max-steps 8" in result.stdout
     assert f"--data-dir {at}/scored --save-dir {at}/pairs" in result.stdout and "--by-score" in result.stdout
     without = run("ckpt/base", "a.jsonl", "--out", tmp_path / "x", DRY_RUN="1").stdout
-    assert "tools.score_steps" not in without and "--by-score" not in without
+    assert "tools.score_steps" not in without and "--by-score" not in without and "== critic" not in without
     assert f"--data-dir {at}/sampled --save-dir" in without
 
 

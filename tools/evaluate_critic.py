@@ -85,8 +85,9 @@ def evaluate_critic(args: argparse.Namespace) -> dict[str, Any]:
     if bool(args.critic) == bool(args.scores):
         raise ValueError("give one of --critic, a checkpoint that scores the steps, and --scores, a file of them")
     benchmark = read_benchmark(args.benchmark, args.image_root, follow_symlinks=args.follow_symlinks)
+    left_out = left_out_of(benchmark.unusable, leave_out=args.leave_out)
     scores = find_scores(args, benchmark)
-    left_out = check_rows(benchmark, scores, leave_out=args.leave_out)
+    left_out += left_out_of(unscored(benchmark, scores), leave_out=args.leave_out)
     rows = [ScoredRow(row, scores[row.key]) for row in benchmark.rows if row.key in scores]
     if not rows:
         raise ValueError(f"{args.benchmark}: no row is left to measure ({dict(left_out)})")
@@ -118,12 +119,14 @@ def find_scores(args: argparse.Namespace, benchmark: Benchmark) -> StepScores:
     )
 
 
-def check_rows(benchmark: Benchmark, scores: StepScores, *, leave_out: bool) -> Counter[str]:
+def unscored(benchmark: Benchmark, scores: StepScores) -> list[RecordError]:
+    """The rows that a file of scores, or an earlier scoring, says nothing of."""
+    rows = (row for row in benchmark.rows if row.key not in scores)
+    return [RecordError(*row.where, "no score for its steps", "no_score") for row in rows]
+
+
+def left_out_of(faults: Sequence[RecordError], *, leave_out: bool) -> Counter[str]:
     """Rows that cannot be measured, by the reason; RecordError with the first of them unless they may be left out."""
-    lacking = [
-        RecordError(*row.where, "no score for its steps", "no_score") for row in benchmark.rows if row.key not in scores
-    ]
-    faults = benchmark.unusable + lacking
     if faults and not leave_out:
         first = min(faults, key=lambda fault: fault.line)
         lines = ", ".join(str(fault.line) for fault in sorted(faults, key=lambda fault: fault.line)[:MOST_SHOWN])

@@ -11,6 +11,7 @@ VisualPRM-8B, which takes a forward for each candidate.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,12 +22,31 @@ from internvl_chat.critic.conversation import StepTokenizer
 from internvl_chat.critic.packing import JudgedSample, collate_steps, judgement_logps, right_probability
 from internvl_chat.data.images import Tiling, blank_tile, decode_rgb
 from internvl_chat.data.tokenization import RowTokenizer
-from internvl_chat.model import InternVLChatModel, load_config, load_model, load_tokenizer
+from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
 from internvl_chat.model.critic_turns import step_turns
 from internvl_chat.model.step_scoring import layout_of, system_message_of
 from internvl_chat.packed.attention import use_shared_prefix
 from internvl_chat.records.rows import Source
 from internvl_chat.records.step_targets import Marks
+
+
+def step_tokenizer(source: Path, config: InternVLChatConfig) -> StepTokenizer:
+    """The tokenizer of a critic's conversations.
+
+    Args:
+        source: folder of the checkpoint.
+        config: of the checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `load_tokenizer`; the template or the layout is unknown, or `+` or `-` no
+            single token.
+    """
+    tokenizer = load_tokenizer(source)
+    try:
+        rows = RowTokenizer(tokenizer, config.template, config.num_image_token)
+        return StepTokenizer(rows, layout_of(config))
+    except ValueError as error:
+        raise ValueError(f"{source}: no critic of steps: {error}") from error
 
 
 class StepCritic:
@@ -60,8 +80,7 @@ class StepCritic:
         """
         source = local_checkpoint(str(path))
         config = load_config(source)
-        rows = RowTokenizer(load_tokenizer(source), config.template, config.num_image_token)
-        tokenizer = StepTokenizer(rows, layout_of(config))
+        tokenizer = step_tokenizer(source, config)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
         model = load_model(source, config=config, dtype=dtype).to(where)
@@ -89,7 +108,7 @@ class StepCritic:
             Scores in 0..1, in the shape of `candidates`.
 
         Raises:
-            ValueError: a candidate has no step, or the placeholders do not match the images.
+            ValueError: a candidate has no step or one without text, or the placeholders do not match the images.
         """
         if not candidates:
             return []
@@ -111,6 +130,8 @@ class StepCritic:
         for number, steps in enumerate(candidates):
             if not steps:
                 raise ValueError(f"candidate {number} has no step: leave it out, or give its text as one step")
+            if blank := [place for place, step in enumerate(steps) if not step.strip()]:
+                raise ValueError(f"step {blank[0]} of candidate {number} has no text: leave it out")
             marks = Marks.to_score(len(steps))
             tokens = self.tokenizer.tokenize(
                 step_turns(question, steps),

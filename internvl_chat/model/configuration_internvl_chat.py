@@ -77,7 +77,7 @@ class InternVLChatConfig(PreTrainedConfig):
         auto_map: where the classes stand for `trust_remote_code`.
 
     Raises:
-        ValueError: the language model type, pixel shuffle version or ratio is unknown.
+        ValueError: the language model type, pixel shuffle version or ratio is unknown, or `critic` lacks its message.
     """
 
     model_type = "internvl_chat"
@@ -105,6 +105,8 @@ class InternVLChatConfig(PreTrainedConfig):
             raise ValueError(f"ps_version is {self.ps_version!r}; known: 'v1', 'v2'")
         if not 0 < self.downsample_ratio <= 1:
             raise ValueError(f"downsample_ratio is {self.downsample_ratio}; it must be in (0, 1]")
+        if self.critic and not (isinstance(self.critic, dict) and isinstance(self.critic.get("system_message"), str)):
+            raise ValueError(f"critic is {self.critic!r}; it must have the text 'system_message', or be null")
         self.vision_config = _vision_config(self.vision_config)
         self.llm_config = _language_config(self.llm_config)
         self.auto_map = self.auto_map or dict(AUTO_MAP)

@@ -86,6 +86,8 @@ def test_what_cannot_be_scored_is_refused(critic):
     assert critic.score(QUESTION, [], []) == []
     with pytest.raises(ValueError, match="candidate 1 has no step"):
         critic.score(QUESTION, [], [["One."], []])
+    with pytest.raises(ValueError, match="step 1 of candidate 1 has no text"):
+        critic.score(QUESTION, [], [["One."], ["One.", "\n "]])
     with pytest.raises(ValueError, match="2 <image> in the question for 1 images"):
         critic.score("<image> and <image>?", [picture(60, 60)], [["One."]])
 

@@ -1,6 +1,7 @@
 """tools/evaluate.py --critic: figures by hand, what is taken from an earlier evaluation, what is refused."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -156,14 +157,27 @@ def test_a_critic_without_answers_is_refused(critic):
         evaluate(parse_arguments(flags.split()))
 
 
-def test_a_critic_that_is_not_there_or_of_another_kind_is_refused_before_anything_is_asked(ask, engine, tmp_path):
+def test_a_critic_of_another_kind_or_none_is_refused_before_anything_is_asked(ask, engine, tmp_path, golden_folder):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         ask("--critic", tmp_path / "nowhere")
     (tmp_path / "llama").mkdir()
     (tmp_path / "llama" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(ValueError, match="llama"):
         ask("--critic", tmp_path / "llama")
+    other = shutil.copytree(golden_folder / "ckpt" / "tiny-qwen2", tmp_path / "other")
+    fields = json.loads((other / "config.json").read_text())
+    for change, reason in OF_ANOTHER_FORMAT.items():
+        (other / "config.json").write_text(json.dumps(fields | json.loads(change)))
+        with pytest.raises(ValueError, match=f"{other}: .*{reason}"):
+            ask("--critic", other)
     assert not engine
+
+
+OF_ANOTHER_FORMAT = {  # fields of its config.json -> what is said of it
+    '{"template": "vicuna"}': "no critic of steps: unknown chat template 'vicuna'",
+    '{"critic": {"layout": "x"}}': "critic is .'layout': 'x'.; it must have the text 'system_message'",
+    '{"critic": "yes"}': "critic is 'yes'; it must have",
+}
 
 
 def test_the_table_and_the_picture_tell_how_answers_were_chosen(ask, critic):

@@ -1,4 +1,7 @@
-"""A critic and what it is shown: the answers to a question as steps, in one forward for all that differ."""
+"""A critic and what it is shown: the answers to a question as steps, in one forward for all that differ.
+
+python -m tools.scoring.critic work_dirs/prm    says in seconds whether it is there and can score steps
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from PIL import Image
 from internvl_chat.data.images import load_image
 from internvl_chat.model.critic_turns import MAX_STEPS, text_steps
 from internvl_chat.records.durable import cache_home
+from internvl_chat.run.entry import Parser, enter
 from tools.reasoning_data_pipeline.answers.steps import ScoredStep
 
 
@@ -26,11 +30,13 @@ class StepJudge(Protocol):
 
 
 def check_critic(checkpoint: str) -> None:
-    """Look for a critic before hours are spent on answers for it; errors as of `open_critic`, weights left aside."""
+    """Look at a critic before hours are spent on answers for it; errors as of `open_critic`, weights left aside."""
     from internvl_chat.checkpoint.names import local_checkpoint
+    from internvl_chat.critic.scoring import step_tokenizer
     from internvl_chat.model import load_config
 
-    load_config(local_checkpoint(checkpoint))
+    source = local_checkpoint(checkpoint)
+    step_tokenizer(source, load_config(source))
 
 
 def critic_weights(checkpoint: str) -> str:
@@ -96,3 +102,14 @@ class AnswerScorer:
                 steps = zip(candidates[text], scores, strict=True)
                 scored[text] = [ScoredStep.by_critic(step, float(score)) for step, score in steps]
         return [scored.get(text, []) for text in responses]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check the critic that the command line names."""
+    parser = Parser(description="Look at a critic before hours are spent on answers for it.")
+    parser.add_argument("critic", help="checkpoint, folder or hub name")
+    check_critic(parser.parse_args(argv).critic)
+
+
+if __name__ == "__main__":
+    enter(main)

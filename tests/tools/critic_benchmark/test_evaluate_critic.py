@@ -65,6 +65,7 @@ def test_unusable_rows_stop_it_unless_they_may_be_left_out(published, scripted):
     words = ("--benchmark", published({}, blank, {"image": "b.png"}), "--critic", "prm")
     with pytest.raises(RecordError, match="test.jsonl:2: step 2 has no text.*\n2 rows cannot be used.*lines 2, 3"):
         measured(*words)
+    assert not scripted  # nothing is scored for a run that ends with an error
     report = measured(*words, "--leave-out")
     assert report["left_out"] == {"empty_step": 1, "unusable_row": 1} and report["rows"] == 1
 
