@@ -172,6 +172,16 @@ def test_rows_keep_the_scores_of_their_steps(data):
     assert (gap.judgements, gap.scores) == (("+", "", "+"), (1.0, None, 0.25))
 
 
+def test_a_step_without_text_is_not_shown_and_counted(data):
+    """Three blank lines in a row leave one, and an answer may begin with them."""
+    write(data, [answer("Q1", ("", 1.0), ("base 4", 0.75), (" \n", 0.5), ("so 6", 0.0))])
+    [row] = rows(run(data) / "raw" / "geometry_prm.jsonl")
+    judged = JudgedRow.from_row(row, Source("geometry_prm.jsonl", 1))
+    assert judged.steps[0].endswith("\nbase 4") and judged.steps[1:] == ("so 6",)
+    assert (judged.judgements, judged.scores) == (("+", "-"), (0.75, 0.0))
+    assert json.loads((data / "prm" / "summary.json").read_text())["geometry"]["steps without text"] == 2
+
+
 def test_a_critic_may_be_shown_the_question_of_the_prompt_file(data):
     write(data, [{**ROWS[5], "question_orig": "Q3 plain"}, ROWS[3]])
     asked = lambda save: sorted(row["conversations"][1]["value"].split("\n")[1] for row in rows(save))  # noqa: E731

@@ -170,10 +170,16 @@ def write_pairs(answers: Answers, args: argparse.Namespace, key: str, file: RowF
 def write_conversations(
     row: dict[str, Any], steps: list[ScoredStep], args: argparse.Namespace, file: RowFile, counts: Tally
 ) -> None:
-    """Write the PRM conversation of one answer, and its ORM conversation when asked for."""
+    """Write the PRM conversation of one answer, and its ORM conversation when asked for.
+
+    A step without text, of an answer with several blank lines in a row, is not shown: nor will it be in scoring.
+    """
     if args.raw_question:
         row = {**row, "question": row.get("question_orig") or row["question"]}
-    made = {"prm": prm_conversation(row, steps, threshold=args.mc_threshold, early_stop=args.early_stop)}
+    texts = [step for step in steps if not is_blank(step.step)]
+    if len(texts) < len(steps):
+        counts["steps without text"] += len(steps) - len(texts)
+    made = {"prm": prm_conversation(row, texts, threshold=args.mc_threshold, early_stop=args.early_stop)}
     if args.include_orm_data:
         made["orm"] = orm_conversation(row, steps, threshold=args.mc_threshold)
     for kind, conversation in made.items():
@@ -185,7 +191,7 @@ def write_conversations(
         if unmeasured := labels.count(UNMEASURED):
             counts[f"{kind} steps without label"] += unmeasured
         # The score of an answer is that of its last step, 0 where early stopping left it unmeasured.
-        known = [step.score if step.measured else None for step in steps[: len(labels)]]
+        known = [step.score if step.measured else None for step in texts[: len(labels)]]
         file.write({**conversation, "scores": known if kind == "prm" else [steps[-1].score]})
         counts["conversations"] += 1
 
