@@ -1,4 +1,4 @@
-"""The documented commands of critics at their smallest, in the order of the pages: from prompts to a critic and its use.
+"""The documented commands of critics at their smallest, in the order of the pages: from prompts to a critic in use.
 
 Commands are those of the pages, word for word. What a tiny model on a CPU needs stands behind them: later flags win.
 """
@@ -28,6 +28,7 @@ ASK = "--max-num 1 --max-new-tokens 64 --engine transformers --batch-size 8"
 SIZE = f"--model_name_or_path {BASE} --force_image_size 56 --max_dynamic_patch 1 --max_seq_length 2048"
 TRAIN = f"""{SIZE} --max_steps 2 --gradient_accumulation_steps 1 --learning_rate 1e-3 --bf16 False --save_strategy no
 --report_to none --disable_tqdm True --dataloader_num_workers 0"""
+HALF = "--sweep-share 0.5"  # of three questions
 CHOOSE = f"--checkpoint {BASE} --samples 2 --critic-max-num 1 {ASK}"
 
 
@@ -44,8 +45,8 @@ def run(name, beginning, more=""):
     if words[0] == "sh":
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
         environment |= {"DRY_RUN": "1", "PYTHON": "true"}
-        shown = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-        words = re.split(r" -m (?=\w+\.)", shown.stdout.splitlines()[0])[-1].split()
+        shown = subprocess.check_output(["bash", "-c", command], cwd=ROOT, env=environment, text=True)
+        words = re.split(r" -m (?=\w+\.)", shown.splitlines()[0])[-1].split()
     else:
         words = words[2:] if words[1] == "-m" else words[1:]
     if "--deepspeed" in words:  # for the many ranks of the launcher
@@ -59,15 +60,14 @@ def run(name, beginning, more=""):
 def test_from_prompts_to_a_critic_and_its_use(work):
     world = Path("work_dirs/quickstart/data")
     draw(["--out", str(world), "--pairs", "6", "--held_out", "3"])
-    for path in (PROMPTS, "VisualProcessBench/test.jsonl"):
-        Path(path).parent.mkdir(parents=True)
-        shutil.copytree(world / "images", Path(path).parent / "images")
-    shutil.copytree(world / "images", "images", dirs_exist_ok=True)
+    for folder in ("images", "VisualProcessBench"):
+        shutil.copytree(world / "images", folder, dirs_exist_ok=True)
+    Path(PROMPTS).parent.mkdir(parents=True)
     shutil.copy(world / "train_en_prompts.jsonl", PROMPTS)
     shutil.copy(world / "held_out_en_prompts.jsonl", ".")
     train_a_critic()
     choose_and_score()
-    measure_it(world)
+    measure_it()
 
 
 def train_a_critic():
@@ -86,9 +86,27 @@ def train_a_critic():
 
 
 def choose_and_score():
-    """docs/best_of_n.md"""
-    run("best_of_n", "python tools/evaluate.py", CHOOSE) if False else None
+    """docs/best_of_n.md, and what improve.sh does with a critic."""
+    run("best_of_n", "python tools/evaluate.py --checkpoint ckpt/InternVL2_5-8B --critic work_dirs/prm --reasoned "
+        "held_out_en_prompts.jsonl --samples 8 --temperature 1", CHOOSE)  # fmt: skip
+    found = json.loads(Path("work_dirs/best_of_8.json").read_text())["best_of"]["reasoned"]
+    assert found["samples"] == 2 and found["unscored"] == 0 and [row["n"] for row in found["over"]] == [1, 2]
+    asked = f"--checkpoint {BASE} --prompt-path {PROMPTS} --out-dir sampled/correctness --num-return-sequences 4"
+    assert sample(f"{asked} --dynamic {ASK}".split()) == 0
+    run("best_of_n", "python tools/score_steps.py", "--max-num 1")
+    rows = [json.loads(line) for path in Path("scored").rglob("*.jsonl") for line in path.read_text().splitlines()]
+    assert len(rows) == 24 and all(0 < row["score"] < 1 and row["steps_with_score"] for row in rows)
+    run("best_of_n", "python tools/reasoning_data_pipeline/reward_pairs.py", "--min-margin 0 --num-workers 1")
+    run("best_of_n", "python tools/reasoning_data_pipeline/visualprm_data_pipeline_postprocess.py", "--num-workers 1")
+    pair(["--data-dir", "scored", "--save-dir", "pairs", "--by-score", "--num-workers", "1"])
+    [pairs] = Path("pairs/raw").glob("*_correctness_rules.jsonl")
+    assert all("chosen_score" in json.loads(line) for line in pairs.read_text().splitlines())
 
 
-def measure_it(world):
+def measure_it():
     """docs/critics.md"""
+    run("critics", "python data/make_process_rows.py")
+    run("critics", "python tools/evaluate_critic.py --benchmark work_dirs/quickstart", f"--critic {BASE} {HALF}")
+    shutil.copy("work_dirs/quickstart/slips.jsonl", "VisualProcessBench/test.jsonl")
+    run("critics", "python tools/evaluate_critic.py --benchmark VisualProcessBench", "--max-num 1")
+    assert json.loads(Path("work_dirs/prm/critic.json").read_text())["scored"] == "work_dirs/prm"
