@@ -60,19 +60,10 @@ class StepTrainer(MultimodalDPOTrainer):
             logger.warning("no step of this data is %s: a critic cannot learn to tell it", missing)
         return right, wrong
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> Any:
-        """Loss of one micro-batch; as in `MultimodalDPOTrainer`, `num_items_in_batch` the weight of its steps."""
-        if self.counts_rows:
-            self._count_rows(inputs, is_training=model.training)
-        if "pixel_values" not in inputs:
-            loss = self._idle_loss(model)
-            return (loss, None) if return_outputs else loss
+    def _loss_of(  # type: ignore[override]
+        self, model: torch.nn.Module, inputs: dict[str, Any], of_step: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As in `MultimodalDPOTrainer`; the weight is that of judged steps, the parts are their losses."""
         pack = inputs["packed"]
         self._recompute_by_need(model, inputs, len(pack.word_positions))
         logps = judgement_logps(model, inputs)
@@ -90,9 +81,9 @@ class StepTrainer(MultimodalDPOTrainer):
                 metrics["loss"] = losses.detach().double().sum()
             self.sums["train" if model.training else "eval"].add(metrics, len(losses), pack.input_ids.numel())
         loss = mean
-        if num_items_in_batch is not None:  # the mean over ranks that follows takes num_processes out again
-            loss = losses.sum() * (self.accelerator.num_processes / num_items_in_batch)
-        return (loss, losses.detach()) if return_outputs else loss
+        if of_step is not None:  # the mean over ranks that follows takes num_processes out again
+            loss = losses.sum() * (self.accelerator.num_processes / of_step)
+        return loss, losses.detach()
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         """Weight of the steps of an optimizer step over all ranks; 1 where there is none."""

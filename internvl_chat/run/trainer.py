@@ -210,16 +210,23 @@ class MultimodalDPOTrainer(ResumableTrainer):
         Args:
             model: the policy as wrapped for training.
             inputs: a batch of the collator.
-            return_outputs: also return the PreferenceLoss, None where every row of the batch was skipped.
-            num_items_in_batch: pairs of the optimizer step over all ranks; None for the mean over this batch.
+            return_outputs: also return what `_loss_of` does, None where every row of the batch was skipped.
+            num_items_in_batch: weight of the whole step over all ranks, its pairs; None for the mean over this batch.
 
         A loss that is not finite is found at the end of the step, see `StepGuard`.
         """
         if self.counts_rows:
             self._count_rows(inputs, is_training=model.training)
-        if "pixel_values" not in inputs:
-            loss = self._idle_loss(model)
-            return (loss, None) if return_outputs else loss
+        if "pixel_values" in inputs:
+            loss, result = self._loss_of(model, inputs, num_items_in_batch)
+        else:
+            loss, result = self._idle_loss(model), None
+        return (loss, result) if return_outputs else loss
+
+    def _loss_of(
+        self, model: torch.nn.Module, inputs: dict[str, Any], of_step: torch.Tensor | None
+    ) -> tuple[torch.Tensor, PreferenceLoss]:
+        """Loss of a micro-batch with rows, its share where the weight of the whole step is given, and its parts."""
         inputs = with_packed(inputs, self.image_token_id)
         pack = inputs["packed"]
         self._recompute_by_need(model, inputs, len(pack.label_positions))
@@ -236,9 +243,9 @@ class MultimodalDPOTrainer(ResumableTrainer):
         if self.counts_rows:
             self.sums["train" if model.training else "eval"].add(metrics, num_pairs, pack.input_ids.numel())
         loss = result.total
-        if num_items_in_batch is not None:  # the mean over ranks that follows takes num_processes out again
-            loss = loss * (num_pairs * self.accelerator.num_processes / num_items_in_batch)
-        return (loss, result) if return_outputs else loss
+        if of_step is not None:  # the mean over ranks that follows takes num_processes out again
+            loss = loss * (num_pairs * self.accelerator.num_processes / of_step)
+        return loss, result
 
     def _idle_loss(self, model: torch.nn.Module) -> torch.Tensor:
         """Zero, of a rank without a row: all ranks have to run the same modules, a reference model among them."""
