@@ -179,21 +179,27 @@ def write_conversations(
     texts = [step for step in steps if not is_blank(step.step)]
     if len(texts) < len(steps):
         counts["steps without text"] += len(steps) - len(texts)
-    made = {"prm": prm_conversation(row, texts, threshold=args.mc_threshold, early_stop=args.early_stop)}
+    judged = prm_conversation(row, texts, threshold=args.mc_threshold, early_stop=args.early_stop)
+    _write_judged("prm", judged, [step.score if step.measured else None for step in texts], file, counts)
     if args.include_orm_data:
-        made["orm"] = orm_conversation(row, steps, threshold=args.mc_threshold)
-    for kind, conversation in made.items():
-        if conversation is None:
-            counts[f"{kind} unmeasured"] += 1
-            continue
-        labels = [turn["value"] for turn in conversation["conversations"] if turn["from"] == "gpt"]
-        counts.update(f"{kind} {label}" for label in labels if label)
-        if unmeasured := labels.count(UNMEASURED):
-            counts[f"{kind} steps without label"] += unmeasured
         # The score of an answer is that of its last step, 0 where early stopping left it unmeasured.
-        known = [step.score if step.measured else None for step in texts[: len(labels)]]
-        file.write({**conversation, "scores": known if kind == "prm" else [steps[-1].score]})
-        counts["conversations"] += 1
+        judged = orm_conversation(row, steps, threshold=args.mc_threshold)
+        _write_judged("orm", judged, [steps[-1].score], file, counts)
+
+
+def _write_judged(
+    kind: str, conversation: dict[str, Any] | None, scores: list[float | None], file: RowFile, counts: Tally
+) -> None:
+    """Write a conversation with the scores of its steps, the first of `scores`, and count its labels."""
+    if conversation is None:
+        counts[f"{kind} unmeasured"] += 1
+        return
+    labels = [turn["value"] for turn in conversation["conversations"] if turn["from"] == "gpt"]
+    counts.update(f"{kind} {label}" for label in labels if label)
+    if unmeasured := labels.count(UNMEASURED):
+        counts[f"{kind} steps without label"] += unmeasured
+    file.write({**conversation, "scores": scores[: len(labels)]})
+    counts["conversations"] += 1
 
 
 STEP_SCORES = Conversion(
