@@ -26,6 +26,7 @@ from tools import (
     view_pairs,
 )
 from tools.evaluation import split, table
+from tools.scoring import critic
 
 UNANSWERED = write("e.jsonl", '{"question": "What?"}\n')
 LOST = write("e.jsonl", '{"image": "x.png", "question": "a", "answer": "b"}\n')
@@ -63,6 +64,14 @@ SCORED = "--critic ckpt --data-dir data --save-dir out"
 )
 def test_scores(mistake, refused):
     refused(score_steps.main, mistake)
+
+
+@each(
+    Mistake("no_critic", "", ("critic",)),
+    Mistake("no_such_critic", "none", ("none: no such", "hf download")),
+)
+def test_look_at_a_critic(mistake, refused):
+    refused(critic.main, mistake)
 
 
 ASKED = "--checkpoint ckpt --max-new-tokens 2 --max-num 1 --engine scripted"

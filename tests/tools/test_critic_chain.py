@@ -3,13 +3,10 @@
 Commands are those of the pages, word for word. What a tiny model on a CPU needs stands behind them: later flags win.
 """
 
-import importlib
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
 from itertools import dropwhile
 from pathlib import Path
 
@@ -18,10 +15,10 @@ import pytest
 from data.make_visual_reasoning import main as draw
 from internvl_chat.data.images import load_image
 from internvl_chat.model import load_config
+from tests.in_process import ROOT, run_here, started_by
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main as pair
 
-ROOT = Path(__file__).parents[2]
 BASE = str(ROOT / "ckpt" / "tiny-base")
 PROMPTS = "MMPR-v1.2-prompts/correctness_prompts/geometry.jsonl"
 ASK = "--max-num 1 --max-new-tokens 64 --engine transformers --batch-size 8"
@@ -42,18 +39,11 @@ def run(name, beginning, more=""):
     lines = {line.split(" #")[0].strip() for line in page(name).splitlines()}
     [command] = [line for line in lines if line.startswith(beginning)]
     words = [*dropwhile(lambda word: "=" in word, shlex.split(command))]
-    if words[0] == "sh":
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
-        environment |= {"DRY_RUN": "1", "PYTHON": "true"}
-        shown = subprocess.check_output(["bash", "-c", command], cwd=ROOT, env=environment, text=True)
-        words = re.split(r" -m (?=\w+\.)", shown.splitlines()[0])[-1].split()
-    else:
-        words = words[2:] if words[1] == "-m" else words[1:]
+    words = started_by(command) if words[0] == "sh" else words[1:]
     if "--deepspeed" in words:  # for the many ranks of the launcher
         at = words.index("--deepspeed")
         del words[at : at + 2]
-    module = importlib.import_module(words[0].removesuffix(".py").replace("/", "."))
-    assert not module.main([*words[1:], *more.split()]), command
+    assert not run_here([*words, *more.split()]), command
 
 
 @pytest.mark.integration
