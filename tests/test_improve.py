@@ -2,20 +2,19 @@
 
 import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
 
 from data.make_visual_reasoning import make_visual_reasoning
 from data.make_visual_reasoning import parse_arguments as data_arguments
+from tests.in_process import ROOT, run_here, started_by
 
-ROOT = Path(__file__).parents[1]
 ROUND = ["sample", "pair", "validate", "train", "after", "report"]
 STAGES = ["split", "before", *(f"{stage}_1" for stage in ROUND)]
 TINY = {
@@ -141,10 +140,10 @@ def test_two_runs_do_not_share_a_folder(stand_in, tmp_path):
     assert result.returncode == 2 and calls == 0 and "is in use by another run" in result.stderr
 
 
-def start(prompts, out, rounds, **settings):
+def start(prompts, out, *words, **settings):
     """A run in a process group of its own; its words can be read line by line."""
     return subprocess.Popen(
-        command("ckpt/tiny-base", *prompts, "--out", out, "--rounds", rounds),
+        command("ckpt/tiny-base", *prompts, "--out", out, *words),
         env={**os.environ, **TINY, **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -153,91 +152,125 @@ def start(prompts, out, rounds, **settings):
     )
 
 
-def run_killing(prompts, out, chance):
+AT_WORK = {"before": "answers: ", "sample_1": "answer/s", "train_1": "step 1/4"}
+"""Of stages that take long, what they say in the middle of their work, to be killed there; others as they begin."""
+
+
+def run_killing(prompts, out, **settings):
     """Run one round to its end, killing it once in each stage; returns the stages in which it was killed."""
     killed = []
     while True:
-        process = start(prompts, out, 1)
-        lines = []
+        process = start(prompts, out, **settings)
+        lines, stage = [], ""
         for line in process.stdout:
             lines.append(line)
-            stage = line.removeprefix("== ").strip()
-            if stage in STAGES and stage not in killed and not (out / "done" / stage).exists():
+            if line.startswith("== "):
+                stage = line.removeprefix("== ").strip()
+            is_complete = stage in killed or (out / "done" / stage).is_file()
+            if stage in STAGES and not is_complete and AT_WORK.get(stage, "== ") in line:
                 killed.append(stage)
-                time.sleep(chance.uniform(0, 4))
                 break
         else:
             assert process.wait() == 0, "".join(lines)
-            return killed
+            return killed, lines
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
-@pytest.mark.integration
-def test_a_run_killed_in_every_stage_ends_as_one_that_nobody_disturbed(tmp_path):
-    """Both at once, one a core; the undisturbed one does a second round from the checkpoint of the first.
+def run_undisturbed(disturbed, quiet, plant):
+    """Run, in this process, what each stage of a run was, for another folder."""
+    for stage in STAGES:
+        text = (disturbed / "done" / stage).read_text().replace(str(disturbed), str(quiet))
+        words = started_by(text, **TINY) if "launch.sh" in text else text.split()[1:]
+        assert not run_here(words), stage
+        subprocess.run([sys.executable, plant, *words], check=True)
 
-    An empty answer of that round ends no run: sampled, it is never paired; in the pairs all the same, it is skipped.
-    """
-    make_visual_reasoning(data_arguments(f"--out {tmp_path}/data --pairs 20 --held_out 0".split()))
-    prompts = sorted((tmp_path / "data").glob("train_*_prompts.jsonl"))
-    quiet, disturbed = tmp_path / "quiet", tmp_path / "disturbed"
-    plant_empty_answers(tmp_path / "python", quiet / "round_2")
-    with start(prompts, quiet, 2, PYTHON=str(tmp_path / "python")) as process:
-        seed = random.randrange(1000)
-        killed = run_killing(prompts, disturbed, random.Random(seed))
+
+PLANT = """
+import json, pathlib, sys
+
+words = sys.argv[1:]
+FILES = {  # of the rows that a stage leaves: flag of their folder, their place in it, the field that becomes empty
+    "mmpr_data_pipeline_correctness": ("--out-dir", "*/*/*.jsonl", "response"),
+    "mmpr_data_pipeline_correctness_postprocess": ("--save-dir", "raw/*correctness_rules.jsonl", "rejected"),
+}
+for flag, pattern, field in (FILES[name] for name in FILES if any(word.endswith("." + name) for word in words)):
+    path = min(pathlib.Path(words[words.index(flag) + 1]).glob(pattern))
+    row = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**row, field: ""}) + "\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory):
+    """A program that spoils what a stage of a round has left: an empty answer among the sampled ones, one in a pair."""
+    program = tmp_path_factory.mktemp("plant") / "plant.py"
+    program.write_text(PLANT)
+    return program
+
+
+@pytest.fixture(scope="module")
+def disturbed(plant, tmp_path_factory):
+    """A round that was killed in every stage: its folder, the prompts, and its words behind the last kill."""
+    folder = tmp_path_factory.mktemp("improve")
+    make_visual_reasoning(data_arguments(f"--out {folder}/data --pairs 20 --held_out 0".split()))
+    prompts = sorted((folder / "data").glob("train_*_prompts.jsonl"))
+    python, out = folder / "python", folder / "disturbed"
+    python.write_text(f'#!/usr/bin/env bash\n{sys.executable} "$@" && {sys.executable} {plant} "$@"\n')
+    python.chmod(0o755)
+    killed, lines = run_killing(prompts, out, PYTHON=str(python), XDG_CACHE_HOME=str(folder / "cache"))
+    assert killed == STAGES
+    return SimpleNamespace(folder=out, prompts=prompts, lines=lines, python=python)
+
+
+@pytest.mark.integration
+def test_a_run_killed_in_every_stage_ends_as_one_that_nobody_disturbed(disturbed, plant, tmp_path, monkeypatch):
+    """An empty answer ends no run: sampled, it is never paired; in the pairs all the same, it is skipped."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    quiet = tmp_path / "quiet"
+    run_undisturbed(disturbed.folder, quiet, plant)
+    for pattern in ("questions/*/*.jsonl", "*.answers.jsonl", "round_1/sampled/**/*prompts.jsonl",
+                    "round_1/pairs/raw/*.jsonl", "round_1/after.answers.jsonl"):  # fmt: skip
+        assert_same_files(quiet, disturbed.folder, pattern)
+    one, other = (load_file(out / "round_1" / "checkpoint" / "model.safetensors") for out in (quiet, disturbed.folder))
+    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+    found = [json.loads((out / "round_1" / "after.json").read_text()) for out in (quiet, disturbed.folder)]
+    assert found[0]["comparison"] == found[1]["comparison"] and found[0]["comparison"]["reasoned"]["p"] <= 1
+    assert found[0]["before"]["checkpoint"] == "ckpt/tiny-base"
+    assert "exact McNemar, p = " in disturbed.lines[-2]
+    check_empty_answers(disturbed.folder / "round_1")
+
+
+@pytest.mark.integration
+def test_pairs_are_made_of_the_answers_that_a_critic_scored(disturbed, tmp_path):
+    """What was complete without a critic is taken over; scored and paired is anew."""
+    out = tmp_path / "scored"
+    shutil.copytree(disturbed.folder, out)
+    for mark in (out / "done").iterdir():
+        mark.write_text(mark.read_text().replace(str(disturbed.folder), str(out)))
+    for name in ("done/pair_1", "done/validate_1"):
+        (out / name).unlink()
+    shutil.rmtree(out / "round_1" / "pairs")
+    with start(disturbed.prompts, out, "--critic", "ckpt/tiny-base", PYTHON=str(disturbed.python)) as process:
         text = process.communicate()[0]
     assert process.returncode == 0, text
-    assert killed == STAGES
-    for pattern in ("questions/*/*.jsonl", "before.answers.jsonl", "round_1/sampled/**/*prompts.jsonl"):
-        assert_same_files(quiet, disturbed, pattern, seed)
-    assert_same_files(quiet, disturbed, "round_1/pairs/raw/*.jsonl", seed)
-    one, other = (load_file(out / "round_1" / "checkpoint" / "model.safetensors") for out in (quiet, disturbed))
-    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one), seed
-    assert_same_files(quiet, disturbed, "round_1/after.answers.jsonl", seed)
-    found = [json.loads((out / "round_1" / "after.json").read_text()) for out in (quiet, disturbed)]
-    assert found[0]["comparison"] == found[1]["comparison"]
-    second = json.loads((quiet / "round_2" / "after.json").read_text())
-    assert second["before"]["checkpoint"] == "ckpt/tiny-base" and second["comparison"]["reasoned"]["p"] <= 1
-    assert "exact McNemar, p = " in text.splitlines()[-2]
-    check_empty_answers(quiet / "round_2")
-    with start(prompts, quiet, 2, PYTHON=str(tmp_path / "python")) as process:
-        again = process.communicate()[0]
-    assert process.returncode == 0 and again.splitlines()[-2] == text.splitlines()[-2]
-    assert again.count("\ncomplete\n") == len(STAGES) + len(ROUND)
+    expected = ["critic", *STAGES[:3], "score_1", *STAGES[3:]]
+    assert [name for name in stages(text) if name in expected] == expected  # validation has headings of its own
+    assert text.count("\ncomplete\n") == len(STAGES) - 2
+    at = out / "round_1"
+    [summary] = at.glob("scored/*/*/*en_prompts.parts/summary.json")
+    assert json.loads(summary.read_text())["skipped"] == {"answer without text": 1}
+    pairs = [json.loads(line) for path in at.glob("pairs/raw/*.jsonl") for line in path.read_text().splitlines()]
+    assert pairs and all(pair["rejected_score"] >= 0 and pair["chosen_score"] <= 1 for pair in pairs)
+    assert json.loads((at / "validation" / "validation.json").read_text())["verdict"].startswith("PASS")
 
 
-def assert_same_files(one, other, pattern, seed):
+def assert_same_files(one, other, pattern):
     """Files of one pattern hold the same bytes, and there are some."""
     texts = [{path.relative_to(out): path.read_bytes() for path in out.glob(pattern)} for out in (one, other)]
-    assert texts[0] and texts[0] == texts[1], (pattern, seed)
-
-
-def plant_empty_answers(program, at):
-    """An interpreter that spoils what a round leaves: an empty answer among the sampled ones, and one in a pair."""
-    program.write_text(
-        f"""#!/usr/bin/env bash
-{sys.executable} "$@"
-status=$?
-plant() {{ # pattern, field: the first row of the first such file once more, with that field empty
-    for file in $1; do
-        {sys.executable} - "$file" "$2" <<'END'
-import json, sys
-path, field = sys.argv[1:]
-row = json.loads(open(path, encoding="utf-8").readline())
-open(path, "a", encoding="utf-8").write(json.dumps({{**row, field: ""}}) + "\\n")
-END
-        return
-    done
-}}
-case "$*" in
-*pipeline_correctness_postprocess*{at.name}*) plant "{at}/pairs/raw/*correctness_rules.jsonl" rejected ;;
-*pipeline_correctness*{at.name}*) plant "{at}/sampled/*/*/*.jsonl" response ;;
-esac
-exit $status
-"""
-    )
-    program.chmod(0o755)
+    assert texts[0] and texts[0] == texts[1], pattern
 
 
 def check_empty_answers(at):
