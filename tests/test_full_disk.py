@@ -4,11 +4,14 @@ import json
 import resource
 import shutil
 import signal
+from importlib import import_module
 
 import pytest
 
+from internvl_chat.adapters.lora import add_adapters, lora_config, save_adapter
 from internvl_chat.checkpoint.output import OutputError, writing
 from internvl_chat.checkpoint.resume import last_whole_checkpoint
+from internvl_chat.model import load_model
 from internvl_chat.run.resumable import ResumableTrainer
 from internvl_chat.train_mpo import main
 from tests.flags import as_flags
@@ -122,3 +125,27 @@ def test_an_error_that_has_nothing_to_do_with_writing_stays_what_it_is(tmp_path)
     full = "[enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0"
     with pytest.raises(OutputError, match="free|Free"), writing(tmp_path, "Nothing"):
         raise RuntimeError(full)
+
+
+@pytest.fixture(scope="module")
+def adapted(golden_folder, tmp_path_factory):
+    """A checkpoint that has an adapter alone."""
+    base, folder = golden_folder / "ckpt" / "tiny-qwen2", tmp_path_factory.mktemp("adapted")
+    model = load_model(base)
+    add_adapters(model, lora_config(4, 0, base))
+    save_adapter(model, model.state_dict(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("tool", ["convert", "make_tiny_checkpoint", "merge_lora"])
+def test_a_tool_that_writes_a_checkpoint_says_that_the_disk_is_full(tool, golden_folder, adapted, tmp_path, disk_with):
+    """Not only trainings write large files, and what the library of weights raises is no OSError."""
+    flags = {
+        "convert": ["--checkpoint", golden_folder / "ckpt" / "tiny-qwen2"],
+        "make_tiny_checkpoint": [],
+        "merge_lora": ["--adapter", adapted],
+    }
+    disk_with(100_000)
+    with pytest.raises(OutputError, match="out: not written, .*Free or mount the disk, delete") as told:
+        import_module(f"tools.{tool}").main([*map(str, flags[tool]), "--out", str(tmp_path / "out")])
+    assert "--save_total_limit" not in str(told.value)

@@ -14,6 +14,9 @@ from safetensors import SafetensorError
 # that lost its peer, have nothing to do with the disk.
 TORCH_WRITES = ("PytorchStreamWriter", "inline_container", "No space left", "Input/output error")
 
+RUN_CURE = "free or mount the disk, lower --save_total_limit if space is short, and start the same command again"
+TOOL_CURE = "free or mount the disk, delete what is there of it, and start the same command again"
+
 
 class OutputError(OSError):
     """Something of a run could not be written; the message says where, why, what is left and what to do."""
@@ -54,12 +57,13 @@ def check_apart(
 
 
 @contextmanager
-def writing(path: str | Path, kept: str) -> Iterator[None]:
+def writing(path: str | Path, kept: str, cure: str = RUN_CURE) -> Iterator[None]:
     """Turn the errors of libraries that write below `path` into one error that names the cure.
 
     Args:
         path: file or folder that is written.
         kept: what is still there if this fails, for the message.
+        cure: what to do then; that of a training unless told otherwise.
 
     Raises:
         OutputError: the block could not write.
@@ -72,7 +76,6 @@ def writing(path: str | Path, kept: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITES):
             raise
         where = f"{path}: not written, {error}; {_free_space(Path(path))}"
-        cure = "free or mount the disk, lower --save_total_limit if space is short, and start the same command again"
         raise OutputError(f"{where}. {kept}. {cure[0].upper()}{cure[1:]}") from error
 
 

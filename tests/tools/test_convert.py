@@ -19,7 +19,7 @@ from internvl_chat.model.configuration_internlm2 import InternLM2Config
 from internvl_chat.model.conversation import get_template
 from internvl_chat.records.rows import Source
 from tools import convert
-from tools.checkpoints import conversion
+from tools.checkpoints import conversion, files
 from tools.checkpoints.files import save_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
@@ -264,7 +264,7 @@ def test_without_tiling_the_processor_makes_one_tile(tokenizer_folder, tmp_path)
 
 def test_bfloat16_in_several_files_keeps_every_bit(tokenizer_folder, tmp_path, monkeypatch):
     build(tmp_path / "a", tokenizer_folder, dtype=torch.bfloat16)
-    monkeypatch.setattr(conversion, "SHARD_SIZE", "100KB")
+    monkeypatch.setattr(files, "SHARD_SIZE", "100KB")
     conversion.convert_to_hf(tmp_path / "a", tmp_path / "b")
     assert len(list((tmp_path / "b").glob("model-*.safetensors"))) > 2
     conversion.convert_to_published(tmp_path / "b", tmp_path / "c")

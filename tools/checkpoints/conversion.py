@@ -33,9 +33,8 @@ from internvl_chat.model.constants import (
 from internvl_chat.model.conversation import Template, get_template
 from internvl_chat.model.hf_layout import InternVLChatModelHF, config_to_hf, register_weight_names, run_settings
 from tools.checkpoints.chat_template import VIDEO_TOKEN, chat_template
-from tools.checkpoints.files import preprocessor, save_tokenizer, write_json
+from tools.checkpoints.files import preprocessor, save_model, save_tokenizer, write_json
 
-SHARD_SIZE = "5GB"  # as the published files are cut
 # Under these names transformers' processor finds the tokens of an image.
 TOKEN_NAMES = {
     "start_image_token": IMG_START_TOKEN,
@@ -118,7 +117,7 @@ def write_weights(source: Path, out: Path, layout: type[InternVLChatModel]) -> N
     twin.load_state_dict(model.state_dict(), assign=True)  # the same tensors, not copies
     twin.tie_weights()
     twin.generation_config = model.generation_config
-    twin.save_pretrained(out, max_shard_size=SHARD_SIZE)
+    save_model(twin, out)
 
 
 def build_processor(config: InternVLChatConfig, tokenizer: PreTrainedTokenizerBase) -> InternVLProcessor:

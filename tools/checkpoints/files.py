@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from internvl_chat.checkpoint.output import TOOL_CURE, writing
 from internvl_chat.model import constants
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.model.conversation import Template
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
 from tools.checkpoints.chat_template import chat_template
+
+SHARD_SIZE = "5GB"  # as the published files are cut
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Write weights, config and generation settings.
+
+    Raises:
+        OutputError: the disk is full or gone.
+    """
+    with writing(folder, "What it is made of is as it was", TOOL_CURE):
+        model.save_pretrained(folder, max_shard_size=SHARD_SIZE)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, template: Template) -> None:

@@ -13,12 +13,13 @@ from internvl_chat.adapters.lora import ADAPTER_FOLDER, add_adapters, load_adapt
 from internvl_chat.adapters.unmerged import is_unmerged, merge_adapters
 from internvl_chat.checkpoint.export import CONFIG_NAME, copy_companions, export_checkpoint, stored_dtypes, write_json
 from internvl_chat.checkpoint.names import local_checkpoint
-from internvl_chat.checkpoint.output import check_apart
+from internvl_chat.checkpoint.output import TOOL_CURE, check_apart, writing
 from internvl_chat.model import load_model
 from internvl_chat.model.json_object import read_object
+from tools.checkpoints.files import SHARD_SIZE
 
+KEPT = "Base and adapter are as they were"
 ADAPTER_CONFIG = "adapter_config.json"  # as peft calls it
-SHARD_SIZE = "5GB"  # as the published files are cut
 
 
 def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
@@ -48,7 +49,8 @@ def merge(checkpoint: Path, base: Path | None, out: Path) -> None:
     add_adapters(model, config)
     load_adapter(model, checkpoint)
     model.config.critic = saved_critic(checkpoint) or model.config.critic
-    export_checkpoint(model, source, out, state_dict=merged_weights(model, model.state_dict()))
+    with writing(out, KEPT, TOOL_CURE):
+        export_checkpoint(model, source, out, state_dict=merged_weights(model, model.state_dict()))
 
 
 def merge_whole(checkpoint: Path, out: Path) -> None:
@@ -64,6 +66,8 @@ def merge_whole(checkpoint: Path, out: Path) -> None:
         raise FileExistsError(f"{out} holds a checkpoint already; name another folder or delete it")
     weights = {name: weight for path in checkpoint.glob("*.safetensors") for name, weight in load_file(path).items()}
     out.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(merge_adapters(weights), out, max_shard_size=SHARD_SIZE)
+    merged = merge_adapters(weights)
+    with writing(out, KEPT, TOOL_CURE):
+        save_torch_state_dict(merged, out, max_shard_size=SHARD_SIZE)
     copy_companions(checkpoint, out)
     write_json(out / CONFIG_NAME, {**config, "use_llm_lora": 0, "use_backbone_lora": 0})

@@ -23,7 +23,7 @@ from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
 from internvl_chat.model.conversation import get_template
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
-from tools.checkpoints.files import preprocessor, save_tokenizer, write_json
+from tools.checkpoints.files import preprocessor, save_model, save_tokenizer, write_json
 from tools.checkpoints.fresh import IMAGE_TOKENS, VIT_FORMS, draw_weights
 from tools.visual_reasoning.practice import practise
 from tools.visual_reasoning.questions import ask_anything, look
@@ -51,7 +51,7 @@ def make_tiny_checkpoint(args: argparse.Namespace) -> None:
     save_tokenizer(tokenizer, args.out, get_template(TEMPLATE))
     model = InternVLChatModel(chat_config(args, tokenizer))
     draw_weights(model, args.seed)
-    model.save_pretrained(args.out)
+    save_model(model, args.out)
     stops = tokenizer.convert_tokens_to_ids(CHAT_TOKENS)
     write_json(args.out / "generation_config.json", {"eos_token_id": stops})
     write_json(args.out / "preprocessor_config.json", preprocessor(args.image_size))

@@ -14,8 +14,8 @@ from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.conversation import CONTROL_TOKEN, Template
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
 from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
-from tools.checkpoints.conversion import SHARD_SIZE, write_published_tokenizer
-from tools.checkpoints.files import preprocessor, save_tokenizer, write_json
+from tools.checkpoints.conversion import write_published_tokenizer
+from tools.checkpoints.files import preprocessor, save_model, save_tokenizer, write_json
 from tools.checkpoints.fresh import IMAGE_TOKENS, draw_weights
 from tools.composing.language import LanguageModel, add_tokens, choose_template, load_language_model
 from tools.composing.vision import check_tile, drawn_tower, stored_tower
@@ -38,7 +38,7 @@ def compose(args: argparse.Namespace) -> None:
     fresh = add_tokens(language, [*template_tokens(template), *IMAGE_TOKENS])
     settings |= {"template": template.name, "max_dynamic_patch": args.max_dynamic_patch}
     model = join(language, tower, settings, args.seed)
-    model.save_pretrained(args.out, max_shard_size=SHARD_SIZE)
+    save_model(model, args.out)
     write_companions(language, model, args.out, template)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{args.out}: {parameters / 1e6:.1f} M parameters, template {template.name}, {fresh} fresh tokens")
