@@ -1,6 +1,6 @@
 """bfloat16 beside float32 on this CPU: is it worth it, and for which model?
 
-    python benchmarks/bench_bfloat16.py [--rounds 5]         two minutes on one core
+    python benchmarks/bench_bfloat16.py [--rounds 3]         three minutes of one core
 
 Products of a batch of tokens with a layer's weights, optimization steps of MPO (float32 weights, as of `--bf16 True`
 under autocast, and without), and answers of the embedded engine, each in both formats by turns. Models: `quickstart`
@@ -111,7 +111,7 @@ def measure_answers(size: Size, folder: Path, rounds: int) -> dict[str, float]:
 def main() -> None:
     """Measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     SCRATCH.mkdir(exist_ok=True)

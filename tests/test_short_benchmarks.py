@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 TESTS = Path(__file__).parent
 BENCHMARKS = TESTS.parent / "benchmarks"
@@ -47,6 +48,22 @@ def test_the_estimate_of_memory_is_compared_with_what_is_alive(module_of, tmp_pa
     monkeypatch.setattr(bench, "CASES", [bench.Case("InternVL2_5-1B", layers=1)])
     bench.main()
     assert (tmp_path / "footprint.json").is_file()
+
+
+@pytest.mark.integration
+def test_formats_are_compared_by_products_steps_and_answers(module_of, tmp_path, monkeypatch):
+    bench = module_of("bench_bfloat16")
+    monkeypatch.setattr(module_of("machine"), "RESULTS", tmp_path)
+    monkeypatch.setattr(bench, "SIZES", {"quickstart": bench.SIZES["quickstart"]})
+    monkeypatch.setattr(bench, "PAIRS", {"quickstart": 1})
+    monkeypatch.setattr(bench, "ANSWERS", 2)
+    monkeypatch.setattr(sys, "argv", ["bench_bfloat16.py", "--rounds", "1"])
+    threads = torch.get_num_threads()
+    bench.main()
+    torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "bfloat16.json").read_text())
+    assert set(found["instructions"]) == set(bench.INSTRUCTIONS)
+    assert all(found["quickstart"][part]["speed"] > 0 for part in ("product", "training step", "answers"))
 
 
 def test_a_mixture_is_made_and_read(module_of, tmp_path, monkeypatch, capsys):
