@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 import signal
+import threading
 from importlib import import_module
 
 import pytest
@@ -111,6 +112,10 @@ def test_a_source_that_vanishes_is_named(flags, tmp_path, before_checkpoint):
     before_checkpoint(4, lambda: source.rename(elsewhere))
     with pytest.raises(OutputError, match="model: the checkpoint that this run came from is gone; bring it back"):
         main(flags)
+    for thread in threading.enumerate():
+        if thread.name == "watchdog":  # ends with the run, not with the process
+            thread.join(10)
+            assert not thread.is_alive()
     elsewhere.rename(source)
     before_checkpoint(0, lambda: None)
     check_that_it_goes_on(flags, tmp_path / "disk" / "run")

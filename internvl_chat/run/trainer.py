@@ -28,7 +28,7 @@ from internvl_chat.checkpoint.resume import PREFERENCE_STATE, REFERENCE_WEIGHTS,
 from internvl_chat.losses.mixture import PreferenceLoss, RunningMean, mixed_preference_loss, nll_loss
 from internvl_chat.losses.pair import PreferenceLogps
 from internvl_chat.model import InternVLChatModel
-from internvl_chat.model.upstream import get_parameter_names
+from internvl_chat.model.upstream import TrainOutput, get_parameter_names
 from internvl_chat.packed.attention import kernel_refusals, use_shared_prefix
 from internvl_chat.packed.logps import answer_logps
 from internvl_chat.packed.memory import SECOND_ANSWER, StepLoad, most_seen
@@ -108,7 +108,8 @@ class MultimodalDPOTrainer(ResumableTrainer):
         self.guard = StepGuard(args.device)
         self.skipped_steps = 0
         self.add_callback(CurveWatch())
-        self.add_callback(Watchdog(Path(args.output_dir), args.process_index, args.watchdog_seconds))
+        self.watchdog = Watchdog(Path(args.output_dir), args.process_index, args.watchdog_seconds)
+        self.add_callback(self.watchdog)
         self.held_out = HeldOutGuard(held_out, args, self.log) if held_out is not None else None
         if self.held_out is not None:
             self.add_callback(self.held_out)
@@ -134,6 +135,13 @@ class MultimodalDPOTrainer(ResumableTrainer):
             state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
             self.is_fsdp_enabled = True
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As of `ResumableTrainer`; the watchdog's thread ends with it, by an error too."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.watchdog.on_train_end()
 
     def _say_alive(self) -> None:
         """For the watchdog: a part of a look at held-out answers is done."""

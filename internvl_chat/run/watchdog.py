@@ -57,7 +57,7 @@ class Watchdog(TrainerCallback):
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Watch no longer."""
+        """Watch no longer; also called when an error ends the training."""
         self._over.set()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
