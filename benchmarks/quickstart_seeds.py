@@ -1,9 +1,11 @@
 """The quickstart over several seeds: held-out answers and steps of base, MPO and ceiling, and the time it takes.
 
     python benchmarks/quickstart_seeds.py --seeds 0 1 2
+    python benchmarks/quickstart_seeds.py --seeds 0 --from_scratch --out work_dirs/quickstart_from_scratch
 
 Each seed has its own pictures, questions, samples and order of training. A stopped run goes on with the first seed that
-is not complete. Writes results/quickstart.json.
+is not complete. Writes results/quickstart.json, or with --from_scratch, which makes ckpt/tiny-base anew first,
+results/quickstart_from_scratch.json.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +29,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("work_dirs/quickstart_seeds"), help="folder of all runs")
+    parser.add_argument("--from_scratch", action="store_true", help="make the base anew; replaces ckpt/tiny-base")
     args = parser.parse_args()
-    write_results("quickstart", {"seeds": {str(seed): figures_of(args.out / str(seed), seed) for seed in args.seeds}})
+    flags, name = (["--from-scratch"], "quickstart_from_scratch") if args.from_scratch else ([], "quickstart")
+    write_results(name, {"seeds": {str(seed): figures_of(args.out / str(seed), seed, flags) for seed in args.seeds}})
 
 
-def figures_of(out: Path, seed: int) -> dict[str, Any]:
+def figures_of(out: Path, seed: int, flags: Sequence[str]) -> dict[str, Any]:
     """Accuracies in percent, the comparison of before and after, and seconds of one seed's quickstart."""
     done = out / "seconds.json"
     if not done.is_file():
         done.parent.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         settings = {**os.environ, "SEED": str(seed), "OUT": str(out.resolve())}
-        subprocess.run(["bash", str(ROOT / "shell" / "quickstart.sh")], env=settings, check=True)
+        subprocess.run(["bash", str(ROOT / "shell" / "quickstart.sh"), *flags], env=settings, check=True)
         done.write_text(json.dumps(round(time.perf_counter() - start)), encoding="utf-8")
     names = {"base": "before", "mpo": "after", "sft_on_right_steps": "ceiling"}
     reports = {key: json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for key, name in names.items()}

@@ -31,6 +31,7 @@ from internvl_chat.data.tokenization import RowTokenizer, TokenizedRow, place_im
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.model.conversation import Part
 from internvl_chat.model.critic_turns import ANSWER, MARKS, QUESTION_HEAD, STEPS_HEAD, TURNS, answer_pieces
+from internvl_chat.model.step_scoring import mark_ids
 from internvl_chat.records.rows import RecordError, Source
 from internvl_chat.records.step_targets import Marks
 
@@ -89,18 +90,7 @@ class StepTokenizer:
         self._assistant = Part(part.assistant_prefix + part.answer_prefix, True)
         self._ask = rows.encoder.encode([self._assistant])
         self._closed = rows.encoder.encode([self._close])
-        self.words = tuple(map(self._word, MARKS))
-
-    def _word(self, word: str) -> int:
-        """Id of a judgement."""
-        ids = self.rows.encoder.encode([self._assistant, Part(word, False), self._close])
-        before, behind = len(self._ask), len(self._closed)
-        if len(ids) != before + 1 + behind or ids[:before] != self._ask or ids[before + 1 :] != self._closed:
-            raise ValueError(
-                f"the tokenizer makes {ids[before : len(ids) - behind]} of the judgement {word!r} in template "
-                f"{self.rows.template.name}: a critic needs it to be a single token; take a checkpoint of InternVL"
-            )
-        return ids[before]
+        self.words = mark_ids(rows.encoder, part)
 
     def tokenize(
         self,

@@ -60,10 +60,10 @@ class StepTrainer(MultimodalDPOTrainer):
             logger.warning("no step of this data is %s: a critic cannot learn to tell it", missing)
         return right, wrong
 
-    def _loss_of(  # type: ignore[override]
+    def _loss_of(
         self, model: torch.nn.Module, inputs: dict[str, Any], of_step: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As in `MultimodalDPOTrainer`; the weight is that of judged steps, the parts are their losses."""
+    ) -> tuple[torch.Tensor, Any]:
+        """As in `MultimodalDPOTrainer`; the weight is that of judged steps, whose losses (J,) are returned."""
         pack = inputs["packed"]
         self._recompute_by_need(model, inputs, len(pack.word_positions))
         logps = judgement_logps(model, inputs)

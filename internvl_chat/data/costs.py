@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
-from tqdm import tqdm
 
 from internvl_chat.data.dataset import MixtureDataset
 from internvl_chat.data.images import ImageError, count_tiles, open_image, resolve_image
 from internvl_chat.data.mixture import BYTES_PER_TOKEN, MixedDataset
 from internvl_chat.data.steps import Sizes
 from internvl_chat.records.rows import RecordError, Source, parse_row
+from internvl_chat.run.bars import track
 from internvl_chat.run.process import gather_objects
 
 WORK_PER_IMAGE_TOKEN = 2
@@ -93,7 +93,7 @@ def _sizes_of_rows(dataset: MixtureDataset, data: MixedDataset, rows: range, *, 
         return [row_sizes(dataset, data, row, tiles_of) for row in chunk]
 
     chunks = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
-    progress = tqdm(desc=f"sizes of images of {data.spec.name}", total=len(rows), unit="row", disable=quiet)
+    progress = track(desc=f"sizes of images of {data.spec.name}", total=len(rows), unit="row", disable=quiet)
     with ThreadPoolExecutor(THREADS) as pool, progress:
         sizes: list[tuple[float, float, float]] = []
         for part in pool.map(sizes_of_chunk, chunks):

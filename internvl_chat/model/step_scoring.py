@@ -56,7 +56,7 @@ def judged_steps(
         ValueError: the tokenizer writes a mark in several tokens.
     """
     opening, closing = _around_answers(template)
-    right, _ = mark_ids(encoder)
+    right, _ = mark_ids(encoder, template)
     ids = _system_turn(encoder, template, system_message)
     positions: list[int] = []
     for number, turn in enumerate(turns):
@@ -96,18 +96,24 @@ def _system_turn(encoder: TextEncoder, template: Template, system_message: str) 
     return [*encoder.beginning(), *encoder.encode([Part(template.system_prefix + system_message, True), closing])]
 
 
-def mark_ids(encoder: TextEncoder) -> tuple[int, int]:
-    """Ids of `+` and `-`.
+def mark_ids(encoder: TextEncoder, template: Template) -> tuple[int, int]:
+    """Ids of `+` and `-` as answers in a template.
 
     Raises:
         ValueError: the tokenizer writes one of them in several tokens: no critic of this format has such a one.
     """
-    found = {mark: encoder.encode_text(mark) for mark in MARKS}
-    if several := [mark for mark, ids in found.items() if len(ids) != 1]:
-        raise ValueError(
-            f"the tokenizer has no token of its own for {several[0]!r}: a critic answers '+' or '-' in one"
-        )
-    right, wrong = (ids[0] for ids in found.values())
+    opening, closing = _around_answers(template)
+    ask, closed = encoder.encode([opening]), encoder.encode([closing])
+    found = []
+    for mark in MARKS:
+        ids = encoder.encode([opening, Part(mark, False), closing])
+        if ids != [*ask, *ids[len(ask) : len(ask) + 1], *closed]:
+            raise ValueError(
+                f"the tokenizer makes {ids[len(ask) : len(ids) - len(closed)]} of the judgement {mark!r} in template "
+                f"{template.name}: a critic needs it to be a single token; take a checkpoint of InternVL"
+            )
+        found.append(ids[len(ask)])
+    right, wrong = found
     return right, wrong
 
 
@@ -204,6 +210,7 @@ def _score_steps(
     question = _with_placeholders(question, len(images))
     encoder, layout = TextEncoder(tokenizer), layout_of(model.config)
     read_steps = {TURNS: judged_steps, ANSWER: judged_answer}[layout]
+    marks = mark_ids(encoder, model.conv_template)
     said = system_message_of(model.config) if model.system_message is None else model.system_message
     system = model.conv_template.system_message if said is None else said
     features = None if pixel_values is None else model.extract_feature(pixel_values.to(model.device))
@@ -213,7 +220,7 @@ def _score_steps(
             scores.append([])
             continue
         read = read_steps(encoder, model.conv_template, system, _turns_of(layout, question, images, steps))
-        scores.append(_probabilities(model, read, features, mark_ids(encoder)))
+        scores.append(_probabilities(model, read, features, marks))
     return scores
 
 

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from internvl_chat.records.durable import json_line
+from internvl_chat.run.bars import track
 
 RECORD_NAME = "log.jsonl"
 LINE_SECONDS = 60.0  # between two lines on a long wait before training
@@ -140,7 +141,7 @@ def shown_batches(batches: Iterable[T], sizes: Sequence[int], what: str, *, bar:
     """
     begin = said = time.monotonic()
     done, total = 0, sum(sizes)
-    with tqdm(total=total, desc=what, unit="row", disable=not bar) as progress:
+    with track(total=total, desc=what, unit="row", disable=not bar) as progress:
         for batch, size in zip(batches, sizes, strict=True):
             yield batch
             progress.update(size)

@@ -107,13 +107,9 @@ class MultimodalDPOTrainer(ResumableTrainer):
         self.eval_skipped = SkippedRows(Path(args.output_dir) / "eval_skipped.jsonl")
         self.guard = StepGuard(args.device)
         self.skipped_steps = 0
-        self.add_callback(CurveWatch())
         self.watchdog = Watchdog(Path(args.output_dir), args.process_index, args.watchdog_seconds)
-        self.add_callback(self.watchdog)
         self.held_out = HeldOutGuard(held_out, args, self.log) if held_out is not None else None
-        if self.held_out is not None:
-            self.add_callback(self.held_out)
-            self.held_out.alive = self._say_alive
+        self._watch()
         if ref_model is not None:
             use_shared_prefix(ref_model)
         if args.sequence_parallel_size > 1:
@@ -142,6 +138,14 @@ class MultimodalDPOTrainer(ResumableTrainer):
             return super().train(*args, **kwargs)
         finally:
             self.watchdog.on_train_end()
+
+    def _watch(self) -> None:
+        """Add what looks at the run from outside: at its curves, for signs of life, with held-out questions."""
+        self.add_callback(CurveWatch())
+        self.add_callback(self.watchdog)
+        if self.held_out is not None:
+            self.add_callback(self.held_out)
+            self.held_out.alive = self._say_alive
 
     def _say_alive(self) -> None:
         """For the watchdog: a part of a look at held-out answers is done."""
@@ -233,7 +237,7 @@ class MultimodalDPOTrainer(ResumableTrainer):
 
     def _loss_of(
         self, model: torch.nn.Module, inputs: dict[str, Any], of_step: torch.Tensor | None
-    ) -> tuple[torch.Tensor, PreferenceLoss]:
+    ) -> tuple[torch.Tensor, Any]:
         """Loss of a micro-batch with rows, its share where the weight of the whole step is given, and its parts."""
         inputs = with_packed(inputs, self.image_token_id)
         pack = inputs["packed"]

@@ -104,18 +104,6 @@ def test_an_answer_without_text_is_never_the_best(model, family):
     assert model.generate_steps_with_soft_score(family.tokenizer, QUESTION, " \n", None) == []
 
 
-class OfPieces:
-    """An encoder whose tokenizer writes a minus in two tokens."""
-
-    def encode_text(self, text):
-        return [1] if text == "+" else [2, 3]
-
-
-def test_a_family_without_a_token_for_a_mark_is_refused():
-    with pytest.raises(ValueError, match="no token of its own for .-."):
-        mark_ids(OfPieces())
-
-
 def test_chat_of_a_critic_is_under_its_own_system_message(model, family):
     settings = {"max_new_tokens": 1, "do_sample": False, "suppress_tokens": None}
     tokenizer = family.tokenizer
@@ -125,15 +113,11 @@ def test_chat_of_a_critic_is_under_its_own_system_message(model, family):
     critic.load_state_dict(model.state_dict())
     critic.eval()
     assert model.system_message is None and critic.system_message == CRITIC_SYSTEM_MESSAGE
-    marks = mark_ids_of(tokenizer)
+    marks = mark_ids(TextEncoder(tokenizer), critic.conv_template)
     score = critic.generate_steps_with_soft_score(tokenizer, QUESTION, ANSWER, None, orm=True)[0]["score"]
     others = [index for index in range(critic.config.llm_config.vocab_size) if index not in marks]
     answer = critic.chat(tokenizer, None, turn, {**settings, "suppress_tokens": others})
     assert answer == ("+" if score > 0.5 else "-")
-
-
-def mark_ids_of(tokenizer):
-    return mark_ids(TextEncoder(tokenizer))
 
 
 def saved_critic(family, folder):
