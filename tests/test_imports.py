@@ -61,7 +61,7 @@ LIBRARY_OF_PIPELINE = {"records", "data", "model", "checkpoint"}
 # The other rooms of tools, which may import any room of the library, and of the pipelines what stands behind the colon.
 TOOLS = {
     "pages": set(),
-    "curves": set(),
+    "curves": {"pages"},
     "diagnosis": set(),
     "run_report": {"curves", "diagnosis", "evaluation", "pages"},
     "plan": set(),

@@ -311,7 +311,7 @@ def test_a_run_killed_with_its_workers_goes_on(planted):
     command += ["--output_dir", str(folder / "report"), "--force_image_size", "56"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not (parts := [*folder.glob("report/*.parts")]) or not parts[0].stat().st_size:
+    while not (parts := [*folder.glob("report/*.parts")]) or b"\n" not in parts[0].read_bytes():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tools.curves.log import LABELS, curve
+from tools.pages.figures import as_svg
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,6 @@ def panel_svg(panel: Panel, entries: Sequence[Mapping[str, Any]]) -> str:
         return figure
 
     return as_svg(draw, panel.title)
-
-
-def as_svg(draw: Callable[[], Figure], name: str) -> str:
-    """A figure as an SVG document, the same at every time, its words as text; `name` tells it from others of a page."""
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 11}):
-        file = io.StringIO()
-        draw().savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return file.getvalue()
 
 
 def describe_panel(panel: Panel, entries: Sequence[Mapping[str, Any]]) -> str:

@@ -119,8 +119,8 @@ def draw(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def draw_accuracies(evaluation: Mapping[str, Any]) -> str | None:
     """The accuracies of an evaluation as a picture; None where it has none."""
-    from tools.curves.panels import as_svg
     from tools.evaluation.plots import plot_accuracies
+    from tools.pages.figures import as_svg
 
     if not any(name in evaluation for name in ("reasoned", "direct", "vlmeval", "probes")):
         return None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tools.pages.figures import as_svg
 from tools.pages.page import render
 from tools.validation.summary import Summary
 from tools.validation.thumbnails import Thumbnails
@@ -39,18 +38,19 @@ def draw(summary: Summary, max_seq_length: int) -> list[str]:
     return [_draw(plot, f"validation {number}") for number, plot in enumerate(plots)]
 
 
-def _draw(plot: Callable[[Axes], None], salt: str) -> str:
+def _draw(plot: Callable[[Axes], None], name: str) -> str:
     """A plot as an SVG element whose axes count in whole numbers."""
-    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
+
+    def draw_counts() -> Figure:
         figure = Figure(figsize=(4.2, 3.4), layout="constrained")
         axes = figure.subplots()
         plot(axes)
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "linear":
                 axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = file.getvalue()
+        return figure
+
+    text = as_svg(draw_counts, name)
     return text[text.index("<svg") :]
 
 

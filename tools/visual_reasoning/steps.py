@@ -3,16 +3,18 @@
 There is one right way to each answer (`tasks.TASKS`), and rows carry it: `right_response` of prompts, `chosen` of the
 generator's pairs. So a step is right where it is one of that way's, word for word.
 
-    judge_steps("red: 7.\n\nblue: 2.\n\nFinal answer: 9", "red: 7.\n\nblue: 3.\n\n7 + 3 = 10.\n\nFinal answer: 10")
-    # [True, False, False]
+    judge_steps("red three.\n\nFinal answer: three", "red two.\n\nyes: two.\n\nFinal answer: two")
+    # [False, False]
 """
 
 from __future__ import annotations
 
+from internvl_chat.model.critic_turns import text_steps
+
 
 def steps_of(response: str) -> list[str]:
     """The steps of a response, which stand apart by blank lines; the final line is the last of them."""
-    return [step.strip() for step in response.split("\n\n") if step.strip()]
+    return [step.strip() for step in text_steps(response)]
 
 
 def judge_steps(response: str, solution: str) -> list[bool]:
