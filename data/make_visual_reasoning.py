@@ -30,7 +30,7 @@ from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.run.bars import track
 from internvl_chat.run.entry import Parser, enter
 from tools.visual_reasoning.practice import practise
-from tools.visual_reasoning.questions import DESCRIBE, PROBE, SceneQuestion, ask_anything, look
+from tools.visual_reasoning.questions import DESCRIBE, PROBE, SceneQuestion, ask_anything, look, look_around
 from tools.visual_reasoning.scenes import Scene, render
 from tools.visual_reasoning.tasks import Reasoning, describe
 
@@ -113,9 +113,9 @@ def careless(question: SceneQuestion, rng: random.Random) -> Reasoning:
 
 
 def _add_look_rows(files: Files, image: str, question: SceneQuestion, rng: random.Random) -> None:
-    """What is in the picture, and a question about what is seen."""
+    """What is in the picture, and a question of each kind about what is seen."""
     files["look_describe"].append(_sft_row(image, DESCRIBE, describe(question.scene)))
-    files["look_ask"].append(_sft_row(image, *look(question.scene, rng)))
+    files["look_ask"] += [_sft_row(image, *asked) for asked in look_around(question.scene, rng)]
 
 
 def _sft_row(image: str, text: str, chosen: str) -> Row:
@@ -133,7 +133,7 @@ def _add_pair_rows(files: Files, split: str, image: str, question: SceneQuestion
     if split == "held_out":
         files["held_out_en_direct"].append(row)
         if isinstance(question.scene, Scene):
-            text, answer = look(question.scene, rng, [PROBE])
+            text, answer = look(question.scene, rng, PROBE)
             files["held_out_en_probes"].append({**row, "question": PLACEHOLDER + text, "answer": answer, "task": PROBE})
 
 

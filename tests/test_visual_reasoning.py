@@ -33,7 +33,7 @@ from tools.visual_reasoning.tasks import TASKS, describe
 SCENE = Scene((Shape("red", "circle"), None, Shape("blue", "square"), Shape("red", "triangle")))
 CHART = Chart(("green", "red", "blue", "yellow"), (3, 7, 1, 9))
 SEEN = "I see red circle, nothing, blue square, red triangle."
-PLACED = "I see red circle top left, nothing top right, blue square bottom left, red triangle bottom right."
+PLACED = "I see red circle northwest, nothing northeast, blue square southwest, red triangle southeast."
 READ = "I see green three, red seven, blue one, yellow nine."
 CASES = [
     (
@@ -54,14 +54,14 @@ CASES = [
         ("place", "above", "square"),
         "What is above the square?",
         PLACED,
-        "square bottom left, above it top left: red circle.",
+        "square southwest, above it northwest: red circle.",
         "red circle",
     ),
     (
         ("place", "right of", "circle"),
         "What is right of the circle?",
         PLACED,
-        "circle top left, right of it top right: nothing.",
+        "circle northwest, right of it northeast: nothing.",
         "nothing",
     ),
     (
@@ -108,7 +108,7 @@ SHORTCUTS = [
         SCENE,
         ("place", "above", "square"),
         PLACED,
-        "square bottom left, above it bottom right: red triangle.",
+        "square southwest, above it southeast: red triangle.",
         "red triangle",
     ),
     (CHART, ("add", "yellow", "red"), READ, "Take yellow nine and red seven: six.", "six"),
@@ -214,18 +214,18 @@ def test_the_question_is_put_in_the_words_of_the_pipelines():
 
 def looks(picture):
     kinds = LOOKS[type(picture)]
-    return {kind: {look(picture, random.Random(seed), [kind]) for seed in range(200)} for kind in kinds}
+    return {kind: {look(picture, random.Random(seed), kind) for seed in range(200)} for kind in kinds}
 
 
 def test_what_is_seen_is_asked_directly():
     of_scene, of_chart = looks(SCENE), looks(CHART)
     assert of_scene["what"] == {
-        ("What is at the top left?", "red circle"),
-        ("What is at the top right?", "nothing"),
-        ("What is at the bottom left?", "blue square"),
-        ("What is at the bottom right?", "red triangle"),
+        ("What is in the northwest?", "red circle"),
+        ("What is in the northeast?", "nothing"),
+        ("What is in the southwest?", "blue square"),
+        ("What is in the southeast?", "red triangle"),
     }
-    assert ("Where is the blue square?", "bottom left") in of_scene["where"]
+    assert ("Where is the blue square?", "southwest") in of_scene["where"]
     assert {("Is there a red circle?", "yes"), ("Is there a green circle?", "no")} <= of_scene[PROBE]
     assert ("How tall is the red bar?", "seven") in of_chart["how tall"]
     assert ("Which bar is nine tall?", "yellow") in of_chart["which"]
@@ -235,12 +235,12 @@ def test_what_is_seen_is_asked_directly():
 
 def test_where_a_thing_is_is_only_asked_where_that_is_clear():
     twice = Scene((Shape("red", "circle"), None, None, Shape("red", "circle")))
-    assert all(text.startswith("What is at") for text, _ in looks(twice)["where"])
+    assert all(text.startswith("What is in") for text, _ in looks(twice)["where"])
 
 
 def test_yes_and_no_are_about_as_frequent():
     rng = random.Random(0)
-    answers = [look(draw_scene(rng), rng, [PROBE])[1] for _ in range(2000)]
+    answers = [look(draw_scene(rng), rng, PROBE)[1] for _ in range(2000)]
     assert 0.45 < answers.count("yes") / len(answers) < 0.65
 
 
@@ -312,7 +312,8 @@ def test_fine_tuning_rows_and_their_mixture(tmp_path):
     numbers = {
         name: len(rows_of(files, name)) for name in ("practice", "look_ask", "look_describe", "direct", "reason")
     }
-    assert numbers == {"practice": 5, "look_ask": 4, "look_describe": 4, "direct": 3, "reason": 6}
+    # of the four pictures two show shapes, and are asked about in three ways, and two show bars, in two ways
+    assert numbers == {"practice": 5, "look_ask": 2 * 3 + 2 * 2, "look_describe": 4, "direct": 3, "reason": 6}
     repeats = {spec.name: float(spec.repeat_time) for spec in read_meta(tmp_path / "sft.json")}
     assert repeats == {"practice": 1, "look_describe": 1, "look_ask": 1, "direct": 1, "reason": 2.5}
 

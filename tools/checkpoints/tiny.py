@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from internvl_chat.model.tokenization_internlm2 import InternLM2Tokenizer
 from tools.checkpoints.files import preprocessor, save_model, save_tokenizer, write_json
 from tools.checkpoints.fresh import IMAGE_TOKENS, VIT_FORMS, draw_weights
 from tools.visual_reasoning.practice import practise
-from tools.visual_reasoning.questions import ask_anything, look
+from tools.visual_reasoning.questions import ask_anything, look_around
 
 TEMPLATE = "internvl2_5"
 MAX_LENGTH = 8192  # tokens
@@ -79,7 +79,8 @@ def _file_texts(files: Sequence[Path]) -> Iterator[str]:
 def _world_texts() -> Iterator[str]:
     rng = random.Random(0)
     for question in islice(iter(lambda: ask_anything(rng), None), CORPUS_ROWS):
-        yield from (question.step_by_step, question.solution().response, *look(question.scene, rng), *practise(rng))
+        yield from (question.step_by_step, question.solution().response, *practise(rng))
+        yield from chain.from_iterable(look_around(question.scene, rng))
 
 
 def qwen2_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerBase:

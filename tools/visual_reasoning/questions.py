@@ -7,13 +7,13 @@ from right answers: `steps.judge_steps`. Asked directly, a task is as hard as it
     question.text                   # How many shapes are red?
     question.solution().response    # red circle no, ...\n\nyes: two.\n\nFinal answer: two
     question.slip(rng).response     # of who looks at the upper half only, say
-    look(scene, random.Random(0))   # ("What is at the top left?", "red circle")
+    look(scene, rng, "what")        # ("What is in the northwest?", "red circle")
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tools.reasoning_data_pipeline.prompts.wording import INSTRUCTIONS, REASONING
@@ -70,15 +70,19 @@ def ask_anything(rng: random.Random, *, held_out: bool = False) -> SceneQuestion
             return SceneQuestion(picture, task, subject)
 
 
-def look(picture: Picture, rng: random.Random, kinds: Sequence[str] | None = None) -> tuple[str, str]:
-    """A question about what is seen, of any or of these kinds of LOOKS for such pictures, and its short answer."""
-    looks = LOOKS[type(picture)]
-    return looks[rng.choice(list(kinds or looks))](picture, rng)
+def look(picture: Picture, rng: random.Random, kind: str) -> tuple[str, str]:
+    """A question about what is seen, of one of the kinds of LOOKS for such pictures, and its short answer."""
+    return LOOKS[type(picture)][kind](picture, rng)
+
+
+def look_around(picture: Picture, rng: random.Random) -> list[tuple[str, str]]:
+    """A question of each kind of LOOKS about what is seen, and its short answer."""
+    return [look(picture, rng, kind) for kind in LOOKS[type(picture)]]
 
 
 def _what(scene: Scene, rng: random.Random) -> tuple[str, str]:
     place = rng.randrange(len(PLACES))
-    return f"What is at the {PLACES[place]}?", scene.at(place)
+    return f"What is in the {PLACES[place]}?", scene.at(place)
 
 
 def _where(scene: Scene, rng: random.Random) -> tuple[str, str]:

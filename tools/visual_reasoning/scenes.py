@@ -23,7 +23,7 @@ Colour = tuple[int, int, int]
 
 COLOURS = {"red": (214, 48, 49), "green": (39, 150, 70), "blue": (45, 88, 205), "yellow": (240, 190, 20)}
 SHAPES = ("circle", "triangle", "square")
-PLACES = ("top left", "top right", "bottom left", "bottom right")
+PLACES = ("northwest", "northeast", "southwest", "southeast")
 NOTHING = "nothing"  # in an empty cell
 HEIGHTS = range(1, 10)
 CELL = 28  # pixels
