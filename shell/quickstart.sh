@@ -47,11 +47,10 @@ rm -rf "$OUT"/{base,data,sampled,pairs,mpo,ceiling,before.*,after.*,ceiling.*,cu
 if [ "${1:-}" = --from-scratch ]; then
     stage "Base: a random InternVL of a million weights learns to look and to reason, then from careless examples"
     "$PYTHON" tools/make_tiny_checkpoint.py --out "$OUT/base/init" --max_dynamic_patch 1
-    right="--practice 12000 --look 12000 --direct 5000 --reason 16000"
+    right="--practice 24000 --look 16000 --direct 6000 --reason 30000"
     careless="--practice 500 --look 1000 --direct 500 --reason 2000 --slips 0.8 --reason_repeat 3"
-    make_base init able 0 "$right" "--learning_rate 1.5e-3 --max_steps 1400"
-    make_base able abler 1 "$right" "--learning_rate 1e-3 --max_steps 600"
-    make_base abler run 3 "$careless" "--learning_rate 5e-4 --max_steps 250"
+    make_base init able 0 "$right" "--learning_rate 1.5e-3 --max_steps 4000"
+    make_base able run 3 "$careless" "--learning_rate 5e-4 --max_steps 250"
     rm -rf ckpt/tiny-base
     mkdir ckpt/tiny-base
     cp "$OUT"/base/run/{model.safetensors,{,generation_,preprocessor_,tokenizer_}config.json,tokenizer.json} \

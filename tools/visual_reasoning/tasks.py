@@ -120,12 +120,15 @@ def _choose_neighbour(scene: Scene, rng: random.Random) -> Subject:
 
 
 def _go(scene: Scene, words: Subject, bit: int) -> Reasoning:
-    """What is where; the place of the thing, and what is across by this bit of its place."""
+    """What is where; the place of the thing, and what is across by this bit of its place.
+
+    The thing stands behind a space in both: the same token, by which a small model looks its place up.
+    """
     side, shape = words
     place = next(place for place, thing in enumerate(scene.cells) if thing and thing.shape == shape)
     there = place ^ bit
     seen = tell(f"{scene.at(index)} {name}" for index, name in enumerate(PLACES))
-    steps = (seen, f"{shape} {PLACES[place]}, {side} it {PLACES[there]}: {scene.at(there)}.")
+    steps = (seen, f"Find {shape} {PLACES[place]}, {side} it {PLACES[there]}: {scene.at(there)}.")
     return Reasoning(steps, scene.at(there))
 
 
