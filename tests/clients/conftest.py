@@ -1,6 +1,9 @@
 """Checkpoints as a training saves them, and the clients that are to load them, each in an environment of its own."""
 
+import json
 import os
+import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,10 @@ from internvl_chat.model.modeling_internvl import normalize_tiles
 from internvl_chat.records.rows import Source
 from internvl_chat.train_mpo import main as train
 from tools.checkpoints.conversion import convert_to_hf
+from tools.reasoning_data_pipeline.engines.protocol import Completion
 
 ROOT = Path(__file__).parents[2]
+VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +83,29 @@ def client():
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session")
+def answered_in_vllm(client, tmp_path_factory):
+    """Function from a checkpoint and requests by temperature to (key, sample) -> completion of vLLM, by temperature."""
+
+    def answer(checkpoint, parts):
+        folder = tmp_path_factory.mktemp("in-process")
+        wanted = [{"temperature": heat, "requests": [asdict(one) for one in part]} for heat, part in parts.items()]
+        (folder / "requests.json").write_text(json.dumps(wanted))
+        command = [str(client("vllm") / "bin" / "python"), "tests/clients/answer_in_vllm.py", str(checkpoint)]
+        command += [str(folder / "requests.json"), str(folder / "out.jsonl")]
+        environment = {**os.environ, **VLLM, "PYTHONPATH": str(ROOT)}
+        with (folder / "log").open("w") as log:
+            code = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log).returncode
+        assert code == 0, (folder / "log").read_text()[-3000:]
+        found = {heat: {} for heat in parts}
+        for line in (folder / "out.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            assert "reason" not in row, row
+            temperature = row.pop("temperature")
+            row |= {"tokens": tuple(row["tokens"]), "logprobs": tuple(row["logprobs"])}
+            found[temperature][row["key"], row["sample"]] = Completion(**row)
+        return found
+
+    return answer

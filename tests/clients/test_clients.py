@@ -11,8 +11,11 @@ import torch
 from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model, load_tokenizer
 from internvl_chat.model.critic_turns import CRITIC_SYSTEM_MESSAGE
+from tests.tools.test_compose import composed, language_model
 from tools.checkpoints.tiny import make_tiny_checkpoint
 from tools.make_tiny_checkpoint import parse_arguments
+from tools.reasoning_data_pipeline.engines.opening import open_engine
+from tools.reasoning_data_pipeline.engines.protocol import EngineOptions, Request, SamplingSettings
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -71,6 +74,23 @@ def test_vllm_takes_all_weights_and_asks_as_we_do(
     assert found["unused"] == found["missing"] == []
     assert found["difference"] < 1e-5 < features.std()
     assert found["prompt_ids"] == batch["ids"][0].tolist()
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_a_composed_checkpoint_answers_in_vllm_as_here(answered_in_vllm, golden_folder, picture, tmp_path, family):
+    # heads of 32 and 1,024 positions: vLLM's CPU kernels and the engine's session ask for as much
+    language_model(golden_folder, tmp_path / "llm", family, max_position_embeddings=1024, hidden_size=128)
+    checkpoint = composed(tmp_path / "llm", tmp_path / "out")
+    asked = [
+        Request("seen", "<image>\nHow many?", {0: 1}, (str(picture),), max_tiles=1),
+        Request("told", "How many?", {0: 1}),
+    ]
+    theirs = answered_in_vllm(checkpoint, {0.0: asked})[0.0]
+    engine = open_engine("transformers", EngineOptions(str(checkpoint), SamplingSettings(0.0, max_new_tokens=96)))
+    ours = {(answer.key, answer.sample): answer for answer in engine.generate(asked)}
+    engine.close()
+    assert len(ours) == 2 and all(answer.tokens for answer in ours.values())
+    assert {key: answer.tokens for key, answer in theirs.items()} == {key: one.tokens for key, one in ours.items()}
 
 
 def test_vlmevalkit_asks_in_the_words_of_the_mpo_models_and_gets_our_answer(

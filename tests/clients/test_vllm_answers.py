@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ import torch
 from data.make_visual_reasoning import make_visual_reasoning, parse_arguments
 from internvl_chat.checkpoint.export import export_checkpoint
 from internvl_chat.model import load_model
+from tests.clients.conftest import VLLM
 from tools.checkpoints.conversion import convert_to_hf
 from tools.reasoning_data_pipeline.engines.opening import open_engine
 from tools.reasoning_data_pipeline.engines.protocol import (
@@ -35,7 +35,6 @@ ROOT = Path(__file__).parents[2]
 BASE = ROOT / "ckpt" / "tiny-base"
 PROMPTS, WITHOUT_PICTURE, SAMPLES = 200, 40, 4
 TIE = 1e-3  # between the logits of the two most likely tokens
-VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -133,26 +132,9 @@ def by_server(checkpoint, requests, extra, client, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def in_process(checkpoint, requests, extra, client, tmp_path_factory):
+def in_process(checkpoint, requests, extra, answered_in_vllm):
     """Those of the engine in vLLM's own environment."""
-    folder = tmp_path_factory.mktemp("in-process")
-    parts = [(0.0, [*requests(1), *extra]), (1.0, requests(SAMPLES))]
-    wanted = [{"temperature": heat, "requests": [asdict(one) for one in part]} for heat, part in parts]
-    (folder / "requests.json").write_text(json.dumps(wanted))
-    command = [str(client("vllm") / "bin" / "python"), "tests/clients/answer_in_vllm.py", str(checkpoint)]
-    command += [str(folder / "requests.json"), str(folder / "out.jsonl")]
-    environment = {**os.environ, **VLLM, "PYTHONPATH": str(ROOT)}
-    with (folder / "log").open("w") as log:
-        code = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log).returncode
-    assert code == 0, (folder / "log").read_text()[-3000:]
-    found = {0.0: {}, 1.0: {}}
-    for line in (folder / "out.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        assert "reason" not in row, row
-        temperature = row.pop("temperature")
-        row |= {"tokens": tuple(row["tokens"]), "logprobs": tuple(row["logprobs"])}
-        found[temperature][row["key"], row["sample"]] = Completion(**row)
-    return found
+    return answered_in_vllm(checkpoint, {0.0: [*requests(1), *extra], 1.0: requests(SAMPLES)})
 
 
 @pytest.fixture(params=["server", "in process"])
