@@ -35,7 +35,7 @@ from tools.visual_reasoning.scenes import Scene, render
 from tools.visual_reasoning.tasks import Reasoning, describe
 
 PLACEHOLDER = "<image>\n"
-MISREAD_SHARE = 0.15  # of careless steps; the others take the shortcut of their task
+MISREAD_SHARE = 0.3  # of careless steps, so that easy questions go wrong too; the others take the shortcut of their task
 MIXTURES = {
     "sft": ("practice", "look_describe", "look_ask", "direct", "reason"),
     "pairs": ("pairs",),
@@ -108,7 +108,7 @@ def _add_rows(files: Files, kind: str, image: str, question: SceneQuestion, rng:
 
 
 def careless(question: SceneQuestion, rng: random.Random) -> Reasoning:
-    """The shortcut, or now and then an entry misread."""
+    """The shortcut, or an entry misread."""
     return question.misread(rng) if rng.random() < MISREAD_SHARE else question.hurry()
 
 

@@ -48,7 +48,7 @@ if [ "${1:-}" = --from-scratch ]; then
     stage "Base: a random InternVL of a million weights learns to look and to reason, then from careless examples"
     "$PYTHON" tools/make_tiny_checkpoint.py --out "$OUT/base/init" --max_dynamic_patch 1
     right="--practice 24000 --look 16000 --direct 6000 --reason 30000"
-    careless="--practice 500 --look 1000 --direct 500 --reason 2000 --slips 0.8 --reason_repeat 3"
+    careless="--practice 500 --look 1000 --direct 500 --reason 2000 --slips 0.9 --reason_repeat 3"
     make_base init able 0 "$right" "--learning_rate 1.5e-3 --max_steps 4000"
     make_base able run 3 "$careless" "--learning_rate 5e-4 --max_steps 250"
     rm -rf ckpt/tiny-base
