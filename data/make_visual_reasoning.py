@@ -35,7 +35,7 @@ from tools.visual_reasoning.scenes import Scene, render
 from tools.visual_reasoning.tasks import Reasoning, describe
 
 PLACEHOLDER = "<image>\n"
-MISREAD_SHARE = 0.3  # of careless steps, so that easy questions go wrong too; the others take the shortcut of their task
+MISREAD_SHARE = 0.3  # of careless steps, so that easy questions go wrong too; the others take their task's shortcut
 MIXTURES = {
     "sft": ("practice", "look_describe", "look_ask", "direct", "reason"),
     "pairs": ("pairs",),
