@@ -1,6 +1,7 @@
 """The study on a pretrained model: held-out sentences are held out, steps are judged by hand, stages are done once."""
 
 import json
+import re
 from itertools import chain
 from pathlib import Path
 
@@ -17,16 +18,20 @@ from benchmarks.study_pretrained.data import (
     steps_of,
     write_asked,
     write_held_out,
+    write_plain,
     write_taught,
     write_watched,
 )
 from benchmarks.study_pretrained.gather import gather
 from benchmarks.study_pretrained.keyed import keyed, read_figures, stages_in
-from benchmarks.study_pretrained.kinds import TAUGHT, read_kinds
+from benchmarks.study_pretrained.kinds import PLAIN_KINDS, TAUGHT, read_kinds
 from benchmarks.study_pretrained.measures import measure_steps
 from benchmarks.study_pretrained.other_data import read_questions, spread
 from benchmarks.study_pretrained.pairs import KINDS, traits
 from benchmarks.study_pretrained.problems import (
+    NAMES,
+    SPLITS,
+    THINGS,
     Problem,
     Step,
     calculate,
@@ -38,8 +43,9 @@ from benchmarks.study_pretrained.problems import (
 )
 from benchmarks.study_pretrained.report import tables, watch_table
 from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
-from benchmarks.study_pretrained.settings import Sizes
+from benchmarks.study_pretrained.settings import Sizes, Study
 from internvl_chat.training import parse_arguments
+from tools.reasoning_data_pipeline.prompts.wording import unasked
 
 STEPS = (Step(8, "+", 5, 13), Step(13, "-", 4, 9))
 QUESTION = step_by_step("Anna has 8 pens.")
@@ -58,7 +64,7 @@ def test_held_out_problems_share_no_sentence_with_training():
 
 
 def test_every_problem_is_told_with_the_numbers_of_its_steps():
-    for split in ("taught", "asked", "held_out", "held_out_kinds"):
+    for split in SPLITS:
         for problem in draw_many("test", split, 60):
             assert "{" not in problem.text and all(step.is_true for step in problem.steps)
             known = {*problem.text.replace(",", " ").replace(".", " ").split(), *(str(s.result) for s in problem.steps)}
@@ -152,6 +158,26 @@ def test_a_run_is_watched_on_questions_that_were_not_asked(tmp_path, monkeypatch
     assert [row["question"] for row in read_rows(tmp_path / "watched_en_prompts.jsonl")] == ["c", "d"]
 
 
+def test_plain_questions_have_one_template_a_kind_and_one_use(tmp_path):
+    write_plain(tmp_path, Sizes(taught=40, asked=30, watched=20, held_out=25, direct=5, paragraphs=2))
+    files = [f"{use}_en_prompts.jsonl" for use in ("asked", "watched", "held_out")]
+    questions = [[row["question"] for row in read_rows(tmp_path / file)] for file in files]
+    assert [len(one) for one in questions] == [30, 20, 25]
+    worked = {unasked(row["question"])[0] for row in read_rows(tmp_path / "taught.jsonl")}
+    assert len(worked - {*chain.from_iterable(questions)}) == 40 + 10  # every fourth also to be answered as a number
+    assert len({*chain.from_iterable(questions)}) == 75
+    without = {re.sub(rf"\d+|{'|'.join(NAMES + THINGS)}", "_", text) for text in questions[0]}
+    assert len(without) == len(PLAIN_KINDS)
+    assert len(read_rows(tmp_path / "held_out_direct.jsonl")) == 5 and (tmp_path / "text.json").is_file()
+
+
+def test_a_start_and_all_that_comes_of_it_have_its_questions(tmp_path):
+    study = Study(tmp_path, Path("model"), Sizes(taught=4, asked=3, watched=2, held_out=2, direct=1))
+    assert stages.for_start(study, "plain", stages.asked) == stages.plain(study)
+    assert stages.for_start(study, "longer", stages.asked) == stages.asked(study)
+    assert [*map(stages.start_of, ("plain mpo", "start plain", "mpo"))] == ["plain", "plain", "longer"]
+
+
 def test_a_stage_is_done_once_for_its_settings(tmp_path):
     made = []
 
@@ -191,6 +217,23 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monke
     (run / "checkpoint-4").mkdir()
     stages._train(run, run / "meta.json", run, "")
     assert found == [[], ["checkpoint-4", "trainer_state.json"]]
+
+
+def test_an_arm_of_trl_is_trained_by_it_with_the_flags_of_the_others(tmp_path, monkeypatch):
+    seen = []
+
+    def train(start, rows, out, args):
+        seen.append((start.name, rows, args.max_steps, args.learning_rate, args.seed))
+        return [{"loss": 1.0, "rewards/margins": 0.1}, {"train_loss": 1.0}]
+
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair("good", "bad")) + "\n")
+    monkeypatch.setattr(stages, "start", lambda study, name: tmp_path / name)
+    monkeypatch.setattr(stages, "chosen_pairs", lambda study, arm: tmp_path)
+    monkeypatch.setattr("benchmarks.study_pretrained.trl_control.train_with_trl", train)
+    run = stages.trained(Study(tmp_path, Path("model")), "plain trl", ARMS["plain trl"], 7)
+    assert seen == [("plain", [pair("good", "bad")], 40, 8e-6, 7)]
+    found = read_figures(run)
+    assert found["made_of"]["trainer"] == "trl" and found["curve"] == [{"loss": 1.0, "rewards/margins": 0.1}]
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -255,6 +298,19 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     assert starts[2].startswith("| taught for 64 steps | 10.0 [0.0, 100.0] |")
     assert signs[2].startswith("| MPO | 0 | 1 of 1 | +80.0 [") and signs[3].startswith("| SFT on chosen | 0 |")
     assert len(prices) == 5
+
+
+def test_an_arm_is_tested_against_the_sft_of_its_own_kind(tmp_path):
+    chosen = keyed(tmp_path, "pairs plain own", {"kind": "own", "pairs": "all"}, lambda folder: {})
+    start = keyed(tmp_path, "start plain", {"flags": ""}, lambda folder: {"curve": []})
+    answered(tmp_path, "greedy", start, ["wrong"] * 4)
+    for name, right in (("plain sft", 1), ("plain mpo", 3)):
+        made_of = {"start": start.name, "pairs": chosen.name, "flags": f"{name} --seed 0"}
+        run = keyed(tmp_path, f"run {name}", made_of, lambda folder: {"curve": []})
+        answered(tmp_path, "greedy", run, ["correct"] * right + ["wrong"] * (4 - right))
+    runs = {row["arm"]: row for row in gather(tmp_path, STARTS, ARMS)["runs"]}
+    assert runs["run plain mpo"]["against"]["sft"]["greedy"]["reasoned"]["difference"] == 50
+    assert runs["run plain sft"]["against"]["sft"] == {}
 
 
 def test_looks_are_shown_with_their_verdicts():

@@ -22,13 +22,17 @@ WATCH = (
     f"--eval_prompts {WATCHED} --eval_questions 200 --eval_max_new_tokens 48 --per_device_eval_batch_size 64 "
     "--on_fall warn"
 )
+FIRST_RATE = "--learning_rate 8e-6"
 FIRST = "--per_device_train_batch_size 8 --group_by none --max_steps 40"
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
+TEACH_PLAIN = f"{FULL} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-5 --logging_steps 4"
 
 STARTS = {
     "short": Arm("taught for 24 steps", f"{TEACH} --max_steps 24"),
     "longer": Arm("taught for 64 steps", f"{TEACH} --max_steps 40 --seed 1", start="short"),
+    "plain": Arm("one template a kind, all weights taught for 50 steps", f"{TEACH_PLAIN} --max_steps 50"),
 }
+PLAIN = ("plain",)  # starts that know the problems of the split `plain` alone, and are asked these
 """How each start is taught the form, on worked solutions in the taught sentences, from the base or another start."""
 
 ARMS = {
@@ -54,11 +58,29 @@ ARMS = {
     "full 1e-6": Arm("MPO, all weights, rate 1e-6", f"{MPO} {FULL} --learning_rate 1e-6", start="longer"),
     "first try": Arm(
         "MPO as in the first try: all weights, rate 8e-6, 40 steps of 8, shuffled",
-        f"{MPO} {FULL} {FIRST} --learning_rate 8e-6 {WATCH} --eval_steps 9 --save_strategy steps --save_steps 40",
+        f"{MPO} {FULL} {FIRST} {FIRST_RATE} {WATCH} --eval_steps 9 --save_strategy steps --save_steps 40",
         start="longer",
+    ),
+    "plain sft": Arm(
+        "SFT on chosen, one template a kind, as the first try",
+        f"--loss_type sft {FULL} {FIRST} {FIRST_RATE}",
+        start="plain",
+    ),
+    "plain mpo": Arm(
+        "MPO, one template a kind, as the first try",
+        f"{MPO} {FULL} {FIRST} {FIRST_RATE} {WATCH} --eval_steps 9",
+        start="plain",
+    ),
+    "plain trl": Arm(
+        "TRL's DPOTrainer, one template a kind, as the first try",
+        f"{MPO} {FULL} {FIRST} {FIRST_RATE}",
+        start="plain",
     ),
     "short sft": Arm("SFT on chosen, start taught for 24 steps", "--loss_type sft", start="short"),
     "short mpo": Arm("MPO, start taught for 24 steps", MPO, start="short"),
     "gold": Arm("SFT on worked solutions of the questions", "--loss_type sft", pairs="gold", start="longer"),
 }
+BY_TRL = ("plain trl",)  # arms that `trl_control` trains
+RIVALS = {"short mpo": "short sft", "plain mpo": "plain sft", "plain trl": "plain sft"}
+"""Arm -> the SFT that it is compared with, on the same pairs with the same seed, where that is not `sft`."""
 CORE = ("sft", "mpo", "dpo", "dpo+", "bco")

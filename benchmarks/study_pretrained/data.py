@@ -6,12 +6,15 @@ watched_en_prompts.jsonl            others in the same sentences, for a run that
 held_out_en_prompts.jsonl           held-out sentences (task `templates`) and kinds (task `kinds`)
 held_out_direct.jsonl               some of the former, to be answered in a number
 text.jsonl, text.json               paragraphs of a text that has nothing to do with this, see `paragraphs`
+
+A start of `conditions.PLAIN` has these files with problems of the split `plain` instead, by `write_plain`.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -25,6 +28,7 @@ from tools.reasoning_data_pipeline.prompts.wording import ask
 IN_A_NUMBER = "\nAnswer with the number only."
 GO_ON = "Go on."
 DIRECT_EVERY = 4  # of the worked solutions, also as a number
+PLAIN_USES = ("taught", "asked", "watched", "held_out")
 
 
 def write_taught(folder: Path, number: int) -> None:
@@ -52,12 +56,29 @@ def write_held_out(folder: Path, sizes: Sizes) -> None:
         draw_many("held", split, number)
         for split, number in (("held_out", sizes.held_out), ("held_out_kinds", sizes.held_out_kinds))
     )
+    _write_held_out(folder, held_out, kinds, sizes)
+
+
+def _write_held_out(folder: Path, held_out: Sequence[Problem], kinds: Sequence[Problem], sizes: Sizes) -> None:
     tasks = [*((one, "templates") for one in held_out), *((one, "kinds") for one in kinds)]
     write_rows(folder / "held_out_en_prompts.jsonl", [_prompt(problem, task) for problem, task in tasks])
     direct = [_prompt(one, "templates") | {"question": one.text + IN_A_NUMBER} for one in held_out[: sizes.direct]]
     write_rows(folder / "held_out_direct.jsonl", direct)
     texts = [{"question": GO_ON, "chosen": text, "rejected": "."} for text in paragraphs(sizes.paragraphs)]
     write_mixture(folder / "text.json", texts)
+
+
+def write_plain(folder: Path, sizes: Sizes) -> None:
+    """Write worked solutions, the questions to ask, to watch and to hold out, and the text, for a start of `plain`.
+
+    All problems are of one draw, so that none has two uses.
+    """
+    drawn = iter(draw_many("all", "plain", sum(getattr(sizes, use) for use in PLAIN_USES)))
+    taught, asked, watched, held_out = (list(islice(drawn, getattr(sizes, use))) for use in PLAIN_USES)
+    write_mixture(folder / "taught.json", _worked(taught))
+    for use, problems in (("asked", asked), ("watched", watched)):
+        write_rows(folder / f"{use}_en_prompts.jsonl", [_prompt(problem, use) for problem in problems])
+    _write_held_out(folder, held_out, (), sizes)
 
 
 def write_mixture(meta: Path, rows: Sequence[Row]) -> Path:

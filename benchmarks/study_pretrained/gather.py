@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.study.arms import Arm
 from benchmarks.study.measures import mean
+from benchmarks.study_pretrained.conditions import RIVALS
 from benchmarks.study_pretrained.keyed import read_figures, stages_in
 from benchmarks.study_pretrained.measures import answers_of
 from benchmarks.study_pretrained.other_data import STAGE
@@ -35,9 +36,10 @@ def gather(work: Path, starts: Mapping[str, Arm], arms: Mapping[str, Arm]) -> di
     measured = {use: measured_in(work, use) for use in MEASURED}
     taught = [row for name, arm in starts.items() for row in _rows(work, f"start {name}", arm, measured)]
     runs = [row for name, arm in arms.items() for row in _rows(work, f"run {name}", arm, measured)]
-    rivals = {_origin(row): row["folder"] for row in runs if row["arm"] == f"run {RIVAL}"}
+    folders = {(row["arm"], _origin(row)): row["folder"] for row in runs}
     for row in runs:
-        others = {"start": row["made_of"]["start"], RIVAL: rivals.get(_origin(row))}
+        rival = RIVALS.get(row["arm"].removeprefix("run "), RIVAL)
+        others = {"start": row["made_of"]["start"], RIVAL: folders.get((f"run {rival}", _origin(row)))}
         row["against"] = {name: _tests(row["folder"], other, measured) for name, other in others.items()}
     return {"starts": taught, "runs": runs, STAGE.replace(" ", "_"): [*map(read_figures, stages_in(work, STAGE))]}
 

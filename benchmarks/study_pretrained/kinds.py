@@ -3,7 +3,8 @@
 A problem is one sentence of each part, so a kind has as many templates as there are choices. The first `TAUGHT`
 sentences of a part are those of the worked solutions that the start learns the form from; all that are `said` are in
 questions to sample answers to, of which only the final answer is known; those of `held_out` are in held-out questions
-alone. Kinds under "held out" are never trained on. In a step, s1 is the result of the first.
+alone. Kinds under "held out" are never trained on. In a step, s1 is the result of the first. The split `plain` has one
+template of each of `PLAIN_KINDS` for every use: training and held-out questions differ in names and numbers alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,15 @@ from functools import cache
 from pathlib import Path
 
 TAUGHT = 2
+PLAIN_KINDS = (
+    "gain and lose",
+    "more than",
+    "fewer than",
+    "bags and some left",
+    "bags and some more",
+    "change",
+    "share the rest",
+)
 FILE = Path(__file__).with_name("kinds.json")
 
 

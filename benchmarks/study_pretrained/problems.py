@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.study_pretrained.kinds import TAUGHT, Kind, Part, read_kinds
+from benchmarks.study_pretrained.kinds import PLAIN_KINDS, TAUGHT, Kind, Part, read_kinds
 
 NAMES = (
     "Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo", "Mia",
@@ -22,7 +22,7 @@ THINGS = (
     "stickers", "candles", "buttons", "rings",
 )  # fmt: skip
 LARGEST = 60  # of all numbers in a solution
-SPLITS = ("taught", "asked", "held_out", "held_out_kinds")
+SPLITS = ("taught", "asked", "held_out", "held_out_kinds", "plain")
 LINE = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
@@ -95,7 +95,7 @@ def draw_many(name: str, split: str, number: int) -> list[Problem]:
 def draw(split: str, rng: random.Random) -> Problem:
     """A problem of one of SPLITS, its kind, sentences, names and numbers drawn."""
     kinds = read_kinds()["held out" if split == "held_out_kinds" else "trained"]
-    name = rng.choice(sorted(kinds))
+    name = rng.choice(PLAIN_KINDS if split == "plain" else sorted(kinds))
     kind = kinds[name]
     told = [rng.choice(sentences(part, split)) for part in kind.parts]
     numbers, steps = draw_numbers(kind, rng)
@@ -106,7 +106,7 @@ def draw(split: str, rng: random.Random) -> Problem:
 
 def sentences(part: Part, split: str) -> tuple[str, ...]:
     """The sentences of a part that a split may use."""
-    return {"taught": part.said[:TAUGHT], "held_out": part.held_out}.get(split, part.said)
+    return {"taught": part.said[:TAUGHT], "held_out": part.held_out, "plain": part.said[:1]}.get(split, part.said)
 
 
 def draw_numbers(kind: Kind, rng: random.Random) -> tuple[dict[str, int], tuple[Step, ...]]:

@@ -6,17 +6,20 @@ All by the tools that users run, called in one process. Every stage returns its 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.study.arms import Arm
 from benchmarks.study.files import lengths_of, read_meta, read_rows
-from benchmarks.study_pretrained.conditions import MODEL, STARTS, TRAIN, WATCHED
+from benchmarks.study_pretrained.conditions import ARMS, BY_TRL, MODEL, PLAIN, STARTS, TRAIN, WATCHED
 from benchmarks.study_pretrained.data import (
+    PLAIN_USES,
     steps_of,
     write_asked,
     write_held_out,
     write_mixture,
+    write_plain,
     write_taught,
     write_watched,
 )
@@ -27,6 +30,7 @@ from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
 from benchmarks.study_pretrained.settings import TEMPLATE, Study
 from internvl_chat.model.upstream import PREFIX_CHECKPOINT_DIR
 from internvl_chat.train_mpo import main as train
+from internvl_chat.training import parse_arguments as parse_training
 from tools.compose import main as compose
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample_answers
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main as pair_answers
@@ -61,6 +65,19 @@ def held_out(study: Study) -> Path:
     return keyed(study.work, "held out", made_of, lambda out: write_held_out(out, sizes))
 
 
+def plain(study: Study) -> Path:
+    """All questions of the split `plain`, worked solutions and the general text."""
+    sizes = study.sizes
+    names = (*PLAIN_USES, "direct", "paragraphs")
+    made_of = {name: getattr(sizes, name) for name in names}
+    return keyed(study.work, "plain", made_of, lambda out: write_plain(out, sizes))
+
+
+def for_start(study: Study, name: str, use: Callable[[Study], Path]) -> Path:
+    """The data of one use, one of the stages above, for a start and all that comes of it."""
+    return plain(study) if name in PLAIN else use(study)
+
+
 def base(study: Study) -> Path:
     """The language model with a small vision tower, which nothing here looks through."""
     made_of = {"model": study.model.name, "flags": TOWER}
@@ -70,7 +87,7 @@ def base(study: Study) -> Path:
 
 def start(study: Study, name: str) -> Path:
     """One of STARTS: the base, or another start, taught the form."""
-    arm, solutions = STARTS[name], taught(study) / "taught.json"
+    arm, solutions = STARTS[name], for_start(study, name, taught) / "taught.json"
     origin = start(study, arm.start) if arm.start else base(study)
     flags = f"{MODEL} {arm.flags}"
     made_of = {"start": origin.name, "data": solutions.parent.name, "flags": flags}
@@ -79,9 +96,10 @@ def start(study: Study, name: str) -> Path:
 
 def answers(study: Study, name: str) -> Path:
     """Answers that a start samples to the asked questions; a call that was stopped goes on."""
-    policy, amount = start(study, name), f"--num-return-sequences {study.sizes.samples}"
-    words = ["--prompt-path", asked(study) / "asked_en_prompts.jsonl", "--checkpoint", policy]
-    made_of = {"start": policy.name, "questions": asked(study).name, "flags": f"{SAMPLE} {amount}"}
+    policy, questions = start(study, name), for_start(study, name, asked)
+    amount = f"--num-return-sequences {study.sizes.samples}"
+    words = ["--prompt-path", questions / "asked_en_prompts.jsonl", "--checkpoint", policy]
+    made_of = {"start": policy.name, "questions": questions.name, "flags": f"{SAMPLE} {amount}"}
 
     def sample(out: Path) -> None:
         sample_answers([*map(str, words), "--out-dir", str(out), *SAMPLE.split(), *amount.split()])
@@ -109,7 +127,7 @@ def chosen_pairs(study: Study, arm: Arm) -> Path:
     def choose(out: Path) -> dict[str, Any]:
         entries = read_meta(source / "meta.json").values()
         rows = [row for entry in entries for row in read_rows(Path(entry["annotation"]))]
-        steps = steps_of(asked(study) / "asked_en_prompts.jsonl")
+        steps = steps_of(for_start(study, arm.start, asked) / "asked_en_prompts.jsonl")
         kept = kind(rows, steps)
         write_mixture(out / "pairs.json", kept)
         return {"pairs": len(kept), "questions": len({row["question"] for row in kept}), **traits(kept, steps)}
@@ -122,11 +140,16 @@ def trained(study: Study, name: str, arm: Arm, seed: int) -> Path:
     flags = f"{MODEL} {TRAIN} {arm.flags} --seed {seed}"
     origin, mixture = start(study, arm.start), chosen_pairs(study, arm)
     made_of = {"start": origin.name, "pairs": mixture.name, "flags": flags}
+    if name in BY_TRL:
+        made_of["trainer"] = "trl"
     if WATCHED in flags:
-        made_of["watched"] = watched(study).name
-        flags = flags.replace(WATCHED, str(watched(study) / "watched_en_prompts.jsonl"))
+        questions = for_start(study, arm.start, watched)
+        made_of["watched"] = questions.name
+        flags = flags.replace(WATCHED, str(questions / "watched_en_prompts.jsonl"))
 
     def run(out: Path) -> dict[str, Any]:
+        if name in BY_TRL:
+            return _train_with_trl(origin, mixture, out, flags)
         found = _train(origin, mixture / "pairs.json", out, flags)
         saved = last_saved(out)
         return found | ({"rounding": measure_rounding(origin, saved)} if saved else {})
@@ -136,16 +159,21 @@ def trained(study: Study, name: str, arm: Arm, seed: int) -> Path:
 
 def answered_greedily(study: Study, name: str, checkpoint: Path) -> Path:
     """The figures of the most likely answers of a checkpoint to the held-out questions, and of what it knew before."""
-    questions = held_out(study)
+    questions = for_start(study, start_of(name), held_out)
     made_of = {"checkpoint": checkpoint.name, "questions": questions.name}
     return keyed(study.work, f"greedy {name}", made_of, lambda out: measure_greedy(checkpoint, questions, out))
 
 
 def answered_by_chance(study: Study, name: str, checkpoint: Path) -> Path:
     """The figures of answers that a checkpoint samples to the held-out questions."""
-    questions, drawn = held_out(study), study.sizes.drawn
+    questions, drawn = for_start(study, start_of(name), held_out), study.sizes.drawn
     made_of = {"checkpoint": checkpoint.name, "questions": questions.name, "drawn": drawn}
     return keyed(study.work, f"sampled {name}", made_of, lambda out: measure_sampled(checkpoint, questions, out, drawn))
+
+
+def start_of(name: str) -> str:
+    """The start of an arm, or of what `start NAME` measures: itself."""
+    return ARMS[name].start if name in ARMS else name.removeprefix("start ")
 
 
 def _train(checkpoint: Path, meta: Path, out: Path, flags: str) -> dict[str, Any]:
@@ -156,3 +184,13 @@ def _train(checkpoint: Path, meta: Path, out: Path, flags: str) -> dict[str, Any
     log = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     looks = [entry for entry in log if "eval_accuracy" in entry]
     return {"curve": [entry for entry in log if "loss" in entry], "end": log[-1], **({"looks": looks} if looks else {})}
+
+
+def _train_with_trl(checkpoint: Path, mixture: Path, out: Path, flags: str) -> dict[str, Any]:
+    """Train by TRL's trainer instead, with what of the flags both know; what its log says."""
+    from benchmarks.study_pretrained.trl_control import train_with_trl  # which needs seconds to import
+
+    places = f"--model_name_or_path {checkpoint} --meta_path {mixture / 'pairs.json'} --output_dir {out}"
+    args = parse_training([*places.split(), *flags.split()])[2]
+    log = train_with_trl(checkpoint, read_rows(mixture / "pairs.jsonl"), emptied(out), args)
+    return {"curve": [entry for entry in log if "loss" in entry], "end": log[-1]}
