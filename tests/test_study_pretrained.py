@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from benchmarks.study.files import read_rows
 from benchmarks.study_pretrained import stages
-from benchmarks.study_pretrained.conditions import ARMS, FIRST, MODEL, STARTS, TRAIN
+from benchmarks.study_pretrained.conditions import ARMS, FIRST, LONG, MODEL, STARTS, TRAIN
 from benchmarks.study_pretrained.data import (
     paragraphs,
     step_by_step,
@@ -241,7 +241,8 @@ def test_arms_are_trainings(name):
     arm = ARMS[name]
     assert arm.start in STARTS and arm.pairs in KINDS
     flags = f"--model_name_or_path m --meta_path m.json --output_dir out {MODEL} {TRAIN} {arm.flags}"
-    assert parse_arguments(flags.split())[2].max_steps == (40 if FIRST in arm.flags else 12)
+    steps = 40 if FIRST in arm.flags else 36 if LONG in arm.flags else 12
+    assert parse_arguments(flags.split())[2].max_steps == steps
 
 
 def answered(tmp_path, use, checkpoint, outcomes):

@@ -22,6 +22,7 @@ WATCH = (
     f"--eval_prompts {WATCHED} --eval_questions 200 --eval_max_new_tokens 48 --per_device_eval_batch_size 64 "
     "--on_fall warn"
 )
+LONG = "--max_steps 36 --learning_rate 2e-4"
 FIRST_RATE = "--learning_rate 8e-6"
 FIRST = "--per_device_train_batch_size 8 --group_by none --max_steps 40"
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
@@ -61,6 +62,8 @@ ARMS = {
         f"{MPO} {FULL} {FIRST} {FIRST_RATE} {WATCH} --eval_steps 9 --save_strategy steps --save_steps 40",
         start="longer",
     ),
+    "long sft": Arm("SFT on chosen, 36 steps at 2e-4", f"--loss_type sft {LONG}", start="longer"),
+    "long mpo": Arm("MPO, 36 steps at 2e-4", f"{MPO} {LONG}", start="longer"),
     "plain sft": Arm(
         "SFT on chosen, one template a kind, as the first try",
         f"--loss_type sft {FULL} {FIRST} {FIRST_RATE}",
@@ -81,6 +84,6 @@ ARMS = {
     "gold": Arm("SFT on worked solutions of the questions", "--loss_type sft", pairs="gold", start="longer"),
 }
 BY_TRL = ("plain trl",)  # arms that `trl_control` trains
-RIVALS = {"short mpo": "short sft", "plain mpo": "plain sft", "plain trl": "plain sft"}
+RIVALS = {"short mpo": "short sft", "long mpo": "long sft", "plain mpo": "plain sft", "plain trl": "plain sft"}
 """Arm -> the SFT that it is compared with, on the same pairs with the same seed, where that is not `sft`."""
 CORE = ("sft", "mpo", "dpo", "dpo+", "bco")
