@@ -44,7 +44,7 @@ def start_table(starts: Sequence[Row]) -> list[str]:
 def sign_table(runs: Sequence[Row]) -> list[str]:
     """Points by which each run is above its start and above SFT from it, best first."""
     rows = []
-    for row in sorted(runs, key=lambda row: -row["greedy"][REASONED]["all"]["percent"]):
+    for row in sorted(runs, key=gain, reverse=True):
         tests = [difference(row, other, use) for other in ("start", RIVAL) for use in ("greedy", "sampled")]
         pairs = row["pairs"]
         rows.append([row["title"], seed_of(row), f"{pairs['pairs']} of {pairs['questions']}", *tests])
@@ -95,6 +95,12 @@ def accuracy(found: Row | None) -> str:
 def steps(row: Row) -> list[str]:
     """Percent of answers with true and with right steps."""
     return [f"{row['greedy'][name]:.1f}" for name in STEPS.values()]
+
+
+def gain(row: Row) -> float:
+    """Points above the start, greedily; of a start that was not measured, below all."""
+    test = row["against"]["start"].get("greedy", {}).get(REASONED)
+    return test["difference"] if test else -math.inf
 
 
 def difference(row: Row, other: str, use: str) -> str:
