@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from benchmarks.study.files import read_rows
 from benchmarks.study_pretrained import stages
-from benchmarks.study_pretrained.conditions import ARMS, FIRST, LONG, MODEL, STARTS, TRAIN
+from benchmarks.study_pretrained.conditions import ARMS, FIRST, LONG, MODEL, PLAIN_LONG, STARTS, TRAIN
 from benchmarks.study_pretrained.data import (
     paragraphs,
     step_by_step,
@@ -95,6 +95,21 @@ def test_numbers_are_drawn_until_every_step_gives_a_whole_number_in_range():
     assert numbers == {"a": 17, "b": 5, "n": 4} and [*map(str, steps)] == ["17 - 5 = 12", "12 / 4 = 3"]
 
 
+def test_larger_numbers_are_drawn_from_larger_ranges():
+    """Three times [4, 20], [2, 12], [2, 12]: 60 + 36 is above 60 and below 180."""
+
+    class Drawn:
+        numbers = iter([(12, 60), (6, 36), (6, 36)])
+        values = iter([60, 36, 6])
+
+        def randint(self, low, high):
+            assert (low, high) == next(self.numbers)
+            return next(self.values)
+
+    _, steps = draw_numbers(read_kinds()["trained"]["gain and lose"], Drawn(), 3)
+    assert [*map(str, steps)] == ["60 + 36 = 96", "96 - 6 = 90"]
+
+
 def test_steps_are_judged_true_and_right():
     assert solution_of(STEPS) == "8 + 5 = 13\n13 - 4 = 9\nFinal answer: 9"
     assert read_steps(solution_of(STEPS)) == [*STEPS]
@@ -159,7 +174,7 @@ def test_a_run_is_watched_on_questions_that_were_not_asked(tmp_path, monkeypatch
 
 
 def test_plain_questions_have_one_template_a_kind_and_one_use(tmp_path):
-    write_plain(tmp_path, Sizes(taught=40, asked=30, watched=20, held_out=25, direct=5, paragraphs=2))
+    write_plain(tmp_path, "plain", Sizes(taught=40, asked=30, watched=20, held_out=25, direct=5, paragraphs=2))
     files = [f"{use}_en_prompts.jsonl" for use in ("asked", "watched", "held_out")]
     questions = [[row["question"] for row in read_rows(tmp_path / file)] for file in files]
     assert [len(one) for one in questions] == [30, 20, 25]
@@ -173,7 +188,7 @@ def test_plain_questions_have_one_template_a_kind_and_one_use(tmp_path):
 
 def test_a_start_and_all_that_comes_of_it_have_its_questions(tmp_path):
     study = Study(tmp_path, Path("model"), Sizes(taught=4, asked=3, watched=2, held_out=2, direct=1))
-    assert stages.for_start(study, "plain", stages.asked) == stages.plain(study)
+    assert stages.for_start(study, "plain", stages.asked) == stages.plain(study, "plain")
     assert stages.for_start(study, "longer", stages.asked) == stages.asked(study)
     assert [*map(stages.start_of, ("plain mpo", "start plain", "mpo"))] == ["plain", "plain", "longer"]
 
@@ -241,8 +256,8 @@ def test_arms_are_trainings(name):
     arm = ARMS[name]
     assert arm.start in STARTS and arm.pairs in KINDS
     flags = f"--model_name_or_path m --meta_path m.json --output_dir out {MODEL} {TRAIN} {arm.flags}"
-    steps = 40 if FIRST in arm.flags else 36 if LONG in arm.flags else 12
-    assert parse_arguments(flags.split())[2].max_steps == steps
+    longer = [steps for steps, more in {40: FIRST, 36: LONG, 60: PLAIN_LONG}.items() if more in arm.flags]
+    assert [parse_arguments(flags.split())[2].max_steps] == (longer or [12])
 
 
 def answered(tmp_path, use, checkpoint, outcomes):

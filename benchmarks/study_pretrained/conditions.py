@@ -23,6 +23,7 @@ WATCH = (
     "--on_fall warn"
 )
 LONG = "--max_steps 36 --learning_rate 2e-4"
+PLAIN_LONG = "--per_device_train_batch_size 8 --group_by none --max_steps 60 --learning_rate 1.6e-5"
 FIRST_RATE = "--learning_rate 8e-6"
 FIRST = "--per_device_train_batch_size 8 --group_by none --max_steps 40"
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
@@ -32,8 +33,9 @@ STARTS = {
     "short": Arm("taught for 24 steps", f"{TEACH} --max_steps 24"),
     "longer": Arm("taught for 64 steps", f"{TEACH} --max_steps 40 --seed 1", start="short"),
     "plain": Arm("one template a kind, all weights taught for 50 steps", f"{TEACH_PLAIN} --max_steps 50"),
+    "large": Arm("the same with numbers twice as large", f"{TEACH_PLAIN} --max_steps 50"),
 }
-PLAIN = ("plain",)  # starts that know the problems of the split `plain` alone, and are asked these
+PLAIN = ("plain", "large")  # starts that know the problems of the split of their name alone, and are asked these
 """How each start is taught the form, on worked solutions in the taught sentences, from the base or another start."""
 
 ARMS = {
@@ -64,6 +66,9 @@ ARMS = {
     ),
     "long sft": Arm("SFT on chosen, 36 steps at 2e-4", f"--loss_type sft {LONG}", start="longer"),
     "long mpo": Arm("MPO, 36 steps at 2e-4", f"{MPO} {LONG}", start="longer"),
+    "long gold": Arm(
+        "SFT on worked solutions, 36 steps at 2e-4", f"--loss_type sft {LONG}", pairs="gold", start="longer"
+    ),
     "plain sft": Arm(
         "SFT on chosen, one template a kind, as the first try",
         f"--loss_type sft {FULL} {FIRST} {FIRST_RATE}",
@@ -73,6 +78,15 @@ ARMS = {
         "MPO, one template a kind, as the first try",
         f"{MPO} {FULL} {FIRST} {FIRST_RATE} {WATCH} --eval_steps 9",
         start="plain",
+    ),
+    "plain long sft": Arm(
+        "SFT on chosen, one template a kind, 60 steps at 1.6e-5", f"--loss_type sft {FULL} {PLAIN_LONG}", start="plain"
+    ),
+    "plain long mpo": Arm("MPO, one template a kind, 60 steps at 1.6e-5", f"{MPO} {FULL} {PLAIN_LONG}", start="plain"),
+    "large mpo": Arm(
+        "MPO, one template a kind, large numbers, as the first try",
+        f"{MPO} {FULL} {FIRST} {FIRST_RATE} {WATCH} --eval_steps 9",
+        start="large",
     ),
     "plain trl": Arm(
         "TRL's DPOTrainer, one template a kind, as the first try",
@@ -84,6 +98,12 @@ ARMS = {
     "gold": Arm("SFT on worked solutions of the questions", "--loss_type sft", pairs="gold", start="longer"),
 }
 BY_TRL = ("plain trl",)  # arms that `trl_control` trains
-RIVALS = {"short mpo": "short sft", "long mpo": "long sft", "plain mpo": "plain sft", "plain trl": "plain sft"}
+RIVALS = {
+    "short mpo": "short sft",
+    "long mpo": "long sft",
+    "plain mpo": "plain sft",
+    "plain trl": "plain sft",
+    "plain long mpo": "plain long sft",
+}
 """Arm -> the SFT that it is compared with, on the same pairs with the same seed, where that is not `sft`."""
 CORE = ("sft", "mpo", "dpo", "dpo+", "bco")

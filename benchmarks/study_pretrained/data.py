@@ -7,7 +7,7 @@ held_out_en_prompts.jsonl           held-out sentences (task `templates`) and ki
 held_out_direct.jsonl               some of the former, to be answered in a number
 text.jsonl, text.json               paragraphs of a text that has nothing to do with this, see `paragraphs`
 
-A start of `conditions.PLAIN` has these files with problems of the split `plain` instead, by `write_plain`.
+A start of `conditions.PLAIN` has these files with problems of the split of its name instead, by `write_plain`.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def _write_held_out(folder: Path, held_out: Sequence[Problem], kinds: Sequence[P
     write_mixture(folder / "text.json", texts)
 
 
-def write_plain(folder: Path, sizes: Sizes) -> None:
-    """Write worked solutions, the questions to ask, to watch and to hold out, and the text, for a start of `plain`.
+def write_plain(folder: Path, split: str, sizes: Sizes) -> None:
+    """Write worked solutions, the questions to ask, to watch and to hold out, and the text, of one template a kind.
 
     All problems are of one draw, so that none has two uses.
     """
-    drawn = iter(draw_many("all", "plain", sum(getattr(sizes, use) for use in PLAIN_USES)))
+    drawn = iter(draw_many("all", split, sum(getattr(sizes, use) for use in PLAIN_USES)))
     taught, asked, watched, held_out = (list(islice(drawn, getattr(sizes, use))) for use in PLAIN_USES)
     write_mixture(folder / "taught.json", _worked(taught))
     for use, problems in (("asked", asked), ("watched", watched)):

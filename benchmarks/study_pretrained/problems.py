@@ -22,7 +22,8 @@ THINGS = (
     "stickers", "candles", "buttons", "rings",
 )  # fmt: skip
 LARGEST = 60  # of all numbers in a solution
-SPLITS = ("taught", "asked", "held_out", "held_out_kinds", "plain")
+SPLITS = ("taught", "asked", "held_out", "held_out_kinds", "plain", "large")
+PLAIN_SCALES = {"plain": 1, "large": 2}  # splits with one template a kind -> how many times as large numbers are
 LINE = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
@@ -95,10 +96,10 @@ def draw_many(name: str, split: str, number: int) -> list[Problem]:
 def draw(split: str, rng: random.Random) -> Problem:
     """A problem of one of SPLITS, its kind, sentences, names and numbers drawn."""
     kinds = read_kinds()["held out" if split == "held_out_kinds" else "trained"]
-    name = rng.choice(PLAIN_KINDS if split == "plain" else sorted(kinds))
+    name = rng.choice(PLAIN_KINDS if split in PLAIN_SCALES else sorted(kinds))
     kind = kinds[name]
     told = [rng.choice(sentences(part, split)) for part in kind.parts]
-    numbers, steps = draw_numbers(kind, rng)
+    numbers, steps = draw_numbers(kind, rng, PLAIN_SCALES.get(split, 1))
     one, other = rng.sample(NAMES, 2)
     text = " ".join(told).format(name=one, other=other, things=rng.choice(THINGS), **numbers)
     return Problem(name, text, steps)
@@ -106,25 +107,27 @@ def draw(split: str, rng: random.Random) -> Problem:
 
 def sentences(part: Part, split: str) -> tuple[str, ...]:
     """The sentences of a part that a split may use."""
-    return {"taught": part.said[:TAUGHT], "held_out": part.held_out, "plain": part.said[:1]}.get(split, part.said)
+    if split in PLAIN_SCALES:
+        return part.said[:1]
+    return {"taught": part.said[:TAUGHT], "held_out": part.held_out}.get(split, part.said)
 
 
-def draw_numbers(kind: Kind, rng: random.Random) -> tuple[dict[str, int], tuple[Step, ...]]:
-    """Numbers by which every step gives a whole number in 1..LARGEST, and the steps."""
+def draw_numbers(kind: Kind, rng: random.Random, scale: int = 1) -> tuple[dict[str, int], tuple[Step, ...]]:
+    """Numbers by which every step gives a whole number in 1..LARGEST, all bounds times `scale`, and the steps."""
     while True:
-        numbers = {name: rng.randint(*bounds) for name, bounds in kind.ranges.items()}
-        steps = tuple(solve(kind, numbers))
+        numbers = {name: rng.randint(scale * low, scale * high) for name, (low, high) in kind.ranges.items()}
+        steps = tuple(solve(kind, numbers, scale * LARGEST))
         if len(steps) == len(kind.steps):
             return numbers, steps
 
 
-def solve(kind: Kind, numbers: dict[str, int]) -> Iterator[Step]:
-    """The steps as far as they give whole numbers in 1..LARGEST."""
+def solve(kind: Kind, numbers: dict[str, int], largest: int) -> Iterator[Step]:
+    """The steps as far as they give whole numbers in 1..largest."""
     known = dict(numbers)
     for index, step in enumerate(kind.steps, 1):
         left, operator, right = step.split()
         result = calculate(known[left], operator, known[right])
-        if result is None or not 1 <= result <= LARGEST:
+        if result is None or not 1 <= result <= largest:
             return
         known[f"s{index}"] = result
         yield Step(known[left], operator, known[right], result)

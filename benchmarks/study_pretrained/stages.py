@@ -65,17 +65,17 @@ def held_out(study: Study) -> Path:
     return keyed(study.work, "held out", made_of, lambda out: write_held_out(out, sizes))
 
 
-def plain(study: Study) -> Path:
-    """All questions of the split `plain`, worked solutions and the general text."""
+def plain(study: Study, split: str) -> Path:
+    """All questions of a split with one template a kind, worked solutions and the general text."""
     sizes = study.sizes
     names = (*PLAIN_USES, "direct", "paragraphs")
     made_of = {name: getattr(sizes, name) for name in names}
-    return keyed(study.work, "plain", made_of, lambda out: write_plain(out, sizes))
+    return keyed(study.work, split, made_of, lambda out: write_plain(out, split, sizes))
 
 
 def for_start(study: Study, name: str, use: Callable[[Study], Path]) -> Path:
     """The data of one use, one of the stages above, for a start and all that comes of it."""
-    return plain(study) if name in PLAIN else use(study)
+    return plain(study, name) if name in PLAIN else use(study)
 
 
 def base(study: Study) -> Path:
