@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.study.files import read_rows
 from benchmarks.study_pretrained import stages
@@ -25,7 +25,7 @@ from benchmarks.study_pretrained.data import (
 from benchmarks.study_pretrained.gather import gather
 from benchmarks.study_pretrained.keyed import keyed, read_figures, stages_in
 from benchmarks.study_pretrained.kinds import PLAIN_KINDS, TAUGHT, read_kinds
-from benchmarks.study_pretrained.measures import measure_steps
+from benchmarks.study_pretrained.measures import measure_in_float32, measure_steps
 from benchmarks.study_pretrained.other_data import read_questions, spread
 from benchmarks.study_pretrained.pairs import KINDS, traits
 from benchmarks.study_pretrained.problems import (
@@ -44,6 +44,8 @@ from benchmarks.study_pretrained.problems import (
 from benchmarks.study_pretrained.report import tables, watch_table
 from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
 from benchmarks.study_pretrained.settings import Sizes, Study
+from internvl_chat.checkpoint.export import export_checkpoint
+from internvl_chat.model import load_model
 from internvl_chat.training import parse_arguments
 from tools.reasoning_data_pipeline.prompts.wording import unasked
 
@@ -193,6 +195,23 @@ def test_a_start_and_all_that_comes_of_it_have_its_questions(tmp_path):
     assert [*map(stages.start_of, ("plain mpo", "start plain", "mpo"))] == ["plain", "plain", "longer"]
 
 
+def test_the_same_weights_answer_in_float32(golden_folder, tmp_path, monkeypatch):
+    stored = tmp_path / "stored"
+    export_checkpoint(load_model(golden_folder / "ckpt" / "tiny-qwen2"), golden_folder / "ckpt" / "tiny-qwen2", stored)
+    rounded = {name: weight.bfloat16() for name, weight in load_file(stored / "model.safetensors").items()}
+    save_file(rounded, stored / "model.safetensors", metadata={"format": "pt"})
+
+    def evaluate(checkpoint, out, *words):
+        weights = load_model(checkpoint).state_dict()
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+        assert all(torch.equal(weights[name], weight.float()) for name, weight in rounded.items())
+        return {"reasoned": {"all": 1}, "direct": {}}
+
+    monkeypatch.setattr("benchmarks.study_pretrained.measures._evaluate", evaluate)
+    (tmp_path / "out").mkdir()
+    assert measure_in_float32(stored, tmp_path, tmp_path / "out") == {"reasoned": {"all": 1}}
+
+
 def test_a_stage_is_done_once_for_its_settings(tmp_path):
     made = []
 
@@ -293,6 +312,7 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     answered(tmp_path, "greedy", sft, ["correct"] * 2 + ["wrong"] * 8)
     answered(tmp_path, "greedy", mpo, ["correct"] * 9 + ["wrong"])
     answered(tmp_path, "sampled", mpo, ["correct"] * 10)
+    answered(tmp_path, "float32", start, ["correct"] * 2 + ["wrong"] * 8)
     found = gather(tmp_path, STARTS, ARMS)
     runs = {row["arm"]: row for row in found["runs"]}
     against = runs["run mpo"]["against"]
@@ -310,6 +330,7 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
         "chosen_right": 50.0,
     }
     assert runs["run coin"]["against"]["sft"] == {}  # of other questions
+    assert found["starts"][0]["float32"]["reasoned"]["better"] == 1 and "float32" not in runs["run mpo"]
     starts, signs, prices = tables(found)
     assert starts[2].startswith("| taught for 64 steps | 10.0 [0.0, 100.0] |")
     assert signs[2].startswith("| MPO | 0 | 1 of 1 | +80.0 [") and signs[3].startswith("| SFT on chosen | 0 |")

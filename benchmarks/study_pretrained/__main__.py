@@ -22,10 +22,17 @@ from benchmarks.machine import write_results
 from benchmarks.study_pretrained.conditions import ARMS, CORE, STARTS
 from benchmarks.study_pretrained.gather import gather
 from benchmarks.study_pretrained.settings import Sizes, Study, register_template
-from benchmarks.study_pretrained.stages import answered_by_chance, answered_greedily, start, trained
+from benchmarks.study_pretrained.stages import (
+    answered_by_chance,
+    answered_greedily,
+    answered_in_float32,
+    start,
+    trained,
+)
 
 RESULT = "study_pretrained"
-MEASURES = {"greedy": answered_greedily, "sampled": answered_by_chance}
+MEASURES = {"greedy": answered_greedily, "sampled": answered_by_chance, "float32": answered_in_float32}
+USUAL = ["greedy", "sampled"]
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,7 +43,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, default=Path("work_dirs/study_pretrained"), help="folder of all stages")
     add("--arms", nargs="+", default=list(CORE), choices=[*ARMS, "all"], help="conditions to try; default: the core")
     add("--seeds", type=int, nargs="+", default=[1], help="how many, or from which to below which")
-    add("--measured", nargs="+", default=list(MEASURES), choices=MEASURES, help="in which order")
+    add("--measured", nargs="+", default=USUAL, choices=MEASURES, help="in which order; default: %(default)s")
     add("--minutes", type=float, default=600.0, help="begin no stage after so many")
     for size in fields(Sizes):
         add(f"--{size.name}", type=int, default=size.default, help="see settings.py; default: %(default)s")

@@ -16,6 +16,7 @@ from tools.evaluation.answering import read_answers
 from tools.evaluation.comparison import compare_way
 
 MEASURED = ("greedy", "sampled")
+FLOAT32 = "float32"
 RIVAL = "sft"
 COUNTED = ("pairs", "questions", "chosen_true", "chosen_right", "rejected_true_lines")
 ALSO = ("looks", "rounding")  # of a stage, as they stand
@@ -31,7 +32,8 @@ def gather(work: Path, starts: Mapping[str, Arm], arms: Mapping[str, Arm]) -> di
     Returns:
         `starts`: rows with a title, settings and figures; `runs`: the same with what the pairs were, what the log says
         at the end, and paired tests `against` the start and against SFT from it with the same seed; `easy_vqa`: what
-        became of the questions of others.
+        became of the questions of others. Either kind of row may have `float32`, a test of the same weights in that
+        format against the stored ones.
     """
     measured = {use: measured_in(work, use) for use in MEASURED}
     taught = [row for name, arm in starts.items() for row in _rows(work, f"start {name}", arm, measured)]
@@ -59,7 +61,14 @@ def _rows(work: Path, name: str, arm: Arm, measured: Mapping[str, Mapping[str, P
                 row["pairs"] = describe_pairs(work / stage["made_of"]["pairs"])
             figures = {use: read_figures(found[folder.name]) for use, found in measured.items() if folder.name in found}
             row |= {name: stage[name] for name in ALSO if name in stage}
+            row |= _in_float32(work, folder.name, measured["greedy"][folder.name])
             yield row | {"end": _end(stage["curve"]), **figures}
+
+
+def _in_float32(work: Path, name: str, stored: Path) -> dict[str, Any]:
+    """Answers of the same weights in float32 against those of the stored ones, where they were measured."""
+    found = measured_in(work, FLOAT32).get(name)
+    return {FLOAT32: compare(found, stored)} if found else {}
 
 
 def _tests(one: str, other: str | None, measured: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from benchmarks.study.measures import chosen_logps, mean
 from benchmarks.study_pretrained.data import steps_of
 from benchmarks.study_pretrained.problems import Step, judge_steps
+from benchmarks.study_pretrained.rounding import WEIGHTS
+from internvl_chat.checkpoint.export import copy_companions
 from tools.evaluate import answers_path, evaluate, parse_arguments
 from tools.evaluation.answering import read_answers
 from tools.reasoning_data_pipeline.prompts.wording import unasked
@@ -36,6 +40,18 @@ def measure_sampled(checkpoint: Path, questions: Path, out: Path, drawn: int) ->
     return {
         "reasoned": _evaluate(checkpoint, out, "--reasoned", asked, "--temperature", 1, "--samples", drawn)["reasoned"]
     }
+
+
+def measure_in_float32(checkpoint: Path, questions: Path, out: Path) -> dict[str, Any]:
+    """Accuracies of most likely answers, in percent by task, of the same weights in float32, which the engine takes."""
+    same = out / "checkpoint"
+    same.mkdir(exist_ok=True)
+    copy_companions(checkpoint, same)
+    weights = {name: weight.float() for name, weight in load_file(checkpoint / WEIGHTS).items()}
+    save_file(weights, same / WEIGHTS, metadata={"format": "pt"})
+    found = _evaluate(same, out, "--reasoned", questions / "held_out_en_prompts.jsonl")
+    (same / WEIGHTS).unlink()
+    return {"reasoned": found["reasoned"]}
 
 
 def _evaluate(checkpoint: Path, out: Path, *words: Any) -> dict[str, Any]:

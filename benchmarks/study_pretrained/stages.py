@@ -24,7 +24,7 @@ from benchmarks.study_pretrained.data import (
     write_watched,
 )
 from benchmarks.study_pretrained.keyed import emptied, keyed
-from benchmarks.study_pretrained.measures import measure_greedy, measure_sampled
+from benchmarks.study_pretrained.measures import measure_greedy, measure_in_float32, measure_sampled
 from benchmarks.study_pretrained.pairs import KINDS, traits
 from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
 from benchmarks.study_pretrained.settings import TEMPLATE, Study
@@ -169,6 +169,13 @@ def answered_by_chance(study: Study, name: str, checkpoint: Path) -> Path:
     questions, drawn = for_start(study, start_of(name), held_out), study.sizes.drawn
     made_of = {"checkpoint": checkpoint.name, "questions": questions.name, "drawn": drawn}
     return keyed(study.work, f"sampled {name}", made_of, lambda out: measure_sampled(checkpoint, questions, out, drawn))
+
+
+def answered_in_float32(study: Study, name: str, checkpoint: Path) -> Path:
+    """The figures of most likely answers by the weights of a checkpoint in float32."""
+    questions = for_start(study, start_of(name), held_out)
+    made_of = {"checkpoint": checkpoint.name, "questions": questions.name}
+    return keyed(study.work, f"float32 {name}", made_of, lambda out: measure_in_float32(checkpoint, questions, out))
 
 
 def start_of(name: str) -> str:
