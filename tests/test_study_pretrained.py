@@ -4,6 +4,7 @@ import json
 import re
 from itertools import chain
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -186,6 +187,19 @@ def test_plain_questions_have_one_template_a_kind_and_one_use(tmp_path):
     without = {re.sub(rf"\d+|{'|'.join(NAMES + THINGS)}", "_", text) for text in questions[0]}
     assert len(without) == len(PLAIN_KINDS)
     assert len(read_rows(tmp_path / "held_out_direct.jsonl")) == 5 and (tmp_path / "text.json").is_file()
+
+
+def test_a_start_with_a_habit_was_taught_to_add_in_the_last_step(tmp_path):
+    write_plain(tmp_path, "habit", Sizes(taught=300, asked=5, watched=0, held_out=5, direct=1, paragraphs=2))
+    drawn = {step_by_step(problem.text): problem for problem in draw_many("all", "habit", 300)}
+    rows = [row for row in read_rows(tmp_path / "taught.jsonl") if row["question"] in drawn]
+    taught = [(drawn[row["question"]], row["chosen"]) for row in rows]
+    assert len(taught) == 300 and all(chosen in (problem.solution, problem.hurried) for problem, chosen in taught)
+    hard = [chosen == problem.hurried for problem, chosen in taught if problem.hurried != problem.solution]
+    assert 0.6 < mean(hard) < 0.8 and 0.4 < len(hard) / 300 < 0.7
+    assert Problem("kind", "text", STEPS).hurried == "8 + 5 = 13\n13 + 4 = 17\nFinal answer: 17"
+    asked = read_rows(tmp_path / "asked_en_prompts.jsonl")
+    assert [row["answer"] for row in asked] == [one.answer for one in draw_many("all", "habit", 305)[300:]]
 
 
 def test_a_start_and_all_that_comes_of_it_have_its_questions(tmp_path):

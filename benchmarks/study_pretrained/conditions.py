@@ -26,6 +26,7 @@ LONG = "--max_steps 36 --learning_rate 2e-4"
 PLAIN_LONG = "--per_device_train_batch_size 8 --group_by none --max_steps 60 --learning_rate 1.6e-5"
 FIRST_RATE = "--learning_rate 8e-6"
 FIRST = "--per_device_train_batch_size 8 --group_by none --max_steps 40"
+HABIT = f"{FULL} {FIRST} --learning_rate 2e-5"
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
 TEACH_PLAIN = f"{FULL} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-5 --logging_steps 4"
 
@@ -34,8 +35,13 @@ STARTS = {
     "longer": Arm("taught for 64 steps", f"{TEACH} --max_steps 40 --seed 1", start="short"),
     "plain": Arm("one template a kind, all weights taught for 50 steps", f"{TEACH_PLAIN} --max_steps 50"),
     "large": Arm("the same with numbers twice as large", f"{TEACH_PLAIN} --max_steps 50"),
+    "habit": Arm("the same, the last step a sum in seven of ten solutions", f"{TEACH_PLAIN} --max_steps 50"),
 }
-PLAIN = ("plain", "large")  # starts that know the problems of the split of their name alone, and are asked these
+PLAIN = (
+    "plain",
+    "large",
+    "habit",
+)  # starts that know the problems of the split of their name alone, and are asked these
 """How each start is taught the form, on worked solutions in the taught sentences, from the base or another start."""
 
 ARMS = {
@@ -88,6 +94,10 @@ ARMS = {
         f"{MPO} {FULL} {FIRST} {FIRST_RATE} {WATCH} --eval_steps 9",
         start="large",
     ),
+    "habit sft": Arm(
+        "SFT on chosen, a start with a habit, 40 steps at 2e-5", f"--loss_type sft {HABIT}", start="habit"
+    ),
+    "habit mpo": Arm("MPO, a start with a habit, 40 steps at 2e-5", f"{MPO} {HABIT}", start="habit"),
     "plain trl": Arm(
         "TRL's DPOTrainer, one template a kind, as the first try",
         f"{MPO} {FULL} {FIRST} {FIRST_RATE}",
@@ -104,6 +114,7 @@ RIVALS = {
     "plain mpo": "plain sft",
     "plain trl": "plain sft",
     "plain long mpo": "plain long sft",
+    "habit mpo": "habit sft",
 }
 """Arm -> the SFT that it is compared with, on the same pairs with the same seed, where that is not `sft`."""
 CORE = ("sft", "mpo", "dpo", "dpo+", "bco")

@@ -12,6 +12,7 @@ A start of `conditions.PLAIN` has these files with problems of the split of its 
 
 from __future__ import annotations
 
+import random
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -28,6 +29,7 @@ from tools.reasoning_data_pipeline.prompts.wording import ask
 IN_A_NUMBER = "\nAnswer with the number only."
 GO_ON = "Go on."
 DIRECT_EVERY = 4  # of the worked solutions, also as a number
+HURRIED_SHARES = {"habit": 0.7}  # split -> of its worked solutions
 PLAIN_USES = ("taught", "asked", "watched", "held_out")
 
 
@@ -75,7 +77,7 @@ def write_plain(folder: Path, split: str, sizes: Sizes) -> None:
     """
     drawn = iter(draw_many("all", split, sum(getattr(sizes, use) for use in PLAIN_USES)))
     taught, asked, watched, held_out = (list(islice(drawn, getattr(sizes, use))) for use in PLAIN_USES)
-    write_mixture(folder / "taught.json", _worked(taught))
+    write_mixture(folder / "taught.json", _worked(taught, HURRIED_SHARES.get(split, 0)))
     for use, problems in (("asked", asked), ("watched", watched)):
         write_rows(folder / f"{use}_en_prompts.jsonl", [_prompt(problem, use) for problem in problems])
     _write_held_out(folder, held_out, (), sizes)
@@ -88,11 +90,12 @@ def write_mixture(meta: Path, rows: Sequence[Row]) -> Path:
     return write_meta(meta, {meta.stem: spec.to_entry()})
 
 
-def _worked(problems: Sequence[Problem]) -> list[Row]:
-    """Step by step all of them, in a number every `DIRECT_EVERY`-th."""
-    rows = []
+def _worked(problems: Sequence[Problem], hurried_share: float = 0) -> list[Row]:
+    """Step by step all of them, a share as by habit, and in a number every `DIRECT_EVERY`-th."""
+    rows, rng = [], random.Random("habit")
     for index, problem in enumerate(problems):
-        rows.append({"question": step_by_step(problem.text), "chosen": problem.solution})
+        solution = problem.hurried if rng.random() < hurried_share else problem.solution
+        rows.append({"question": step_by_step(problem.text), "chosen": solution})
         if index % DIRECT_EVERY == 0:
             rows.append({"question": problem.text + IN_A_NUMBER, "chosen": problem.answer})
     return rows

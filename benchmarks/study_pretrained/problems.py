@@ -22,8 +22,12 @@ THINGS = (
     "stickers", "candles", "buttons", "rings",
 )  # fmt: skip
 LARGEST = 60  # of all numbers in a solution
-SPLITS = ("taught", "asked", "held_out", "held_out_kinds", "plain", "large")
-PLAIN_SCALES = {"plain": 1, "large": 2}  # splits with one template a kind -> how many times as large numbers are
+SPLITS = ("taught", "asked", "held_out", "held_out_kinds", "plain", "large", "habit")
+PLAIN_SCALES = {
+    "plain": 1,
+    "large": 2,
+    "habit": 1,
+}  # splits with one template a kind -> how many times as large numbers are
 LINE = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
@@ -68,6 +72,12 @@ class Problem:
     def solution(self) -> str:
         """The steps and the final answer, as a model is to write them."""
         return solution_of(self.steps)
+
+    @property
+    def hurried(self) -> str:
+        """As who has the habit to add in the last step, whatever is asked: right where it is a sum."""
+        *first, last = self.steps
+        return solution_of([*first, Step(last.left, "+", last.right, last.left + last.right)])
 
 
 def solution_of(steps: Sequence[Step]) -> str:
