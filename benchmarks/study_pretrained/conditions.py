@@ -35,7 +35,7 @@ STARTS = {
     "longer": Arm("taught for 64 steps", f"{TEACH} --max_steps 40 --seed 1", start="short"),
     "plain": Arm("one template a kind, all weights taught for 50 steps", f"{TEACH_PLAIN} --max_steps 50"),
     "large": Arm("the same with numbers twice as large", f"{TEACH_PLAIN} --max_steps 50"),
-    "habit": Arm("the same, the last step a sum in seven of ten solutions", f"{TEACH_PLAIN} --max_steps 50"),
+    "habit": Arm("one template a kind, the last step a sum in seven of ten solutions", f"{TEACH_PLAIN} --max_steps 50"),
 }
 PLAIN = (
     "plain",
