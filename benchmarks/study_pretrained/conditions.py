@@ -98,6 +98,9 @@ ARMS = {
         "SFT on chosen, a start with a habit, 40 steps at 2e-5", f"--loss_type sft {HABIT}", start="habit"
     ),
     "habit mpo": Arm("MPO, a start with a habit, 40 steps at 2e-5", f"{MPO} {HABIT}", start="habit"),
+    "habit nll 3": Arm(
+        "MPO, NLL weight 3, a start with a habit, 40 steps at 2e-5", f"{MPO} --rpo_alpha 3 {HABIT}", start="habit"
+    ),
     "plain trl": Arm(
         "TRL's DPOTrainer, one template a kind, as the first try",
         f"{MPO} {FULL} {FIRST} {FIRST_RATE}",
@@ -115,6 +118,7 @@ RIVALS = {
     "plain trl": "plain sft",
     "plain long mpo": "plain long sft",
     "habit mpo": "habit sft",
+    "habit nll 3": "habit sft",
 }
 """Arm -> the SFT that it is compared with, on the same pairs with the same seed, where that is not `sft`."""
 CORE = ("sft", "mpo", "dpo", "dpo+", "bco")
