@@ -8,7 +8,7 @@ import pytest
 from tools.visual_reasoning.practice import IN_A_ROW, WORDS, calculate, go_around, practise, recall, tell_apart
 from tools.visual_reasoning.tasks import NUMBERS
 
-PLACE = r"(?:top|bottom) (?:left|right)"
+PLACE = r"(?:north|south)(?:west|east)"
 ENTRY = rf"(.+) ({PLACE})"
 
 
@@ -54,7 +54,7 @@ def test_what_stands_beside_a_thing_follows_from_what_is_told(rng):
         assert len(steps) == len(asked.split(", "))
         for step, words in zip(steps, asked.split(", "), strict=True):
             side, asked_shape = words.split(" the ")
-            way = re.fullmatch(rf"(\w+) ({PLACE}), {side} it ({PLACE}): (.+)\.", step)
+            way = re.fullmatch(rf"Find (\w+) ({PLACE}), {side} it ({PLACE}): (.+)\.", step)
             shape, place, there, thing = way.groups()
             assert shape == asked_shape and at[place].endswith(shape) and at[there] == thing
 
