@@ -24,8 +24,9 @@ WATCH = (
 )
 LONG = "--max_steps 36 --learning_rate 2e-4"
 PLAIN_LONG = "--per_device_train_batch_size 8 --group_by none --max_steps 60 --learning_rate 1.6e-5"
-FIRST_RATE = "--learning_rate 8e-6"
 FIRST = "--per_device_train_batch_size 8 --group_by none --max_steps 40"
+AS_FIRST = f"{FULL} {FIRST} --learning_rate 8e-6"
+LOOKS = f"{WATCH} --eval_steps 9"
 HABIT = f"{FULL} {FIRST} --learning_rate 2e-5"
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
 TEACH_PLAIN = f"{FULL} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-5 --logging_steps 4"
@@ -37,12 +38,7 @@ STARTS = {
     "large": Arm("the same with numbers twice as large", f"{TEACH_PLAIN} --max_steps 50"),
     "habit": Arm("one template a kind, the last step a sum in seven of ten solutions", f"{TEACH_PLAIN} --max_steps 50"),
 }
-PLAIN = (
-    "plain",
-    "large",
-    "habit",
-)  # starts that know the problems of the split of their name alone, and are asked these
-"""How each start is taught the form, on worked solutions in the taught sentences, from the base or another start."""
+"""How each start is taught the form, on worked solutions of its questions, from the base or another start."""
 
 ARMS = {
     "sft": Arm("SFT on chosen", "--loss_type sft", start="longer"),
@@ -67,7 +63,7 @@ ARMS = {
     "full 1e-6": Arm("MPO, all weights, rate 1e-6", f"{MPO} {FULL} --learning_rate 1e-6", start="longer"),
     "first try": Arm(
         "MPO as in the first try: all weights, rate 8e-6, 40 steps of 8, shuffled",
-        f"{MPO} {FULL} {FIRST} {FIRST_RATE} {WATCH} --eval_steps 9 --save_strategy steps --save_steps 40",
+        f"{MPO} {AS_FIRST} {LOOKS} --save_strategy steps --save_steps 40",
         start="longer",
     ),
     "long sft": Arm("SFT on chosen, 36 steps at 2e-4", f"--loss_type sft {LONG}", start="longer"),
@@ -77,12 +73,12 @@ ARMS = {
     ),
     "plain sft": Arm(
         "SFT on chosen, one template a kind, as the first try",
-        f"--loss_type sft {FULL} {FIRST} {FIRST_RATE}",
+        f"--loss_type sft {AS_FIRST}",
         start="plain",
     ),
     "plain mpo": Arm(
         "MPO, one template a kind, as the first try",
-        f"{MPO} {FULL} {FIRST} {FIRST_RATE} {WATCH} --eval_steps 9",
+        f"{MPO} {AS_FIRST} {LOOKS}",
         start="plain",
     ),
     "plain long sft": Arm(
@@ -91,7 +87,7 @@ ARMS = {
     "plain long mpo": Arm("MPO, one template a kind, 60 steps at 1.6e-5", f"{MPO} {FULL} {PLAIN_LONG}", start="plain"),
     "large mpo": Arm(
         "MPO, one template a kind, large numbers, as the first try",
-        f"{MPO} {FULL} {FIRST} {FIRST_RATE} {WATCH} --eval_steps 9",
+        f"{MPO} {AS_FIRST} {LOOKS}",
         start="large",
     ),
     "habit sft": Arm(
@@ -103,7 +99,7 @@ ARMS = {
     ),
     "plain trl": Arm(
         "TRL's DPOTrainer, one template a kind, as the first try",
-        f"{MPO} {FULL} {FIRST} {FIRST_RATE}",
+        f"{MPO} {AS_FIRST}",
         start="plain",
     ),
     "short sft": Arm("SFT on chosen, start taught for 24 steps", "--loss_type sft", start="short"),

@@ -7,7 +7,7 @@ held_out_en_prompts.jsonl           held-out sentences (task `templates`) and ki
 held_out_direct.jsonl               some of the former, to be answered in a number
 text.jsonl, text.json               paragraphs of a text that has nothing to do with this, see `paragraphs`
 
-A start of `conditions.PLAIN` has these files with problems of the split of its name instead, by `write_plain`.
+A start of `problems.PLAIN_SPLITS` has these files with problems of the split of its name instead, by `write_plain`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 from benchmarks.study.files import Row, read_rows, write_meta, write_rows
-from benchmarks.study_pretrained.problems import Problem, Step, draw_many, read_steps
+from benchmarks.study_pretrained.problems import PLAIN_SPLITS, Problem, Step, draw_many, read_steps
 from benchmarks.study_pretrained.settings import Sizes
 from internvl_chat.records.meta import DatasetSpec
 from internvl_chat.records.rows import Source
@@ -29,7 +29,6 @@ from tools.reasoning_data_pipeline.prompts.wording import ask
 IN_A_NUMBER = "\nAnswer with the number only."
 GO_ON = "Go on."
 DIRECT_EVERY = 4  # of the worked solutions, also as a number
-HURRIED_SHARES = {"habit": 0.7}  # split -> of its worked solutions
 PLAIN_USES = ("taught", "asked", "watched", "held_out")
 
 
@@ -77,7 +76,7 @@ def write_plain(folder: Path, split: str, sizes: Sizes) -> None:
     """
     drawn = iter(draw_many("all", split, sum(getattr(sizes, use) for use in PLAIN_USES)))
     taught, asked, watched, held_out = (list(islice(drawn, getattr(sizes, use))) for use in PLAIN_USES)
-    write_mixture(folder / "taught.json", _worked(taught, HURRIED_SHARES.get(split, 0)))
+    write_mixture(folder / "taught.json", _worked(taught, PLAIN_SPLITS[split].hurried))
     for use, problems in (("asked", asked), ("watched", watched)):
         write_rows(folder / f"{use}_en_prompts.jsonl", [_prompt(problem, use) for problem in problems])
     _write_held_out(folder, held_out, (), sizes)
@@ -90,11 +89,11 @@ def write_mixture(meta: Path, rows: Sequence[Row]) -> Path:
     return write_meta(meta, {meta.stem: spec.to_entry()})
 
 
-def _worked(problems: Sequence[Problem], hurried_share: float = 0) -> list[Row]:
+def _worked(problems: Sequence[Problem], hurried: float = 0) -> list[Row]:
     """Step by step all of them, a share as by habit, and in a number every `DIRECT_EVERY`-th."""
     rows, rng = [], random.Random("habit")
     for index, problem in enumerate(problems):
-        solution = problem.hurried if rng.random() < hurried_share else problem.solution
+        solution = problem.hurried if rng.random() < hurried else problem.solution
         rows.append({"question": step_by_step(problem.text), "chosen": solution})
         if index % DIRECT_EVERY == 0:
             rows.append({"question": problem.text + IN_A_NUMBER, "chosen": problem.answer})

@@ -3,8 +3,9 @@
 A problem is one sentence of each part, so a kind has as many templates as there are choices. The first `TAUGHT`
 sentences of a part are those of the worked solutions that the start learns the form from; all that are `said` are in
 questions to sample answers to, of which only the final answer is known; those of `held_out` are in held-out questions
-alone. Kinds under "held out" are never trained on. In a step, s1 is the result of the first. The splits `plain`
-and `large` have one template of each of `PLAIN_KINDS` for every use: held-out questions have other names and numbers.
+alone. Kinds under "held out" are never trained on. In a step, s1 is the result of the first. The splits of
+`problems.PLAIN_SPLITS` have one template of each of `PLAIN_KINDS` for every use: held-out questions have other names
+and numbers.
 """
 
 from __future__ import annotations

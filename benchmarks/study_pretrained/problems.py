@@ -22,13 +22,25 @@ THINGS = (
     "stickers", "candles", "buttons", "rings",
 )  # fmt: skip
 LARGEST = 60  # of all numbers in a solution
-SPLITS = ("taught", "asked", "held_out", "held_out_kinds", "plain", "large", "habit")
-PLAIN_SCALES = {
-    "plain": 1,
-    "large": 2,
-    "habit": 1,
-}  # splits with one template a kind -> how many times as large numbers are
 LINE = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
+
+
+@dataclass(frozen=True)
+class PlainSplit:
+    """Problems with one template a kind.
+
+    Attributes:
+        scale: how many times as large numbers are.
+        hurried: share of the worked solutions that are `Problem.hurried`.
+    """
+
+    scale: int = 1
+    hurried: float = 0.0
+
+
+PLAIN_SPLITS = {"plain": PlainSplit(), "large": PlainSplit(scale=2), "habit": PlainSplit(hurried=0.7)}
+"""Each is all that the start of its name knows and is asked."""
+SPLITS = ("taught", "asked", "held_out", "held_out_kinds", *PLAIN_SPLITS)
 
 
 @dataclass(frozen=True)
@@ -106,10 +118,10 @@ def draw_many(name: str, split: str, number: int) -> list[Problem]:
 def draw(split: str, rng: random.Random) -> Problem:
     """A problem of one of SPLITS, its kind, sentences, names and numbers drawn."""
     kinds = read_kinds()["held out" if split == "held_out_kinds" else "trained"]
-    name = rng.choice(PLAIN_KINDS if split in PLAIN_SCALES else sorted(kinds))
+    name = rng.choice(PLAIN_KINDS if split in PLAIN_SPLITS else sorted(kinds))
     kind = kinds[name]
     told = [rng.choice(sentences(part, split)) for part in kind.parts]
-    numbers, steps = draw_numbers(kind, rng, PLAIN_SCALES.get(split, 1))
+    numbers, steps = draw_numbers(kind, rng, PLAIN_SPLITS[split].scale if split in PLAIN_SPLITS else 1)
     one, other = rng.sample(NAMES, 2)
     text = " ".join(told).format(name=one, other=other, things=rng.choice(THINGS), **numbers)
     return Problem(name, text, steps)
@@ -117,7 +129,7 @@ def draw(split: str, rng: random.Random) -> Problem:
 
 def sentences(part: Part, split: str) -> tuple[str, ...]:
     """The sentences of a part that a split may use."""
-    if split in PLAIN_SCALES:
+    if split in PLAIN_SPLITS:
         return part.said[:1]
     return {"taught": part.said[:TAUGHT], "held_out": part.held_out}.get(split, part.said)
 

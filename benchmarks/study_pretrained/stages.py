@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.study.arms import Arm
 from benchmarks.study.files import lengths_of, read_meta, read_rows
-from benchmarks.study_pretrained.conditions import ARMS, BY_TRL, MODEL, PLAIN, STARTS, TRAIN, WATCHED
+from benchmarks.study_pretrained.conditions import ARMS, BY_TRL, MODEL, STARTS, TRAIN, WATCHED
 from benchmarks.study_pretrained.data import (
     PLAIN_USES,
     steps_of,
@@ -26,6 +26,7 @@ from benchmarks.study_pretrained.data import (
 from benchmarks.study_pretrained.keyed import emptied, keyed
 from benchmarks.study_pretrained.measures import measure_greedy, measure_in_float32, measure_sampled
 from benchmarks.study_pretrained.pairs import KINDS, traits
+from benchmarks.study_pretrained.problems import PLAIN_SPLITS
 from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
 from benchmarks.study_pretrained.settings import TEMPLATE, Study
 from internvl_chat.model.upstream import PREFIX_CHECKPOINT_DIR
@@ -75,7 +76,7 @@ def plain(study: Study, split: str) -> Path:
 
 def for_start(study: Study, name: str, use: Callable[[Study], Path]) -> Path:
     """The data of one use, one of the stages above, for a start and all that comes of it."""
-    return plain(study, name) if name in PLAIN else use(study)
+    return plain(study, name) if name in PLAIN_SPLITS else use(study)
 
 
 def base(study: Study) -> Path:
