@@ -23,7 +23,7 @@ from benchmarks.study_pretrained.data import (
     write_taught,
     write_watched,
 )
-from benchmarks.study_pretrained.gather import gather
+from benchmarks.study_pretrained.gather import gather, seed_of
 from benchmarks.study_pretrained.keyed import keyed, read_figures, stages_in
 from benchmarks.study_pretrained.kinds import PLAIN_KINDS, TAUGHT, read_kinds
 from benchmarks.study_pretrained.measures import measure_in_float32, measure_steps
@@ -42,7 +42,7 @@ from benchmarks.study_pretrained.problems import (
     read_steps,
     solution_of,
 )
-from benchmarks.study_pretrained.report import tables, watch_table
+from benchmarks.study_pretrained.report import seed_table, tables, watch_table
 from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
 from benchmarks.study_pretrained.settings import Sizes, Study
 from internvl_chat.checkpoint.export import export_checkpoint
@@ -345,10 +345,10 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     }
     assert runs["run coin"]["against"]["sft"] == {}  # of other questions
     assert found["starts"][0]["float32"]["reasoned"]["better"] == 1 and "float32" not in runs["run mpo"]
-    starts, signs, prices = tables(found)
+    starts, seeds, signs, prices = tables(found)
     assert starts[2].startswith("| taught for 64 steps | 10.0 [0.0, 100.0] |")
     assert signs[2].startswith("| MPO | 0 | 1 of 1 | +80.0 [") and signs[3].startswith("| SFT on chosen | 0 |")
-    assert len(prices) == 5
+    assert len(prices) == 5 and len(seeds) == 2  # none has two
 
 
 def test_an_arm_is_tested_against_the_sft_of_its_own_kind(tmp_path):
@@ -362,6 +362,31 @@ def test_an_arm_is_tested_against_the_sft_of_its_own_kind(tmp_path):
     runs = {row["arm"]: row for row in gather(tmp_path, STARTS, ARMS)["runs"]}
     assert runs["run plain mpo"]["against"]["sft"]["greedy"]["reasoned"]["difference"] == 50
     assert runs["run plain sft"]["against"]["sft"] == {}
+
+
+def test_several_seeds_are_tested_by_their_mean(tmp_path):
+    """Of four questions the start answers one; SFT 2 and 2, MPO 3 and 4, DPO none; each question counts once."""
+    chosen = keyed(tmp_path, "pairs habit own", {"kind": "own", "pairs": "all"}, lambda folder: {})
+    start = keyed(tmp_path, "start habit", {"flags": ""}, lambda folder: {"curve": []})
+    answered(tmp_path, "greedy", start, ["correct"] + ["wrong"] * 3)
+    for name, counts in (("sft", (2, 2)), ("mpo", (3, 4)), ("dpo", (0,))):
+        for seed, right in enumerate(counts):
+            made_of = {"start": start.name, "pairs": chosen.name, "flags": f"{name} --seed {seed}"}
+            run = keyed(tmp_path, f"run habit {name}", made_of, lambda folder: {"curve": []})
+            answered(tmp_path, "greedy", run, ["correct"] * right + ["wrong"] * (4 - right))
+    figures = gather(tmp_path, STARTS, ARMS)
+    found = {row["arm"]: row for row in figures["seeds"]}
+    assert found.keys() == {"run habit sft", "run habit mpo"}
+    start, sft = (found["run habit mpo"]["against"][name] for name in ("start", "sft"))
+    assert (start["difference"], start["points"], start["better"], start["worse"]) == (62.5, [50, 75], 3, 0)
+    assert (sft["difference"], sft["points"]) == (37.5, [25, 50])  # of 1 and 0.5 of the last two questions
+    assert found["run habit mpo"]["against"]["dpo"] == {}  # which has one seed
+    assert found["run habit sft"]["against"]["sft"] == {}
+    first, second = seed_table(figures["seeds"])[2:]
+    assert first.startswith("| MPO, a start with a habit, 40 steps at 2e-5 | 2 | +62.5 [") and "+25.0, +50.0" in first
+    assert second.startswith("| SFT on chosen, a start with a habit, 40 steps at 2e-5 | 2 | +25.0 [")
+    (mpo,) = (row for row in figures["runs"] if row["arm"] == "run habit mpo" and seed_of(row) == "0")
+    assert mpo["against"]["dpo"]["greedy"]["reasoned"]["difference"] == 75
 
 
 def test_looks_are_shown_with_their_verdicts():

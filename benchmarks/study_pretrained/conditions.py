@@ -97,6 +97,19 @@ ARMS = {
     "habit nll 3": Arm(
         "MPO, NLL weight 3, a start with a habit, 40 steps at 2e-5", f"{MPO} --rpo_alpha 3 {HABIT}", start="habit"
     ),
+    "habit dpo": Arm("DPO, a start with a habit, 40 steps at 2e-5", f"--loss_type sigmoid {HABIT}", start="habit"),
+    "habit dpo+": Arm("DPO+, a start with a habit, 40 steps at 2e-5", f"--loss_type sigmoid+ {HABIT}", start="habit"),
+    "habit bco": Arm("BCO, a start with a habit, 40 steps at 2e-5", f"--loss_type bco_pair {HABIT}", start="habit"),
+    "habit swapped": Arm(
+        "MPO, a start with a habit, chosen and rejected swapped, 40 steps at 2e-5",
+        f"{MPO} {HABIT} {LOOKS}",
+        pairs="swapped",
+        start="habit",
+    ),
+    "habit trl": Arm("TRL's DPOTrainer, a start with a habit, 40 steps at 2e-5", f"{MPO} {HABIT}", start="habit"),
+    "large 2e-5": Arm(
+        "MPO, one template a kind, large numbers, 40 steps at 2e-5", f"{MPO} {HABIT} {LOOKS}", start="large"
+    ),
     "plain trl": Arm(
         "TRL's DPOTrainer, one template a kind, as the first try",
         f"{MPO} {AS_FIRST}",
@@ -106,15 +119,16 @@ ARMS = {
     "short mpo": Arm("MPO, start taught for 24 steps", MPO, start="short"),
     "gold": Arm("SFT on worked solutions of the questions", "--loss_type sft", pairs="gold", start="longer"),
 }
-BY_TRL = ("plain trl",)  # arms that `trl_control` trains
-RIVALS = {
-    "short mpo": "short sft",
-    "long mpo": "long sft",
-    "plain mpo": "plain sft",
-    "plain trl": "plain sft",
-    "plain long mpo": "plain long sft",
-    "habit mpo": "habit sft",
-    "habit nll 3": "habit sft",
+BY_TRL = ("plain trl", "habit trl")  # arms that `trl_control` trains
+RIVALS = ("sft", "dpo")
+RIVALS_OF = {
+    "short mpo": ("short sft",),
+    "long mpo": ("long sft",),
+    "plain mpo": ("plain sft",),
+    "plain trl": ("plain sft",),
+    "plain long mpo": ("plain long sft",),
+    **dict.fromkeys(("habit mpo", "habit nll 3", "habit dpo+", "habit bco", "habit trl"), ("habit sft", "habit dpo")),
+    "habit dpo": ("habit sft",),
 }
-"""Arm -> the SFT that it is compared with, on the same pairs with the same seed, where that is not `sft`."""
+"""Arm -> the SFT, and the DPO where there is one, that it is compared with where these are not RIVALS."""
 CORE = ("sft", "mpo", "dpo", "dpo+", "bco")

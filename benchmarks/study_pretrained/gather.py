@@ -1,23 +1,23 @@
-"""All figures that are there, each run tested against its start and against SFT from it, question by question."""
+"""All figures that are there, each run tested against its start, SFT and DPO from it, question by question."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.study.arms import Arm
 from benchmarks.study.measures import mean
-from benchmarks.study_pretrained.conditions import RIVALS
+from benchmarks.study_pretrained.conditions import RIVALS, RIVALS_OF
 from benchmarks.study_pretrained.keyed import read_figures, stages_in
 from benchmarks.study_pretrained.measures import answers_of
 from benchmarks.study_pretrained.other_data import STAGE
 from tools.evaluation.answering import read_answers
-from tools.evaluation.comparison import compare_way
+from tools.evaluation.comparison import compare_way, paired, share
 
 MEASURED = ("greedy", "sampled")
 FLOAT32 = "float32"
-RIVAL = "sft"
 COUNTED = ("pairs", "questions", "chosen_true", "chosen_right", "rejected_true_lines")
 ALSO = ("looks", "rounding")  # of a stage, as they stand
 LAST = 3  # entries of a curve whose mean is shown
@@ -31,19 +31,54 @@ def gather(work: Path, starts: Mapping[str, Arm], arms: Mapping[str, Arm]) -> di
 
     Returns:
         `starts`: rows with a title, settings and figures; `runs`: the same with what the pairs were, what the log says
-        at the end, and paired tests `against` the start and against SFT from it with the same seed; `easy_vqa`: what
-        became of the questions of others. Either kind of row may have `float32`, a test of the same weights in that
-        format against the stored ones.
+        at the end, and paired tests `against` the start, and against SFT and DPO from it with the same seed;
+        `seeds`: arms with several of them, tested by their mean; `easy_vqa`: what became of the questions of others.
+        Starts and runs may have `float32`, a test of the same weights in that format against the stored ones.
     """
     measured = {use: measured_in(work, use) for use in MEASURED}
     taught = [row for name, arm in starts.items() for row in _rows(work, f"start {name}", arm, measured)]
     runs = [row for name, arm in arms.items() for row in _rows(work, f"run {name}", arm, measured)]
     folders = {(row["arm"], _origin(row)): row["folder"] for row in runs}
     for row in runs:
-        rival = RIVALS.get(row["arm"].removeprefix("run "), RIVAL)
-        others = {"start": row["made_of"]["start"], RIVAL: folders.get((f"run {rival}", _origin(row)))}
-        row["against"] = {name: _tests(row["folder"], other, measured) for name, other in others.items()}
-    return {"starts": taught, "runs": runs, STAGE.replace(" ", "_"): [*map(read_figures, stages_in(work, STAGE))]}
+        rivals = zip(RIVALS, RIVALS_OF.get(row["arm"].removeprefix("run "), RIVALS), strict=False)
+        others = {name: folders.get((f"run {rival}", _origin(row))) for name, rival in rivals}
+        row["others"] = {"start": row["made_of"]["start"], **others}
+        row["against"] = {name: _tests(row["folder"], other, measured) for name, other in row["others"].items()}
+    seeds = [*over_seeds(runs, measured["greedy"])]
+    others_asked = [*map(read_figures, stages_in(work, STAGE))]
+    return {"starts": taught, "runs": runs, "seeds": seeds, STAGE.replace(" ", "_"): others_asked}
+
+
+def over_seeds(runs: Sequence[Row], greedy: Mapping[str, Path]) -> Iterator[Row]:
+    """Arms that were trained with several seeds, each tested by its greedy answers to the same questions.
+
+    A question counts once: with the share of the seeds that are right, against the same share of what they are tested
+    against. So the interval is that of other questions, and the points of each seed say what other seeds may do.
+    """
+    groups = defaultdict(list)
+    for row in runs:
+        groups[row["arm"], row["title"], row["made_of"]["start"], row["made_of"]["pairs"]].append(row)
+    for (arm, title, *_), found in groups.items():
+        rows = sorted(found, key=seed_of)
+        if len(rows) > 1:
+            against = {name: _pooled(rows, name, greedy) for name in ("start", *RIVALS)}
+            yield {"arm": arm, "title": title, "seeds": [*map(seed_of, rows)], "against": against}
+
+
+def _pooled(rows: Sequence[Row], name: str, greedy: Mapping[str, Path]) -> Row:
+    """The test of runs against the others of a name, with the points of each; none where one has no other."""
+    others = [row["others"].get(name) for row in rows]
+    if None in others or {row["folder"] for row in rows} & {*others}:
+        return {}
+    now, before = ([_greedy_shares(greedy[one]) for one in ones] for ones in ([row["folder"] for row in rows], others))
+    shares = [[mean([answers[key] for answers in found]) for key in now[0]] for found in (before, now)]
+    points = [row["against"][name]["greedy"]["reasoned"]["difference"] for row in rows]
+    return {**paired([*zip(*shares, strict=True)]), "points": points}
+
+
+def _greedy_shares(folder: Path) -> dict[str, float]:
+    """Question -> share of its answers that are right."""
+    return {key: share(row) for key, row in read_answers(answers_of(folder))["reasoned"].items()}
 
 
 def measured_in(work: Path, use: str) -> dict[str, Path]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from benchmarks.machine import RESULTS
 from benchmarks.study.report import as_table
-from benchmarks.study_pretrained.gather import RIVAL, seed_of
+from benchmarks.study_pretrained.conditions import RIVALS
+from benchmarks.study_pretrained.gather import seed_of
 
 REASONED, DIRECT = "reasoned", "direct"
 NOTHING = ""
@@ -30,9 +31,10 @@ Row = Mapping[str, Any]
 
 
 def tables(figures: Mapping[str, Any]) -> list[list[str]]:
-    """The starts; every run against its start and against SFT; what else it changed; the looks at watched ones."""
+    """The starts; several seeds and every run against start, SFT, DPO; what else changed; the looks at watched runs."""
     runs = figures["runs"]
-    return [start_table(figures["starts"]), sign_table(runs), price_table(runs), *map(watch_table, watched(runs))]
+    found = [start_table(figures["starts"]), seed_table(figures["seeds"]), sign_table(runs), price_table(runs)]
+    return [*found, *map(watch_table, watched(runs))]
 
 
 def start_table(starts: Sequence[Row]) -> list[str]:
@@ -41,14 +43,26 @@ def start_table(starts: Sequence[Row]) -> list[str]:
     return as_table(["start", *ACCURACIES, *STEPS], rows)
 
 
+def seed_table(arms: Sequence[Row]) -> list[str]:
+    """Points by which the mean of several seeds is above the start, SFT and DPO, and those of each seed."""
+    rows = []
+    for row in sorted(arms, key=lambda row: -row["against"]["start"]["difference"]):
+        tests = [row["against"][name] for name in ("start", *RIVALS)]
+        each = [", ".join(f"{points:+.1f}" for points in test.get("points", ())) for test in tests]
+        cells = [f"{points_of(test)}; {one}" if test else NOTHING for test, one in zip(tests, each, strict=True)]
+        rows.append([row["title"], str(len(row["seeds"])), *cells])
+    return as_table(["run", "seeds", *(f"above {name}; each" for name in ("the start", "SFT", "DPO"))], rows)
+
+
 def sign_table(runs: Sequence[Row]) -> list[str]:
-    """Points by which each run is above its start and above SFT from it, best first."""
+    """Points by which each run is above its start, and above SFT and DPO from it, best first."""
     rows = []
     for row in sorted(runs, key=gain, reverse=True):
-        tests = [difference(row, other, use) for other in ("start", RIVAL) for use in ("greedy", "sampled")]
+        compared = [("start", "greedy"), ("start", "sampled"), *((rival, "greedy") for rival in RIVALS)]
+        tests = [difference(row, other, use) for other, use in compared]
         pairs = row["pairs"]
         rows.append([row["title"], seed_of(row), f"{pairs['pairs']} of {pairs['questions']}", *tests])
-    head = ["run", "seed", "pairs of questions", "greedy", "sampled", "greedy, above SFT", "sampled, above SFT"]
+    head = ["run", "seed", "pairs of questions", "greedy", "sampled", "greedy, above SFT", "greedy, above DPO"]
     return as_table(head, rows)
 
 
@@ -105,9 +119,12 @@ def gain(row: Row) -> float:
 
 def difference(row: Row, other: str, use: str) -> str:
     """Points above another on the same questions, their interval, and p of the paired test."""
-    test = row["against"][other].get(use, {}).get(REASONED)
-    if test is None:
-        return NOTHING
+    test = row["against"].get(other, {}).get(use, {}).get(REASONED)
+    return points_of(test) if test else NOTHING
+
+
+def points_of(test: Row) -> str:
+    """Points of a paired test, their interval, and p."""
     low, high = test["interval"]
     return f"{test['difference']:+.1f} [{low:+.1f}, {high:+.1f}], p {test['p']:.2g}"
 
