@@ -261,9 +261,9 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monke
     run = tmp_path / "run"
     run.mkdir()
     (run / "left.txt").touch()
-    assert stages._train(run, run / "meta.json", run, "")["looks"] == [{"step": 9, "eval_accuracy": 0.5}]
+    assert stages.train_from(run, run / "meta.json", run, "")["looks"] == [{"step": 9, "eval_accuracy": 0.5}]
     (run / "checkpoint-4").mkdir()
-    stages._train(run, run / "meta.json", run, "")
+    stages.train_from(run, run / "meta.json", run, "")
     assert found == [[], ["checkpoint-4", "trainer_state.json"]]
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.machine import write_results
 from benchmarks.study_pretrained.conditions import ARMS, CORE, STARTS
 from benchmarks.study_pretrained.gather import gather
+from benchmarks.study_pretrained.pictures import gather as gather_pictures
 from benchmarks.study_pretrained.settings import Sizes, Study, register_template
 from benchmarks.study_pretrained.stages import (
     answered_by_chance,
@@ -89,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         arms = list(ARMS) if "all" in args.arms else args.arms
         run(study, arms, args.seeds, measured=args.measured, minutes=args.minutes)
     else:
-        write_results(RESULT, {"sizes": asdict(study.sizes), **gather(study.work, STARTS, ARMS)})
+        figures = gather(study.work, STARTS, ARMS) | {"pictures": gather_pictures(study.work)}
+        write_results(RESULT, {"sizes": asdict(study.sizes), **figures})
 
 
 if __name__ == "__main__":

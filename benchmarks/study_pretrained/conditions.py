@@ -28,6 +28,7 @@ FIRST = "--per_device_train_batch_size 8 --group_by none --max_steps 40"
 AS_FIRST = f"{FULL} {FIRST} --learning_rate 8e-6"
 LOOKS = f"{WATCH} --eval_steps 9"
 HABIT = f"{FULL} {FIRST} --learning_rate 2e-5"
+HALF_HABIT = f"{FULL} {FIRST} --learning_rate 1e-5"
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
 TEACH_PLAIN = f"{FULL} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-5 --logging_steps 4"
 
@@ -97,6 +98,12 @@ ARMS = {
     "habit nll 3": Arm(
         "MPO, NLL weight 3, a start with a habit, 40 steps at 2e-5", f"{MPO} --rpo_alpha 3 {HABIT}", start="habit"
     ),
+    "habit slow sft": Arm(
+        "SFT on chosen, a start with a habit, 40 steps at 1e-5", f"--loss_type sft {HALF_HABIT}", start="habit"
+    ),
+    "habit slow nll 3": Arm(
+        "MPO, NLL weight 3, a start with a habit, 40 steps at 1e-5", f"{MPO} --rpo_alpha 3 {HALF_HABIT}", start="habit"
+    ),
     "habit dpo": Arm("DPO, a start with a habit, 40 steps at 2e-5", f"--loss_type sigmoid {HABIT}", start="habit"),
     "habit dpo+": Arm("DPO+, a start with a habit, 40 steps at 2e-5", f"--loss_type sigmoid+ {HABIT}", start="habit"),
     "habit bco": Arm("BCO, a start with a habit, 40 steps at 2e-5", f"--loss_type bco_pair {HABIT}", start="habit"),
@@ -129,6 +136,7 @@ RIVALS_OF = {
     "plain long mpo": ("plain long sft",),
     **dict.fromkeys(("habit mpo", "habit nll 3", "habit dpo+", "habit bco", "habit trl"), ("habit sft", "habit dpo")),
     "habit dpo": ("habit sft",),
+    "habit slow nll 3": ("habit slow sft",),
 }
 """Arm -> the SFT, and the DPO where there is one, that it is compared with where these are not RIVALS."""
 CORE = ("sft", "mpo", "dpo", "dpo+", "bco")

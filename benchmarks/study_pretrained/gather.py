@@ -11,10 +11,10 @@ from benchmarks.study.arms import Arm
 from benchmarks.study.measures import mean
 from benchmarks.study_pretrained.conditions import RIVALS, RIVALS_OF
 from benchmarks.study_pretrained.keyed import read_figures, stages_in
-from benchmarks.study_pretrained.measures import answers_of
+from benchmarks.study_pretrained.measures import answers_of, compare
 from benchmarks.study_pretrained.other_data import STAGE
 from tools.evaluation.answering import read_answers
-from tools.evaluation.comparison import compare_way, paired, share
+from tools.evaluation.comparison import paired, share
 
 MEASURED = ("greedy", "sampled")
 FLOAT32 = "float32"
@@ -136,9 +136,3 @@ def _end(curve: list[dict[str, float]]) -> dict[str, float]:
     """The means of the last entries of a training's log."""
     found = {name: [entry[name] for entry in curve[-LAST:] if name in entry] for name in SHOWN}
     return {name: round(mean(values), 4) for name, values in found.items() if values}
-
-
-def compare(one: Path, other: Path) -> dict[str, Any]:
-    """Paired tests of two measurings on the same questions, by way of asking; `before` is the other."""
-    after, before = (read_answers(answers_of(folder)) for folder in (one, other))
-    return {way: compare_way(way, before[way], after[way]) for way in after if way in before}

@@ -15,6 +15,7 @@ from benchmarks.study_pretrained.rounding import WEIGHTS
 from internvl_chat.checkpoint.export import copy_companions
 from tools.evaluate import answers_path, evaluate, parse_arguments
 from tools.evaluation.answering import read_answers
+from tools.evaluation.comparison import compare_way
 from tools.reasoning_data_pipeline.prompts.wording import unasked
 
 ASK = "--max-num 1 --max-new-tokens 48 --batch-size 256 --engine transformers"
@@ -66,3 +67,9 @@ def measure_steps(rows: Iterable[Mapping[str, Any]], steps: Mapping[str, tuple[S
         "true_steps": 100 * mean([true for true, _ in judged]),
         "right_steps": 100 * mean([same for _, same in judged]),
     }
+
+
+def compare(one: Path, other: Path) -> dict[str, Any]:
+    """Paired tests of two measurings on the same questions, by way of asking; `before` is the other."""
+    after, before = (read_answers(answers_of(folder)) for folder in (one, other))
+    return {way: compare_way(way, before[way], after[way]) for way in after if way in before}

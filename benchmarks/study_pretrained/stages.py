@@ -92,7 +92,7 @@ def start(study: Study, name: str) -> Path:
     origin = start(study, arm.start) if arm.start else base(study)
     flags = f"{MODEL} {arm.flags}"
     made_of = {"start": origin.name, "data": solutions.parent.name, "flags": flags}
-    return keyed(study.work, f"start {name}", made_of, lambda out: _train(origin, solutions, out, flags))
+    return keyed(study.work, f"start {name}", made_of, lambda out: train_from(origin, solutions, out, flags))
 
 
 def answers(study: Study, name: str) -> Path:
@@ -151,7 +151,7 @@ def trained(study: Study, name: str, arm: Arm, seed: int) -> Path:
     def run(out: Path) -> dict[str, Any]:
         if name in BY_TRL:
             return _train_with_trl(origin, mixture, out, flags)
-        found = _train(origin, mixture / "pairs.json", out, flags)
+        found = train_from(origin, mixture / "pairs.json", out, flags)
         saved = last_saved(out)
         return found | ({"rounding": measure_rounding(origin, saved)} if saved else {})
 
@@ -184,8 +184,8 @@ def start_of(name: str) -> str:
     return ARMS[name].start if name in ARMS else name.removeprefix("start ")
 
 
-def _train(checkpoint: Path, meta: Path, out: Path, flags: str) -> dict[str, Any]:
-    """Train, or go on from what a stopped call saved; what the log says, and what was answered on the way."""
+def train_from(checkpoint: Path, meta: Path, out: Path, flags: str) -> dict[str, Any]:
+    """Train into `out`, or go on from what was saved there; what the log says, and what was answered on the way."""
     goes_on = any(out.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
     places = ["--model_name_or_path", checkpoint, "--meta_path", meta, "--output_dir", out if goes_on else emptied(out)]
     train([*map(str, places), "--conv_style", TEMPLATE, *flags.split()])

@@ -1,0 +1,92 @@
+"""The part of the study that looks at pictures: what is taught, what starts from what, and what is gathered."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.study.files import read_meta, read_rows
+from benchmarks.study_pretrained import pictures
+from internvl_chat.training import parse_arguments
+
+
+@pytest.mark.parametrize("flags", [pictures.LOOK, pictures.REASON, *pictures.ARMS.values()])
+def test_every_training_keeps_the_tower(flags):
+    model, _, settings = parse_arguments(f"--model_name_or_path m --meta_path m.json --output_dir out {flags}".split())[
+        :3
+    ]
+    assert model.freeze_backbone and settings.max_steps >= 40
+    assert model.freeze_llm == (flags == pictures.LOOK)
+
+
+def test_the_projector_learns_from_what_is_seen_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "LESSONS", "--look 3 --reason 4 --slips 1 --pairs 0 --held_out 0 --seed 0")
+    out = pictures.lessons(study(tmp_path))
+    both, looks = read_meta(out / "sft.json"), read_meta(out / "look.json")
+    assert both.keys() == {"look_describe", "look_ask", "reason"} and looks.keys() == {"look_describe", "look_ask"}
+    assert len(read_rows(Path(looks["look_describe"]["annotation"]))) == 3
+    assert {Path(entry["root"]) for entry in looks.values()} == {out / "images"}
+
+
+def study(work):
+    return pictures.Pictures(work, Path("model.gguf"), Path("tower"), asked=4, held_out=4)
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    """Stand-ins for the tools, which note what they were given; the start is right once, MPO always, SFT twice."""
+    calls = []
+
+    def train(origin, meta, out, flags):
+        calls.append(("train", origin.name.rpartition("-")[0], meta.name, flags))
+        return {"curve": [], "end": {}}
+
+    def evaluate(args):
+        calls.append(("evaluate", Path(args.checkpoint).name.rpartition("-")[0]))
+        right = {"pictures_start": 1, "pictures_run_mpo": 4}.get(calls[-1][1], 2)
+        outcomes = ["correct"] * right + ["wrong"] * (4 - right)
+        rows = [{"way": "reasoned", "key": str(n), "outcomes": [one]} for n, one in enumerate(outcomes)]
+        answers = Path(args.out).with_name("evaluation.answers.jsonl")
+        answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return {"reasoned": {"all": {"percent": 25 * right}}, "direct": {}}
+
+    def pair(words):
+        folder = Path(words[words.index("--save-dir") + 1])
+        folder.mkdir(parents=True)
+        entry = {"own": {"root": ".", "annotation": "own.jsonl", "length": 7}}
+        (folder / "meta.json").write_text(json.dumps(entry))
+
+    monkeypatch.setattr(pictures, "train_from", train)
+    monkeypatch.setattr(pictures, "evaluate", evaluate)
+    monkeypatch.setattr(pictures, "pair_answers", pair)
+    monkeypatch.setattr(
+        pictures, "compose", lambda words: calls.append(("compose", words[words.index("--vision") + 1]))
+    )
+    monkeypatch.setattr(pictures, "sample_answers", lambda words: calls.append(("sample",)))
+    monkeypatch.setattr(pictures, "LESSONS", "--look 1 --reason 1 --pairs 0 --held_out 0 --seed 0")
+    return calls
+
+
+def test_arms_start_from_the_start_and_are_tested_against_it(tmp_path, tools):
+    call = ["--model", "model.gguf", "--tower", "tower", "--work", str(tmp_path), "--asked", "4", "--held_out", "4"]
+    pictures.main([*call, "--arms", "mpo", "sft"])
+    assert [entry[:3] for entry in tools] == [
+        ("compose", "tower"),
+        ("train", "pictures_base", "look.json"),
+        ("train", "pictures_projector", "sft.json"),
+        ("evaluate", "pictures_start"),
+        ("sample",),
+        ("train", "pictures_start", "meta.json"),
+        ("evaluate", "pictures_run_mpo"),
+        ("train", "pictures_start", "meta.json"),
+        ("evaluate", "pictures_run_sft"),
+    ]
+    pictures.main([*call, "--arms", "mpo", "sft"])
+    assert len(tools) == 9  # all was there
+    pictures.main([*call, "--arms", "mpo", "--seeds", "1", "2", "--minutes", "0"])
+    assert len(tools) == 9  # no stage is begun
+    found = {row["checkpoint"].rpartition("-")[0]: row for row in pictures.gather(tmp_path)}
+    start, mpo, sft = (found[f"pictures_{name}"] for name in ("start", "run_mpo", "run_sft"))
+    assert start["reasoned"]["all"]["percent"] == 25 and "against" not in start
+    assert mpo["against"]["reasoned"]["difference"] == 75 and mpo["pairs"] == {"own": 7}
+    assert sft["against"]["reasoned"]["difference"] == 25 and mpo["made_of"]["flags"].endswith("--seed 0")
