@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.study.files import read_meta, read_rows
 from benchmarks.study_pretrained import pictures
+from benchmarks.study_pretrained.report import picture_table
 from internvl_chat.training import parse_arguments
 
 
@@ -48,7 +49,8 @@ def tools(monkeypatch):
         rows = [{"way": "reasoned", "key": str(n), "outcomes": [one]} for n, one in enumerate(outcomes)]
         answers = Path(args.out).with_name("evaluation.answers.jsonl")
         answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return {"reasoned": {"all": {"percent": 25 * right}}, "direct": {}}
+        group = {"all": {"percent": 25 * right, "interval": [0, 100], "right_steps": 10}}
+        return {"reasoned": group, "direct": group}
 
     def pair(words):
         folder = Path(words[words.index("--save-dir") + 1])
@@ -85,8 +87,12 @@ def test_arms_start_from_the_start_and_are_tested_against_it(tmp_path, tools):
     assert len(tools) == 9  # all was there
     pictures.main([*call, "--arms", "mpo", "--seeds", "1", "2", "--minutes", "0"])
     assert len(tools) == 9  # no stage is begun
-    found = {row["checkpoint"].rpartition("-")[0]: row for row in pictures.gather(tmp_path)}
-    start, mpo, sft = (found[f"pictures_{name}"] for name in ("start", "run_mpo", "run_sft"))
+    found = {row["title"]: row for row in pictures.gather(tmp_path)}
+    start, mpo, sft = (found[name] for name in ("start", "mpo", "sft"))
     assert start["reasoned"]["all"]["percent"] == 25 and "against" not in start
-    assert mpo["against"]["reasoned"]["difference"] == 75 and mpo["pairs"] == {"own": 7}
-    assert sft["against"]["reasoned"]["difference"] == 25 and mpo["made_of"]["flags"].endswith("--seed 0")
+    points = {name: test["reasoned"]["difference"] for name, test in mpo["against"].items()}
+    assert points == {"start": 75, "sft": 50} and mpo["pairs"] == {"own": 7}
+    assert sft["against"].keys() == {"start"} and mpo["made_of"]["flags"].endswith("--seed 0")
+    table = picture_table(found.values())
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| start", "| mpo", "| sft"]
+    assert "| +75.0 [" in table[3] and "+50.0 [" in table[3]

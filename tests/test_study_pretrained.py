@@ -345,10 +345,10 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     }
     assert runs["run coin"]["against"]["sft"] == {}  # of other questions
     assert found["starts"][0]["float32"]["reasoned"]["better"] == 1 and "float32" not in runs["run mpo"]
-    starts, seeds, signs, prices = tables(found)
+    starts, seeds, signs, prices, seen = tables({**found, "pictures": []})
     assert starts[2].startswith("| taught for 64 steps | 10.0 [0.0, 100.0] |")
     assert signs[2].startswith("| MPO | 0 | 1 of 1 | +80.0 [") and signs[3].startswith("| SFT on chosen | 0 |")
-    assert len(prices) == 5 and len(seeds) == 2  # none has two
+    assert len(prices) == 5 and len(seeds) == len(seen) == 2  # none has two seeds
 
 
 def test_an_arm_is_tested_against_the_sft_of_its_own_kind(tmp_path):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ SAMPLE = (
 )
 PAIR = "--num-pairs-per-key 4 --num-workers 1"
 ARMS = {"mpo": f"{MPO} {HABIT}", "nll 3": f"{MPO} --rpo_alpha 3 {HABIT}", "sft": f"--loss_type sft {HABIT}"}
+RIVAL = "sft"
 ASK = "--max-num 1 --max-new-tokens 64 --batch-size 64 --engine transformers"
 
 
@@ -66,7 +67,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--model", type=Path, required=True, help="GGUF file or folder of the language model")
     add("--tower", type=Path, default=Path("ckpt/tiny-base"), help="checkpoint whose vision tower is taken")
     add("--work", type=Path, default=Path("work_dirs/study_pretrained"), help="folder of all stages")
-    add("--asked", type=int, default=300, help="questions to sample answers to")
+    add("--asked", type=int, default=200, help="questions to sample answers to")
     add("--held_out", type=int, default=300, help="questions on other pictures to evaluate on")
     add("--arms", nargs="+", default=["mpo"], choices=ARMS, help="how to train on the pairs; default: %(default)s")
     add("--seeds", type=int, nargs="+", default=[1], help="how many, or from which to below which")
@@ -132,10 +133,15 @@ def pairs(study: Pictures) -> Path:
 
 def trained(study: Pictures, arm: str, seed: int) -> Path:
     """An arm, trained."""
-    origin, mixture, flags = start(study), pairs(study), f"{MODEL} {ARMS[arm]} --logging_steps 1 --seed {seed}"
+    origin, mixture, flags = start(study), pairs(study), flags_of(arm, seed)
     made_of = {"start": origin.name, "pairs": mixture.name, "flags": flags}
     meta = mixture / "pairs" / "meta.json"
     return keyed(study.work, f"{NAME} run {arm}", made_of, lambda out: train_from(origin, meta, out, flags))
+
+
+def flags_of(arm: str, seed: int | str) -> str:
+    """Flags of the training of an arm."""
+    return f"{MODEL} {ARMS[arm]} --logging_steps 1 --seed {seed}"
 
 
 def answered(study: Pictures, checkpoint: Path) -> Path:
@@ -165,17 +171,29 @@ def _answered_arm(study: Pictures, arm: str, seed: int) -> Path:
 
 
 def gather(work: Path) -> list[dict[str, Any]]:
-    """Figures of all that was asked about pictures: each checkpoint, and the runs against their start."""
+    """Figures of all that was asked about pictures: each checkpoint, a run also `against` its start and SFT."""
     asked = {read_figures(folder)["made_of"]["checkpoint"]: folder for folder in stages_in(work, f"{NAME} answered")}
+    made = {checkpoint: read_figures(work / checkpoint)["made_of"] for checkpoint in asked}
     found = []
-    for checkpoint, folder in asked.items():
-        made_of = read_figures(work / checkpoint)["made_of"]
-        row = {**read_figures(folder), "checkpoint": checkpoint, "made_of": made_of}
+    for checkpoint, made_of in made.items():
+        row = {**read_figures(asked[checkpoint]), "title": _title(checkpoint), "made_of": made_of}
         if "pairs" in made_of:
-            row |= {"pairs": read_figures(work / made_of["pairs"])["pairs"]}
-            row |= {"against": compare(folder, asked[made_of["start"]])}
+            others = {"start": made_of["start"], RIVAL: _rival(made_of, made)}
+            tests = {name: compare(asked[checkpoint], asked[other]) for name, other in others.items() if other in asked}
+            row |= {"pairs": read_figures(work / made_of["pairs"])["pairs"], "against": tests}
         found.append(row)
     return found
+
+
+def _title(checkpoint: str) -> str:
+    """What a folder's name says that it is."""
+    return checkpoint.rpartition("-")[0].removeprefix(f"{NAME}_").removeprefix("run_").replace("_", " ")
+
+
+def _rival(made_of: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The checkpoint of SFT on the same pairs with the same seed; None for itself."""
+    wanted = {**made_of, "flags": flags_of(RIVAL, made_of["flags"].rpartition("--seed ")[2])}
+    return next((name for name, other in others.items() if other == wanted and other != made_of), None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

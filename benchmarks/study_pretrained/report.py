@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import RESULTS
@@ -31,10 +31,10 @@ Row = Mapping[str, Any]
 
 
 def tables(figures: Mapping[str, Any]) -> list[list[str]]:
-    """The starts; several seeds and every run against start, SFT, DPO; what else changed; the looks at watched runs."""
+    """The starts; seeds and runs against start, SFT, DPO; what else changed; looks at watched runs; pictures."""
     runs = figures["runs"]
     found = [start_table(figures["starts"]), seed_table(figures["seeds"]), sign_table(runs), price_table(runs)]
-    return [*found, *map(watch_table, watched(runs))]
+    return [*found, *map(watch_table, watched(runs)), picture_table(figures["pictures"])]
 
 
 def start_table(starts: Sequence[Row]) -> list[str]:
@@ -94,6 +94,17 @@ def watch_table(row: Row) -> list[str]:
         rows.append([f"{look['step']:.0f}", *shown, f"{level:.2g}", verdict, *(f"{value:+.2f}" for value in gap)])
     head = ["step", "greedy, %", "since the start", "p of a fall", "limit", "verdict", "right", "wrong", "gap, nats"]
     return as_table(head, rows)
+
+
+def picture_table(rows: Iterable[Row]) -> list[str]:
+    """What the start that sees and the runs from it answer about held-out pictures, the start first."""
+    lines = []
+    for row in sorted(rows, key=lambda row: ("pairs" in row, row["title"])):
+        asked = [accuracy(row[way]["all"]) for way in (REASONED, DIRECT)]
+        against = row.get("against", {})
+        tests = [points_of(against[other][REASONED]) if other in against else NOTHING for other in ("start", "sft")]
+        lines.append([row["title"], asked[0], f"{row[REASONED]['all']['right_steps']:.1f}", asked[1], *tests])
+    return as_table(["", "step by step, %", "every step right", "direct", "above the start", "above SFT"], lines)
 
 
 def accuracies(row: Row) -> list[str]:
