@@ -1,0 +1,132 @@
+"""Prompt, chosen and rejected of other trainers to what one of our rows says: earlier turns, a question, two answers.
+
+The prompt may be said apart, or be the beginning that chosen and rejected share. One answer is judged: what differs
+over more than one turn, or ends in anything but an answer, is no pair of ours and is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from internvl_chat.model.constants import IMAGE_PLACEHOLDER
+from internvl_chat.model.conversation import TEMPLATES
+from internvl_chat.records.rows import shown
+
+from .messages import EMPTY, Message, NotAPairError
+
+TEMPLATES_OWN = frozenset(template.system_message for template in TEMPLATES.values())
+MEDIA = ("video", "videos", "audio", "audios")
+TOOLS = ("tools", "functions", "objects")
+
+
+class Exchange(NamedTuple):
+    """What was said before the answers, the last of it the question, and the two answers; fields left `unused`."""
+
+    before: list[Message]
+    chosen: Message
+    rejected: Message
+    unused: tuple[str, ...] = ()
+
+
+class PairTexts(NamedTuple):
+    """`questions` in order, the last one judged; `answers` to those before it; `chosen` and `rejected`; `pictures`."""
+
+    questions: list[str]
+    answers: list[str]
+    chosen: str
+    rejected: str
+    pictures: list[Any]
+
+
+def exchange(prompt: list[Message], chosen: list[Message], rejected: list[Message]) -> Exchange:
+    """Split into what comes before and the two answers.
+
+    Args:
+        prompt: what was said, [] where chosen and rejected begin with it; left out where they begin with a question.
+        chosen: the better answer, or the whole conversation that ends in it.
+        rejected: the worse one likewise.
+
+    Raises:
+        NotAPairError: chosen or rejected is not one answer behind what they share.
+    """
+    before = prompt
+    if chosen[0].speaker != "assistant":
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
+        before, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+        if not chosen and not rejected:
+            raise NotAPairError("chosen and rejected are the same conversation")
+    for name, messages in (("chosen", chosen), ("rejected", rejected)):
+        if [message.speaker for message in messages] != ["assistant"]:
+            said = ", ".join(message.speaker for message in messages) or "nothing"
+            raise NotAPairError(f"{name} must be one answer behind what both share, not {said}")
+    return Exchange(before, chosen[0], rejected[0])
+
+
+def refuse_more(row: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise NotAPairError where a row has more than texts and pictures, in the fields of these names."""
+    if more := [name for name in names if row.get(name) not in EMPTY]:
+        raise NotAPairError(f"field {more[0]!r} has what rows cannot say: {shown(row[more[0]])}")
+
+
+def earlier_turns(row: Mapping[str, Any]) -> list[Message]:
+    """The messages of the fields `system`, a text, and `history`, [[question, answer], ...]; [] without them."""
+    system, history = row.get("system") or "", row.get("history") or []
+    is_list = isinstance(history, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in history)
+    if (
+        not isinstance(system, str)
+        or not is_list
+        or not all(isinstance(text, str) for turn in history for text in turn)
+    ):
+        raise NotAPairError("'system' must be a text and 'history' list [question, answer] pairs of texts")
+    turns = [Message(*said) for turn in history for said in zip(("user", "assistant"), turn, strict=True)]
+    return [*([Message("system", system)] if system else []), *turns]
+
+
+def pair_texts(said: Exchange, images: list[Any], system_prompt: str | None) -> PairTexts:
+    """The texts and pictures of a row.
+
+    Args:
+        said: as it was read.
+        images: the pictures of the row; those that parts of messages hold count where there are none.
+        system_prompt: the system message that training will use, None for the template's own.
+
+    Raises:
+        NotAPairError: there is another system message, turns do not alternate, or pictures are not told apart.
+    """
+    system, turns = said.before[:1], said.before[1:]
+    if not system or system[0].speaker != "system":
+        system, turns = [], said.before
+    _check_system(system, system_prompt)
+    speakers = [turn.speaker for turn in turns]
+    if speakers != (["user", "assistant"] * len(turns))[: len(turns)] or len(turns) % 2 == 0:
+        order = ", ".join(speakers) or "nothing"
+        raise NotAPairError(f"questions and answers must take turns and end with the question, not {order}")
+    questions, answers = [turn.text for turn in turns[::2]], [turn.text for turn in turns[1::2]]
+    pictures = _pictures([picture for turn in turns for picture in turn.pictures], images)
+    texts = PairTexts(questions, answers, said.chosen.text, said.rejected.text, pictures)
+    if pictures and IMAGE_PLACEHOLDER not in "".join(questions) and _is_in_answers(texts):
+        raise NotAPairError(f"{IMAGE_PLACEHOLDER} stands in an answer; only questions have pictures")
+    return texts
+
+
+def _check_system(system: list[Message], wanted: str | None) -> None:
+    """Raise NotAPairError for a system message that training would not write."""
+    allowed = TEMPLATES_OWN if wanted is None else {wanted.strip()}
+    if system and system[0].text.strip() not in {"", *allowed}:
+        cure = "take such rows by --system_prompt TEXT, and train with the same flag"
+        raise NotAPairError(f"a system message that is not the template's: {shown(system[0].text)}; {cure}")
+
+
+def _pictures(held: list[Any], images: list[Any]) -> list[Any]:
+    """The pictures in the order of their places."""
+    if all(picture is None for picture in held):
+        return images
+    if images or None in held:
+        raise NotAPairError("pictures stand both in messages and in 'images'; keep one of the two")
+    return held
+
+
+def _is_in_answers(texts: PairTexts) -> bool:
+    return any(IMAGE_PLACEHOLDER in text for text in (*texts.answers, texts.chosen, texts.rejected))
