@@ -76,6 +76,7 @@ TOOLS = {
     "critic_benchmark": {"evaluation", "pages", "scoring", "reasoning_data_pipeline.prompts"},
     "validation": {"pages", "reasoning_data_pipeline.answers"},
     "mmpr": {"reasoning_data_pipeline.prompts"},
+    "importing": set(),
     "mixtures": {"plan"},
     "curation": {f"reasoning_data_pipeline.{room}" for room in ("answers", "pairs", "prompts")},
     "publishing": {"curves", "evaluation"},

@@ -34,7 +34,7 @@ from internvl_chat.run.entry import Parser, at_least, enter
 from tools.importing.layouts import OURS
 from tools.importing.pairs import PairReader
 from tools.importing.pictures import PictureStore
-from tools.importing.sources import RowFile, as_row, open_file
+from tools.importing.sources import ImportedFile, as_row, open_file
 
 IMAGES, PAIRS, REJECTS = "images", "pairs.jsonl", "rejects.jsonl"  # below --out
 
@@ -94,14 +94,14 @@ def import_pairs(args: argparse.Namespace) -> Imported:
     return done
 
 
-def check_not_written_over(files: Sequence[RowFile], out: Path) -> None:
+def check_not_written_over(files: Sequence[ImportedFile], out: Path) -> None:
     """Raise ValueError where a file that is read is one that will be written."""
     written = {(out / name).resolve() for name in (PAIRS, REJECTS, "meta.json")}
     if same := [file.path for file in files if file.path.resolve() in written]:
         raise ValueError(f"{same[0]}: is read and would be written over; name another folder by --out")
 
 
-def usable_rows(file: RowFile, args: argparse.Namespace, done: Imported) -> Iterator[dict[str, Any]]:
+def usable_rows(file: ImportedFile, args: argparse.Namespace, done: Imported) -> Iterator[dict[str, Any]]:
     """The rows of a file as MMPR has them, their pictures saved; counts in `done` what became of each."""
     root = args.root or (None if file.is_table else file.path.parent)
     store = PictureStore(args.out / IMAGES, root, follow_symlinks=args.follow_symlinks)

@@ -21,7 +21,7 @@ PIPELINES = "tools.reasoning_data_pipeline"
 # Word: module whose `main` it is, and what it does. The order is that of the work.
 WORDS = {
     "prepare": ("tools.prepare_mmpr", "fetch, unpack and check the published pairs (MMPR)"),
-    "import": ("tools.import_pairs", "pairs from parquet files or from judges' rewards"),
+    "import": ("tools.import_pairs", "pairs as hubs and other trainers have them"),
     "sample": (f"{PIPELINES}.mmpr_data_pipeline_correctness", "sample answers to questions whose answer is known"),
     "pairs": (f"{PIPELINES}.mmpr_data_pipeline_correctness_postprocess", "pairs of right and wrong sampled answers"),
     "dropout": (f"{PIPELINES}.mmpr_data_pipeline_dropout_ntp", "rejected answers continued without the image"),

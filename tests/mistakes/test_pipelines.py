@@ -110,6 +110,28 @@ def test_thresholds(mistake, refused):
     Mistake("no_such_file", "--parquet none.parquet --out out", ("none.parquet: no such file",)),
     Mistake("rows_as_parquet", "--parquet data/rows.jsonl --out out", ("data/rows.jsonl", "[Pp]arquet")),
     Mistake("out_a_file", "--parquet data/rows.jsonl --out out.txt", ("out.txt|rows.jsonl",), write("out.txt", "")),
+    Mistake("no_files", "--out out", ("--parquet or --rows",)),
+    Mistake("no_out", "--rows data/rows.jsonl", ("--out",)),
+    Mistake("no_such_rows", "--rows none.jsonl --out out", ("none.jsonl: no such file", "--rows")),
+    Mistake("no_such_root", "--rows data/rows.jsonl --root none --out out", ("--root none: no such folder",)),
+    Mistake(
+        "table_as_rows",
+        "--rows a.parquet --out out",
+        ("a.parquet: .*parquet", "--parquet"),
+        write("a.parquet", b"PAR1"),
+    ),
+    Mistake(
+        "no_layout", "--rows a.json --out out", ("a.json: row 1: .* text;", "TRL"), write("a.json", [{"text": "a"}])
+    ),
+    Mistake("broken_list", "--rows a.json --out out", ("a.json: .*line 1",), write("a.json", '[{"text": "a"},]')),
+    Mistake("broken_rows", "--rows a.json --out out", ("a.json: .*over several lines", "jq"), write("a.json", "{\n}")),
+    Mistake(
+        "own_rows_over_themselves",
+        "--rows data/pairs.jsonl --out data",
+        ("written over",),
+        write("data/pairs.jsonl", ""),
+    ),
+    Mistake("misspelt_flag", "--rwos data/rows.jsonl --out out", ("did you mean --rows",)),
 )
 def test_import(mistake, refused):
     refused(import_pairs.main, mistake)

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.model.conversation import TEMPLATES
 from internvl_chat.records.rows import shown
-
-from .messages import EMPTY, Message, NotAPairError
+from tools.importing.messages import EMPTY, Message, NotAPairError
 
 TEMPLATES_OWN = frozenset(template.system_message for template in TEMPLATES.values())
 MEDIA = ("video", "videos", "audio", "audios")
@@ -65,23 +64,23 @@ def exchange(prompt: list[Message], chosen: list[Message], rejected: list[Messag
 
 
 def refuse_more(row: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise NotAPairError where a row has more than texts and pictures, in the fields of these names."""
+    """Raise NotAPairError where a row has something in the fields of these names."""
     if more := [name for name in names if row.get(name) not in EMPTY]:
-        raise NotAPairError(f"field {more[0]!r} has what rows cannot say: {shown(row[more[0]])}")
+        raise NotAPairError(f"field {more[0]!r} is of a kind that is not imported: {shown(row[more[0]])}")
 
 
 def earlier_turns(row: Mapping[str, Any]) -> list[Message]:
     """The messages of the fields `system`, a text, and `history`, [[question, answer], ...]; [] without them."""
     system, history = row.get("system") or "", row.get("history") or []
-    is_list = isinstance(history, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in history)
-    if (
-        not isinstance(system, str)
-        or not is_list
-        or not all(isinstance(text, str) for turn in history for text in turn)
-    ):
+    texts = [system, *(text for turn in history for text in turn)] if _is_table_of_two(history) else [None]
+    if not all(isinstance(text, str) for text in texts):
         raise NotAPairError("'system' must be a text and 'history' list [question, answer] pairs of texts")
     turns = [Message(*said) for turn in history for said in zip(("user", "assistant"), turn, strict=True)]
     return [*([Message("system", system)] if system else []), *turns]
+
+
+def _is_table_of_two(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in value)
 
 
 def pair_texts(said: Exchange, images: list[Any], system_prompt: str | None) -> PairTexts:
@@ -95,14 +94,8 @@ def pair_texts(said: Exchange, images: list[Any], system_prompt: str | None) -> 
     Raises:
         NotAPairError: there is another system message, turns do not alternate, or pictures are not told apart.
     """
-    system, turns = said.before[:1], said.before[1:]
-    if not system or system[0].speaker != "system":
-        system, turns = [], said.before
-    _check_system(system, system_prompt)
-    speakers = [turn.speaker for turn in turns]
-    if speakers != (["user", "assistant"] * len(turns))[: len(turns)] or len(turns) % 2 == 0:
-        order = ", ".join(speakers) or "nothing"
-        raise NotAPairError(f"questions and answers must take turns and end with the question, not {order}")
+    turns = _without_system(said.before, system_prompt)
+    _check_order([turn.speaker for turn in turns])
     questions, answers = [turn.text for turn in turns[::2]], [turn.text for turn in turns[1::2]]
     pictures = _pictures([picture for turn in turns for picture in turn.pictures], images)
     texts = PairTexts(questions, answers, said.chosen.text, said.rejected.text, pictures)
@@ -111,12 +104,24 @@ def pair_texts(said: Exchange, images: list[Any], system_prompt: str | None) -> 
     return texts
 
 
-def _check_system(system: list[Message], wanted: str | None) -> None:
-    """Raise NotAPairError for a system message that training would not write."""
+def _without_system(messages: list[Message], wanted: str | None) -> list[Message]:
+    """The messages behind the system message; NotAPairError for one that training would not write."""
+    if not messages or messages[0].speaker != "system":
+        return messages
+    said, *turns = messages
     allowed = TEMPLATES_OWN if wanted is None else {wanted.strip()}
-    if system and system[0].text.strip() not in {"", *allowed}:
+    if said.text.strip() not in {"", *allowed}:
         cure = "take such rows by --system_prompt TEXT, and train with the same flag"
-        raise NotAPairError(f"a system message that is not the template's: {shown(system[0].text)}; {cure}")
+        raise NotAPairError(f"a system message that is not the template's: {shown(said.text)}; {cure}")
+    return turns
+
+
+def _check_order(speakers: list[str]) -> None:
+    """Raise NotAPairError unless user and assistant take turns, the user first and last."""
+    wanted = ["user" if number % 2 == 0 else "assistant" for number in range(len(speakers))]
+    if speakers != wanted or len(speakers) % 2 == 0:
+        order = ", ".join(speakers) or "nothing"
+        raise NotAPairError(f"questions and answers must take turns and end with the question, not {order}")
 
 
 def _pictures(held: list[Any], images: list[Any]) -> list[Any]:

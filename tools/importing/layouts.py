@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 from internvl_chat.records.rows import shown
-
-from .exchanges import Exchange, exchange, refuse_more
-from .messages import NotAPairError, read_messages
+from tools.importing.exchanges import Exchange, exchange, refuse_more
+from tools.importing.messages import NotAPairError, read_messages
 
 Read = Callable[[Mapping[str, Any]], Exchange]
 
@@ -40,13 +39,13 @@ class Layout:
         return f"{self.name} ({', '.join(self.fields)})"
 
 
-def _prompted(row: Mapping[str, Any], prompt: str) -> Exchange:
-    """The prompt, as a text or messages, under a field of its own.
+def _prompted(row: Mapping[str, Any], prompt: str, chosen: str = "chosen", rejected: str = "rejected") -> Exchange:
+    """The prompt, as a text or messages, under a field of its own, the answers under two others.
 
     Where chosen and rejected are whole conversations, they say what was asked; a prompt of other words stays beside.
     """
     before = read_messages(row, prompt)
-    said = exchange(before, read_messages(row, "chosen", "assistant"), read_messages(row, "rejected", "assistant"))
+    said = exchange(before, read_messages(row, chosen, "assistant"), read_messages(row, rejected, "assistant"))
     is_in = {message.text for message in before} <= {message.text for message in said.before}
     return said if is_in else said._replace(unused=(prompt,))
 
@@ -63,7 +62,8 @@ def _instructed(row: Mapping[str, Any]) -> Exchange:
     words = [row.get("instruction") or "", row.get("input") or ""]
     if not all(isinstance(text, str) for text in words):
         raise NotAPairError(f"'instruction' and 'input' must be texts, not {shown(words)}")
-    return _prompted({**row, "prompt": "\n".join(filter(None, words))}, "prompt")
+    said = _prompted({**row, "instruction": "\n".join(filter(None, words))}, "instruction")
+    return said._replace(unused=("instruction", "input") if said.unused else ())
 
 
 def _rejected_response(row: Mapping[str, Any]) -> Exchange:
@@ -75,19 +75,13 @@ def _rejected_messages(row: Mapping[str, Any]) -> Exchange:
     return exchange([], read_messages(row, "messages"), read_messages(row, "rejected_messages"))
 
 
-def _asked(row: Mapping[str, Any]) -> Exchange:
-    chosen, rejected = (read_messages(row, name, "assistant") for name in ("response", "rejected_response"))
-    return exchange(read_messages(row, "query"), chosen, rejected)
-
-
 def _outputs(row: Mapping[str, Any]) -> Exchange:
     """`input` has the messages, and settings: tools, and whether they may be called side by side."""
     asked = row.get("input")
     if not isinstance(asked, Mapping):
         raise NotAPairError(f"field 'input' must hold {{messages}}, not {shown(asked)}")
     refuse_more(asked, [name for name in asked if name not in ("messages", "parallel_tool_calls")])
-    chosen, rejected = (read_messages(row, name, "assistant") for name in ("preferred_output", "non_preferred_output"))
-    return exchange(read_messages(asked, "messages"), chosen, rejected)
+    return _prompted({**row, "input": asked.get("messages") or []}, "input", "preferred_output", "non_preferred_output")
 
 
 OURS = Layout("MMPR and RLAIF-V", ("question", "chosen", "rejected"), partial(_prompted, prompt="question"))
@@ -95,7 +89,11 @@ LAYOUTS = (
     OURS,
     Layout("ms-swift", ("messages", "rejected_response"), _rejected_response),
     Layout("ms-swift", ("messages", "rejected_messages"), _rejected_messages),
-    Layout("ms-swift", ("query", "response", "rejected_response"), _asked),
+    Layout(
+        "ms-swift",
+        ("query", "response", "rejected_response"),
+        partial(_prompted, prompt="query", chosen="response", rejected="rejected_response"),
+    ),
     Layout("OpenAI", ("input", "preferred_output", "non_preferred_output"), _outputs),
     Layout(
         "LLaMA-Factory, ShareGPT", ("conversations", "chosen", "rejected"), partial(_prompted, prompt="conversations")

@@ -4,7 +4,7 @@
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
     {"from": "human", "value": "<image>What is it?"}                             ShareGPT, LLaMA-Factory
 
-A part of type image becomes `<image>` and a line end at its place, as the published templates of InternVL write it.
+A part of type image becomes `<image>` and a line end at its place, as rows of MMPR have it.
 """
 
 from __future__ import annotations

@@ -13,12 +13,11 @@ from typing import Any
 import orjson
 
 from internvl_chat.data.tokenization import place_images
-from internvl_chat.records.rows import PreferencePair, RecordError, Source
-
-from .exchanges import MEDIA, TOOLS, PairTexts, earlier_turns, pair_texts, refuse_more
-from .layouts import OURS, Layout
-from .messages import EMPTY, NotAPairError
-from .pictures import PictureStore
+from internvl_chat.records.rows import PreferencePair, RecordError, Source, shown
+from tools.importing.exchanges import MEDIA, TOOLS, PairTexts, earlier_turns, pair_texts, refuse_more
+from tools.importing.layouts import OURS, Layout
+from tools.importing.messages import EMPTY, NotAPairError
+from tools.importing.pictures import PictureStore
 
 TAKEN = ("image", "images", "rejected_images", "history", "system")  # of all layouts
 
@@ -70,26 +69,31 @@ class PairReader:
         return {**named, **own, **kept}
 
     def _kept(self, row: Mapping[str, Any], unused: tuple[str, ...]) -> dict[str, Any]:
-        """The fields that are not the layout's."""
+        """The fields that are not the layout's; those of one of our names get `original_` in front."""
         taken = {*self.layout.fields, *self.layout.also, *TAKEN}.difference(unused)
-        kept = {name: value for name, value in row.items() if name not in taken}
-        self.left_out |= {name for name, value in kept.items() if not _is_json(value)}
-        return {name: value for name, value in kept.items() if _is_json(value)}
+        others = {name: value for name, value in row.items() if name not in taken}
+        kept = {name: value for name, value in others.items() if _is_json(value)}
+        self.left_out |= others.keys() - kept.keys()
+        return {f"original_{name}" if name in PreferencePair.KEYS else name: value for name, value in kept.items()}
 
 
 def _images(row: Mapping[str, Any]) -> list[Any]:
-    """The pictures of a row: any number in `images`, or in `image`; those of the rejected answer must be the same."""
-    found = row.get("images" if "images" in row else "image") or []
-    images = found if isinstance(found, list) else [found]
-    if row.get("rejected_images") not in EMPTY and row["rejected_images"] not in (found, images):
-        raise NotAPairError("'rejected_images' are other pictures than 'images'; both answers have the same prompt")
+    """The pictures of a row, one or a list, in `images` or `image`; other fields may only name the same."""
+    given = {name: row[name] for name in ("images", "image", "rejected_images") if row.get(name) not in EMPTY}
+    lists = {name: found if isinstance(found, list) else [found] for name, found in given.items()}
+    images = lists.get("images") or lists.get("image") or []
+    if other := next((name for name, found in lists.items() if found != images), None):
+        raise NotAPairError(f"the pictures in {other!r} are others than the row's: {shown(lists[other])}")
     return images
 
 
 def _is_json(value: Any) -> bool:
-    if isinstance(value, list | Mapping):
-        return all(map(_is_json, value.values() if isinstance(value, Mapping) else value))
-    return value is None or isinstance(value, str | int | float)
+    """Whether a value can be written: no bytes, and nothing that is nested too deeply."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return False
+    return True
 
 
 def _published(row: Mapping[str, Any]) -> dict[str, Any]:

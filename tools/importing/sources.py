@@ -1,8 +1,10 @@
 """Files of rows as entries with their numbers: parquet tables, JSONL, and JSON files that are one list.
 
-file = open_file(Path("rlhf.json"), is_table=False)
-for number, entry in file.entries():
-    row = as_row(entry, Source(str(file.path), number))
+    file = open_file(Path("rlhf.json"), is_table=False)
+    for number, entry in file.entries():
+        row = as_row(entry, Source(str(file.path), number))
+
+Tables are read in batches and JSONL by the line; a JSON list is in memory as a whole.
 """
 
 from __future__ import annotations
@@ -18,8 +20,7 @@ import pyarrow.parquet as pq
 from internvl_chat.model.file_kinds import wrong_kind
 from internvl_chat.records.jsonl import check_rows_file
 from internvl_chat.records.rows import RecordError, Source, parse_row, shown
-
-from .layouts import Layout, layout_of
+from tools.importing.layouts import Layout, layout_of
 
 ROWS_AT_ONCE = 64  # with their pictures in memory
 START = 256  # bytes of a file that tell a list from lines
@@ -28,7 +29,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class RowFile:
+class ImportedFile:
     """A file that was looked at: its `path`, whether it is a parquet table, its `layout`, None where it has no row."""
 
     path: Path
@@ -45,7 +46,7 @@ class RowFile:
         return _entries(self.path, is_table=self.is_table)
 
 
-def open_file(path: Path, *, is_table: bool) -> RowFile:
+def open_file(path: Path, *, is_table: bool) -> ImportedFile:
     """Look at a file; its layout is told by the columns of a table, else by the first row.
 
     Raises:
@@ -57,7 +58,7 @@ def open_file(path: Path, *, is_table: bool) -> RowFile:
         raise FileNotFoundError(f"{path}: no such file; {flag} names {what} files, see data/README.md")
     if wrong := wrong_kind(path, what):
         raise ValueError(f"{path}: {wrong}")
-    return RowFile(path, is_table, layout_of(_columns(path), f"{path}") if is_table else _layout_of_rows(path))
+    return ImportedFile(path, is_table, layout_of(_columns(path), f"{path}") if is_table else _layout_of_rows(path))
 
 
 def _columns(path: Path) -> list[str]:
@@ -86,10 +87,10 @@ def _entries(path: Path, *, is_table: bool) -> Iterator[tuple[int, Any]]:
 
 
 def _table_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table without the fields that are null; a null in the column `image` is a picture that lacks."""
+    """The rows of a table without the fields that are null; a null in the column `image` is a missing picture."""
     for batch in pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE):
         for row in batch.to_pylist():
-            lacking = {"image": NO_PICTURE} if row.get("image", NO_PICTURE) is None else {}
+            lacking = {"image": NO_PICTURE} if "images" not in row and row.get("image", b"") is None else {}
             yield {name: value for name, value in row.items() if value is not None} | lacking
 
 

@@ -49,6 +49,16 @@ HISTORY = {"history": [["Are there cups?", "Yes."]]}
 # A name of a layout, a row of its shape, and the row of ours, worked out by hand.
 CASES = {
     "mmpr": ("MMPR and RLAIF-V", {**PAIR, "image": "a.png"}, {**PAIR, "image": "saved/a.png"}),
+    "mmpr_twice": (
+        "MMPR and RLAIF-V",
+        {**PAIR, "images": ["a.png"], "image": "a.png"},
+        {**PAIR, "image": "saved/a.png"},
+    ),
+    "mmpr_images_null": (
+        "MMPR and RLAIF-V",
+        {**PAIR, "images": None, "image": "a.png"},
+        {**PAIR, "image": "saved/a.png"},
+    ),
     "mmpr_history": ("MMPR and RLAIF-V", {**PAIR, **HISTORY}, {**PAIR, **HISTORY}),
     "trl_texts": ("TRL", {"prompt": "How many cups?", "chosen": "Two.", "rejected": "Three."}, PAIR),
     "trl_texts_and_image": (
@@ -137,6 +147,34 @@ CASES = {
             "rejected": [user("How many cups?"), assistant("Three.")],
         },
         {**PAIR, "prompt": "cups/17"},
+    ),
+    "an_instruction_of_other_words_stays": (
+        "LLaMA-Factory, Alpaca",
+        {
+            "instruction": "cups/17",
+            "input": "",
+            "chosen": [user("How many cups?"), assistant("Two.")],
+            "rejected": [user("How many cups?"), assistant("Three.")],
+        },
+        {**PAIR, "instruction": "cups/17", "input": ""},
+    ),
+    "fields_of_our_names_stay_under_others": (
+        "ms-swift",
+        {
+            "messages": [user("How many cups?"), assistant("Two.")],
+            "rejected_response": "Three.",
+            "question": "cups/17",
+        },
+        {**PAIR, "original_question": "cups/17"},
+    ),
+    "a_question_of_other_words": (
+        "MMPR and RLAIF-V",
+        {
+            "question": "cups/17",
+            "chosen": [user("How many cups?"), assistant("Two.")],
+            "rejected": [user("How many cups?"), assistant("Three.")],
+        },
+        {**PAIR, "original_question": "cups/17"},
     ),
     "a_prompt_that_is_said_again": (
         "TRL",
@@ -312,6 +350,15 @@ REFUSED = {
     "number": ({**TWO, "prompt": 3}, "'prompt' must hold a text or messages, not 3"),
     "no_messages": ({**TWO, "prompt": []}, "'prompt' must hold"),
     "other_keys": ({**TWO, "prompt": [{"speaker": "user", "text": "a"}]}, "role and content"),
+    "openai_without_messages": (
+        {"input": {}, "preferred_output": TWO["chosen"], "non_preferred_output": TWO["rejected"]},
+        "field 'input' must hold",
+    ),
+    "openai_text": (
+        {"input": "Count.", "preferred_output": TWO["chosen"], "non_preferred_output": TWO["rejected"]},
+        "field 'input' must hold {messages}",
+    ),
+    "instruction_is_no_text": ({**TWO, "instruction": ["Count."]}, "must be texts"),
     "unknown_speaker": ({**TWO, "prompt": [{"role": "critic", "content": "a"}]}, "'critic'"),
     "empty_question": ({**TWO, "prompt": " "}, "'question' is empty"),
     "history": ({**PAIR, "history": ["a", "b"]}, "[question, answer]"),
@@ -335,8 +382,10 @@ REFUSED = {
             "images": ["a.png"],
             "rejected_images": ["b.png"],
         },
-        "'rejected_images'",
+        "in 'rejected_images' are others",
     ),
+    "pictures_of_two_fields": ({**PAIR, "images": ["a.png"], "image": "b.png"}, "in 'image' are others"),
+    "pictures_of_rejected_alone": ({**PAIR, "image": None, "rejected_images": ["a.png"]}, "'rejected_images'"),
     "swift_without_an_answer": ({"messages": [user("a")], "rejected_response": "b"}, "chosen must be one answer"),
     "picture_of_another_name": ({**TWO, "prompt": "a", "img": "a.png"}, "rename the key to 'image'"),
 }
@@ -372,10 +421,13 @@ def test_a_mark_in_an_answer_is_text_where_the_question_has_its_own():
 
 
 def test_what_json_cannot_hold_is_named():
-    row = {**PAIR, "mask": b"\x00", "masks": [{"of": b"\x00"}], "boxes": [[1, 2.5]], "note": None}
+    deep: list = []
+    for _ in range(900):
+        deep = [deep]
+    row = {**PAIR, "mask": b"\x00", "masks": [{"of": b"\x00"}], "deep": deep, "boxes": [[1, 2.5]], "note": None}
     reader = PairReader(layout_of(row, ""), NamedPictures())
     assert reader.pair_row(row, WHERE) == {**PAIR, "boxes": [[1, 2.5]], "note": None}
-    assert reader.left_out == {"mask", "masks"}
+    assert reader.left_out == {"mask", "masks", "deep"}
 
 
 def test_a_file_of_no_layout_is_refused_with_all_that_is_known():
