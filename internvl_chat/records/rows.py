@@ -25,6 +25,7 @@ from internvl_chat.records.picture_keys import with_own_keys
 
 FEW_KEYS = 64  # of rows as people write them
 PATH_CHARS = 300  # of a path, in messages
+OTHER_REJECTED = ("rejected", "rejected_response", "rejected_messages", "non_preferred_output")  # by other trainers
 ImageForm = Literal["absent", "null", "empty", "str", "list"]
 
 
@@ -142,13 +143,19 @@ def is_blank(answer: str) -> bool:
 def _text(row: Mapping[str, Any], key: str, where: Source) -> str:
     """The string under `key`; RecordError when it is absent or of another type."""
     if key not in row:
-        cure = "; conversations of judged steps train with --loss_type prm" if "conversations" in row else ""
-        reason = f"field {key!r} is missing; the row has {shown(sorted(row), 200)}{cure}"
+        reason = f"field {key!r} is missing; the row has {shown(sorted(row), 200)}{_layout_cure(row)}"
         raise RecordError(*where, reason, "missing_field")
     if not isinstance(row[key], str):
         reason = f"field {key!r} must be a string, not {type(row[key]).__name__}: {shown(row[key])}"
         raise RecordError(*where, reason, "wrong_type")
     return row[key]
+
+
+def _layout_cure(row: Mapping[str, Any]) -> str:
+    """What to do with a row that is laid out otherwise, "" of one that only lacks a field."""
+    if "question" not in row and not row.keys().isdisjoint(OTHER_REJECTED):
+        return "; mpo import --rows FILE --out DIR makes rows of those of other trainers"
+    return "; conversations of judged steps train with --loss_type prm" if "conversations" in row else ""
 
 
 def _optional_text(row: Mapping[str, Any], key: str, where: Source) -> str | None:

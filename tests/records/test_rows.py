@@ -208,3 +208,24 @@ def test_shown_is_bounded():
 @pytest.mark.parametrize("text", ["", " \n\t", "\u200b", "\ufeff \u200d\u00a0", "\u3000", "\x00"])
 def test_what_cannot_be_seen_is_blank(text):
     assert is_blank(text) and not is_blank(f"{text}.{text}") and not is_blank(f"好{text}")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "c", "rejected": "r"},
+        {"conversations": [], "chosen": {"from": "gpt", "value": "c"}, "rejected": {"from": "gpt", "value": "r"}},
+        {"messages": [], "rejected_response": "r"},
+        {"messages": [], "rejected_messages": []},
+        {"input": {}, "preferred_output": [], "non_preferred_output": []},
+    ],
+)
+def test_a_row_of_another_trainer_is_refused_with_the_command_that_reads_it(row):
+    with pytest.raises(RecordError, match="mpo import --rows FILE --out DIR"):
+        PreferencePair.from_row(row, AT)
+
+
+def test_a_row_that_lacks_an_answer_is_not_taken_for_another_trainer_s():
+    with pytest.raises(RecordError) as raised:
+        PreferencePair.from_row({"question": "q", "rejected": "r"}, AT)
+    assert "mpo import" not in str(raised.value)
