@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from internvl_chat.data.tokenization import image_marks
 from internvl_chat.model.constants import IMAGE_PLACEHOLDER
 from internvl_chat.model.conversation import TEMPLATES
 from internvl_chat.records.rows import shown
@@ -99,8 +100,8 @@ def pair_texts(said: Exchange, images: list[Any], system_prompt: str | None) -> 
     questions, answers = [turn.text for turn in turns[::2]], [turn.text for turn in turns[1::2]]
     pictures = _pictures([picture for turn in turns for picture in turn.pictures], images)
     texts = PairTexts(questions, answers, said.chosen.text, said.rejected.text, pictures)
-    if pictures and IMAGE_PLACEHOLDER not in "".join(questions) and _is_in_answers(texts):
-        raise NotAPairError(f"{IMAGE_PLACEHOLDER} stands in an answer; only questions have pictures")
+    if pictures and IMAGE_PLACEHOLDER not in "".join(questions):
+        _check_unplaced(texts)
     return texts
 
 
@@ -133,5 +134,9 @@ def _pictures(held: list[Any], images: list[Any]) -> list[Any]:
     return held
 
 
-def _is_in_answers(texts: PairTexts) -> bool:
-    return any(IMAGE_PLACEHOLDER in text for text in (*texts.answers, texts.chosen, texts.rejected))
+def _check_unplaced(texts: PairTexts) -> None:
+    """Raise NotAPairError where pictures that no question places have a place after all: they would come first."""
+    if any(IMAGE_PLACEHOLDER in text for text in (*texts.answers, texts.chosen, texts.rejected)):
+        raise NotAPairError(f"{IMAGE_PLACEHOLDER} stands in an answer; only questions have pictures")
+    if marks := image_marks(texts.questions):
+        raise NotAPairError(f"{', '.join(marks)} is text in a question: write {IMAGE_PLACEHOLDER} there")

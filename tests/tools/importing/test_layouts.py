@@ -375,6 +375,10 @@ REFUSED = {
         "picture of assistant",
     ),
     "mark_in_an_answer": ({"prompt": "Draw.", "chosen": "<image>", "rejected": "b", "images": ["a.png"]}, "an answer"),
+    "mark_of_another_form": (
+        {**TWO, "prompt": "<image_1> and <image_2>?", "images": ["a.png", "b.png"]},
+        "<image_1>, <image_2> is text in a question: write <image> there",
+    ),
     "other_rejected_pictures": (
         {
             "messages": [user("<image>a"), assistant("b")],
