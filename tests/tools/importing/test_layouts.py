@@ -60,6 +60,11 @@ CASES = {
         {**PAIR, "image": "saved/a.png"},
     ),
     "mmpr_history": ("MMPR and RLAIF-V", {**PAIR, **HISTORY}, {**PAIR, **HISTORY}),
+    "mmpr_long_history": (
+        "MMPR and RLAIF-V",
+        {**PAIR, "history": [["a", "b"], ["c", "d"], ["e", "f"]]},
+        {**PAIR, "history": [["a", "b"], ["c", "d"], ["e", "f"]]},
+    ),
     "trl_texts": ("TRL", {"prompt": "How many cups?", "chosen": "Two.", "rejected": "Three."}, PAIR),
     "trl_texts_and_image": (
         "TRL",
@@ -337,6 +342,10 @@ REFUSED = {
     ),
     "the_same": ({"chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("b")]}, "the same"),
     "one_ends_early": ({"chosen": [user("a"), assistant("b")], "rejected": [user("a")]}, "rejected must be one answer"),
+    "the_other_ends_early": (
+        {"chosen": [user("a")], "rejected": [user("a"), assistant("b")]},
+        "chosen must be one answer behind what both share, not nothing",
+    ),
     "texts_without_prompt": ({"chosen": "It is two.", "rejected": "It is three."}, "there is no prompt"),
     "ends_with_an_answer": ({**TWO, "prompt": [user("a"), assistant("b")]}, "not user, assistant"),
     "asked_twice": ({**TWO, "prompt": [user("a"), user("b"), user("c")]}, "not user, user, user"),
@@ -362,6 +371,7 @@ REFUSED = {
     "unknown_speaker": ({**TWO, "prompt": [{"role": "critic", "content": "a"}]}, "'critic'"),
     "empty_question": ({**TWO, "prompt": " "}, "'question' is empty"),
     "history": ({**PAIR, "history": ["a", "b"]}, "[question, answer]"),
+    "half_a_turn": ({**PAIR, "history": [["Are there cups?"]]}, "[question, answer]"),
     "fewer_pictures": ({**TWO, "prompt": [user(parts(None, None, "a"))], "images": ["a.png"]}, "2 <image>"),
     "more_pictures": ({**TWO, "prompt": "<image>a", "images": ["a.png", "b.png"]}, "1 <image>"),
     "no_pictures": ({**TWO, "prompt": [user(parts(None, "a"))]}, "1 <image>"),
