@@ -1,6 +1,7 @@
 """The part of the study that looks at pictures: what is taught, what starts from what, and what is gathered."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,15 @@ def test_arms_start_from_the_start_and_are_tested_against_it(tmp_path, tools):
     table = picture_table(found.values())
     assert [line.split(" | ")[0] for line in table[2:]] == ["| start", "| mpo", "| sft"]
     assert "| +75.0 [" in table[3] and "+50.0 [" in table[3]
+    pictures.main([*call, "--tasks", "count", "--asked", "9", "--arms", "mpo"])
+    both = [row for row in pictures.gather(tmp_path) if row["title"] == "mpo"]  # each against what was asked the same
+    assert sorted(row["tasks"] for row in both) == [[], ["count"]] and all("start" in row["against"] for row in both)
+    assert "| start, on count |" in "\n".join(picture_table(pictures.gather(tmp_path)))
+
+
+def test_questions_of_some_tasks_are_kept(tmp_path):
+    some = pictures.Pictures(tmp_path, Path("m.gguf"), Path("tower"), asked=12, held_out=9, tasks=("count", "place"))
+    kept, whole = pictures.questions(some), pictures.questions(replace(some, tasks=()))
+    for name in ("train_en_prompts", "held_out_en_prompts", "held_out_en_direct"):
+        rows, every = (read_rows(folder / f"{name}.jsonl") for folder in (kept, whole))
+        assert rows == [row for row in every if row["task"] in ("count", "place")] and 0 < len(rows) < len(every)

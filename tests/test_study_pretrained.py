@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.machine import RESULTS
 from benchmarks.study.files import read_rows
 from benchmarks.study_pretrained import stages
 from benchmarks.study_pretrained.conditions import ARMS, FIRST, LONG, MODEL, PLAIN_LONG, STARTS, TRAIN
@@ -434,3 +435,9 @@ def test_questions_of_others_become_prompts():
     assert rows[1] == {"image": "b.png", "question": "what shape?", "answer": "circle", "task": "shape"}
     assert [row["task"] for row in rows] == ["yes or no", "shape", "color"]
     assert spread(range(10), 3) == [0, 3, 6] and spread(range(3), None) == [0, 1, 2]
+
+
+def test_the_page_shows_the_committed_figures():
+    page = (RESULTS.parents[1] / "docs" / "study_pretrained.md").read_text(encoding="utf-8")
+    figures = json.loads((RESULTS / "study_pretrained.json").read_bytes())
+    assert [table[0] for table in tables(figures) if "\n".join(table) not in page] == []

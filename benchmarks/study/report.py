@@ -1,6 +1,7 @@
 """The study's figures as tables and plots, beside the ordering of the paper (arXiv 2411.10442).
 
-    python -m benchmarks.study.report      from benchmarks/results/study.json and study_extended.json
+    python -m benchmarks.study.report                       from benchmarks/results/study.json and study_extended.json
+    python -m benchmarks.study.report study_five_tasks      the first two tables, from another result
 
 Prints the tables that docs/study.md shows and writes docs/images/study.png (accuracies) and
 docs/images/reading_curves.png (what training logs of arms that win and of arms that lose look like).
@@ -8,6 +9,7 @@ docs/images/reading_curves.png (what training logs of arms that win and of arms 
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -207,10 +209,27 @@ def read_results() -> tuple[Figures, Figures]:
     return core, extended
 
 
-def main() -> None:
-    """Print the tables, write the plots."""
+def tables_of(name: str) -> list[list[str]]:
+    """The tables of measures and of claims of one committed result."""
+    figures = json.loads((RESULTS / f"{name}.json").read_bytes())
+    return [measures_table(figures["summary"]), claims_table(figures)]
+
+
+def print_tables(found: Sequence[Sequence[str]]) -> None:
+    """Tables with an empty line between them."""
+    print("\n\n".join("\n".join(table) for table in found))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the tables, write the plots; of a result that is named, the tables of measures and claims alone."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", nargs="?", help="name of a file in benchmarks/results")
+    name = parser.parse_args(argv).result
+    if name:
+        print_tables(tables_of(name))
+        return
     figures, extended = read_results()
-    print("\n\n".join("\n".join(table) for table in tables(figures, extended)))
+    print_tables(tables(figures, extended))
     plot_accuracies(figures["summary"]).savefig(PICTURES / "study.png", dpi=110)
     plot_curves(figures["curves"]).savefig(PICTURES / "reading_curves.png", dpi=110)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.arms import MPO
-from benchmarks.study.files import lengths_of, read_meta, write_meta
+from benchmarks.study.files import lengths_of, read_meta, read_rows, write_meta, write_rows
 from benchmarks.study_pretrained.conditions import HABIT, MODEL
 from benchmarks.study_pretrained.keyed import emptied, keyed, read_figures, stages_in
 from benchmarks.study_pretrained.measures import compare
@@ -51,13 +51,14 @@ ASK = "--max-num 1 --max-new-tokens 64 --batch-size 64 --engine transformers"
 
 @dataclass(frozen=True)
 class Pictures:
-    """One study of pictures: where its stages stand, its parts, and how many questions are asked and held out."""
+    """One study of pictures: where its stages stand, its parts, and how many questions are drawn, of which tasks."""
 
     work: Path
     model: Path
     tower: Path
     asked: int
     held_out: int
+    tasks: tuple[str, ...] = ()
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -69,6 +70,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, default=Path("work_dirs/study_pretrained"), help="folder of all stages")
     add("--asked", type=int, default=200, help="questions to sample answers to")
     add("--held_out", type=int, default=300, help="questions on other pictures to evaluate on")
+    add("--tasks", nargs="+", default=[], help="keep the questions of these tasks, such as count; default: all")
     add("--arms", nargs="+", default=["mpo"], choices=ARMS, help="how to train on the pairs; default: %(default)s")
     add("--seeds", type=int, nargs="+", default=[1], help="how many, or from which to below which")
     add("--minutes", type=float, default=600.0, help="begin no stage after so many")
@@ -76,9 +78,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def questions(study: Pictures) -> Path:
-    """Questions to sample answers to, and held-out ones."""
+    """Questions to sample answers to, and held-out ones, those of the tasks alone where these are given."""
     flags = f"--pairs {study.asked} --held_out {study.held_out} --seed 1"
-    return keyed(study.work, f"{NAME} questions", {"flags": flags}, partial(_draw, flags))
+    made_of = {"flags": flags} | ({"tasks": [*study.tasks]} if study.tasks else {})
+
+    def draw(out: Path) -> None:
+        _draw(flags, out)
+        for file in out.glob("*_en_*.jsonl") if study.tasks else ():
+            write_rows(file, [row for row in read_rows(file) if row["task"] in study.tasks])
+
+    return keyed(study.work, f"{NAME} questions", made_of, draw)
 
 
 def lessons(study: Pictures) -> Path:
@@ -172,15 +181,19 @@ def _answered_arm(study: Pictures, arm: str, seed: int) -> Path:
 
 def gather(work: Path) -> list[dict[str, Any]]:
     """Figures of all that was asked about pictures: each checkpoint, a run also `against` its start and SFT."""
-    asked = {read_figures(folder)["made_of"]["checkpoint"]: folder for folder in stages_in(work, f"{NAME} answered")}
-    made = {checkpoint: read_figures(work / checkpoint)["made_of"] for checkpoint in asked}
+    folders = {folder: read_figures(folder)["made_of"] for folder in stages_in(work, f"{NAME} answered")}
+    asked = {(made_of["checkpoint"], made_of["questions"]): folder for folder, made_of in folders.items()}
+    made = {checkpoint: read_figures(work / checkpoint)["made_of"] for checkpoint, _ in asked}
     found = []
-    for checkpoint, made_of in made.items():
-        row = {**read_figures(asked[checkpoint]), "title": _title(checkpoint), "made_of": made_of}
+    for (checkpoint, posed), folder in asked.items():
+        made_of = made[checkpoint]
+        tasks = read_figures(work / posed)["made_of"].get("tasks", [])
+        row = {**read_figures(folder), "title": _title(checkpoint), "tasks": tasks, "made_of": made_of}
         if "pairs" in made_of:
             others = {"start": made_of["start"], RIVAL: _rival(made_of, made)}
-            tests = {name: compare(asked[checkpoint], asked[other]) for name, other in others.items() if other in asked}
-            row |= {"pairs": read_figures(work / made_of["pairs"])["pairs"], "against": tests}
+            known = {name: asked[other, posed] for name, other in others.items() if (other, posed) in asked}
+            row |= {"pairs": read_figures(work / made_of["pairs"])["pairs"]}
+            row |= {"against": {name: compare(folder, other) for name, other in known.items()}}
         found.append(row)
     return found
 
@@ -200,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what is not there yet, as far as the time goes."""
     args = parse_arguments(argv)
     register_template()
-    study = Pictures(args.work, args.model, args.tower, args.asked, args.held_out)
+    study = Pictures(args.work, args.model, args.tower, args.asked, args.held_out, tuple(args.tasks))
     begin = time.monotonic()
     for stage in stages(study, args.arms, args.seeds):
         if time.monotonic() - begin > 60 * args.minutes:

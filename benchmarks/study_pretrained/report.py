@@ -99,11 +99,12 @@ def watch_table(row: Row) -> list[str]:
 def picture_table(rows: Iterable[Row]) -> list[str]:
     """What the start that sees and the runs from it answer about held-out pictures, the start first."""
     lines = []
-    for row in sorted(rows, key=lambda row: ("pairs" in row, row["title"])):
+    for row in sorted(rows, key=lambda row: (row["tasks"], "pairs" in row, row["title"])):
         asked = [accuracy(row[way]["all"]) for way in (REASONED, DIRECT)]
         against = row.get("against", {})
         tests = [points_of(against[other][REASONED]) if other in against else NOTHING for other in ("start", "sft")]
-        lines.append([row["title"], asked[0], f"{row[REASONED]['all']['right_steps']:.1f}", asked[1], *tests])
+        title = f"{row['title']}, on {' and '.join(row['tasks'])}" if row["tasks"] else row["title"]
+        lines.append([title, asked[0], f"{row[REASONED]['all']['right_steps']:.1f}", asked[1], *tests])
     return as_table(["", "step by step, %", "every step right", "direct", "above the start", "above SFT"], lines)
 
 
