@@ -55,7 +55,7 @@ def tools(monkeypatch):
 
     def pair(words):
         folder = Path(words[words.index("--save-dir") + 1])
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         entry = {"own": {"root": ".", "annotation": "own.jsonl", "length": 7}}
         (folder / "meta.json").write_text(json.dumps(entry))
 
@@ -89,18 +89,26 @@ def test_arms_start_from_the_start_and_are_tested_against_it(tmp_path, tools):
     pictures.main([*call, "--arms", "mpo", "--seeds", "1", "2", "--minutes", "0"])
     assert len(tools) == 9  # no stage is begun
     found = {row["title"]: row for row in pictures.gather(tmp_path)}
-    start, mpo, sft = (found[name] for name in ("start", "mpo", "sft"))
+    start, mpo, sft = (found[name] for name in ("start", "mpo, seed 0", "sft, seed 0"))
     assert start["reasoned"]["all"]["percent"] == 25 and "against" not in start
     points = {name: test["reasoned"]["difference"] for name, test in mpo["against"].items()}
     assert points == {"start": 75, "sft": 50} and mpo["pairs"] == {"own": 7}
     assert sft["against"].keys() == {"start"} and mpo["made_of"]["flags"].endswith("--seed 0")
     table = picture_table(found.values())
-    assert [line.split(" | ")[0] for line in table[2:]] == ["| start", "| mpo", "| sft"]
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| start", "| mpo, seed 0", "| sft, seed 0"]
     assert "| +75.0 [" in table[3] and "+50.0 [" in table[3]
     pictures.main([*call, "--tasks", "count", "--asked", "9", "--arms", "mpo"])
-    both = [row for row in pictures.gather(tmp_path) if row["title"] == "mpo"]  # each against what was asked the same
+    both = [
+        row for row in pictures.gather(tmp_path) if row["title"] == "mpo, seed 0"
+    ]  # each against what was asked the same
     assert sorted(row["tasks"] for row in both) == [[], ["count"]] and all("start" in row["against"] for row in both)
     assert "| start, on count |" in "\n".join(picture_table(pictures.gather(tmp_path)))
+
+
+def test_a_task_that_is_none_is_refused_before_anything_is_made(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        pictures.main(["--model", "m.gguf", "--work", str(tmp_path), "--tasks", "counts"])
+    assert "count" in capsys.readouterr().err and not [*tmp_path.iterdir()]
 
 
 def test_questions_of_some_tasks_are_kept(tmp_path):

@@ -12,7 +12,6 @@ to benchmarks/results/study_pretrained.json; `python -m benchmarks.study_pretrai
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import partial
@@ -21,6 +20,7 @@ from pathlib import Path
 from benchmarks.machine import write_results
 from benchmarks.study_pretrained.conditions import ARMS, CORE, STARTS
 from benchmarks.study_pretrained.gather import gather
+from benchmarks.study_pretrained.keyed import run_stages
 from benchmarks.study_pretrained.pictures import gather as gather_pictures
 from benchmarks.study_pretrained.settings import Sizes, Study, register_template
 from benchmarks.study_pretrained.stages import (
@@ -57,12 +57,7 @@ def run(study: Study, arms: Sequence[str], seeds: Sequence[int], *, measured: Se
 
     Sampled answers are measured last unless `measured` says so: they take longest.
     """
-    begin = time.monotonic()
-    for stage in _stages(study, arms, seeds, measured):
-        if time.monotonic() - begin > 60 * minutes:
-            print(f"{minutes:g} minutes are over: call again for what is left")
-            return
-        print(stage(), flush=True)
+    run_stages(_stages(study, arms, seeds, measured), minutes)
 
 
 def _stages(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,13 @@ def stages_in(work: Path, name: str) -> list[Path]:
     """The folders of the stages of this name that are done, all of them where the name is but its first word."""
     pattern = f"{name.replace(' ', '_')}{'_*' if ' ' not in name else ''}-{'?' * DIGITS}.json"
     return [path.with_suffix("") for path in sorted(work.glob(pattern))]
+
+
+def run_stages(stages: Iterable[Callable[[], Path]], minutes: float) -> None:
+    """Run stages in their order, each printed when it is there; none is begun after so many minutes."""
+    begin = time.monotonic()
+    for stage in stages:
+        if time.monotonic() - begin > 60 * minutes:
+            print(f"{minutes:g} minutes are over: call again for what is left")
+            return
+        print(stage(), flush=True)

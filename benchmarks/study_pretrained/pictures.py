@@ -13,7 +13,6 @@ into their file by `python -m benchmarks.study_pretrained --gather`.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from typing import Any
 from benchmarks.study.arms import MPO
 from benchmarks.study.files import lengths_of, read_meta, read_rows, write_meta, write_rows
 from benchmarks.study_pretrained.conditions import HABIT, MODEL
-from benchmarks.study_pretrained.keyed import emptied, keyed, read_figures, stages_in
+from benchmarks.study_pretrained.keyed import emptied, keyed, read_figures, run_stages, stages_in
 from benchmarks.study_pretrained.measures import compare
 from benchmarks.study_pretrained.settings import TEMPLATE, register_template
 from benchmarks.study_pretrained.stages import train_from
@@ -33,6 +32,7 @@ from tools.evaluate import evaluate
 from tools.evaluate import parse_arguments as parse_evaluation
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample_answers
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main as pair_answers
+from tools.visual_reasoning.tasks import TASKS
 
 NAME = "pictures"
 LESSONS = "--look 1500 --reason 4000 --slips 0.7 --pairs 0 --held_out 0 --seed 0"
@@ -70,7 +70,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, default=Path("work_dirs/study_pretrained"), help="folder of all stages")
     add("--asked", type=int, default=200, help="questions to sample answers to")
     add("--held_out", type=int, default=300, help="questions on other pictures to evaluate on")
-    add("--tasks", nargs="+", default=[], help="keep the questions of these tasks, such as count; default: all")
+    add("--tasks", nargs="+", default=[], choices=TASKS, help="keep the questions of these; default: all")
     add("--arms", nargs="+", default=["mpo"], choices=ARMS, help="how to train on the pairs; default: %(default)s")
     add("--seeds", type=int, nargs="+", default=[1], help="how many, or from which to below which")
     add("--minutes", type=float, default=600.0, help="begin no stage after so many")
@@ -133,7 +133,7 @@ def pairs(study: Pictures) -> Path:
 
     def sample_and_pair(out: Path) -> dict[str, Any]:
         sample_answers([*map(str, words), "--out-dir", str(out / "sampled"), *SAMPLE.split()])
-        pair_answers(["--data-dir", str(out / "sampled"), "--save-dir", str(out / "pairs"), *PAIR.split()])
+        pair_answers(["--data-dir", str(out / "sampled"), "--save-dir", str(emptied(out / "pairs")), *PAIR.split()])
         return {"pairs": lengths_of(out / "pairs" / "meta.json")}
 
     made_of = {"start": policy.name, "questions": asked.name, "flags": f"{SAMPLE} {PAIR}"}
@@ -188,7 +188,7 @@ def gather(work: Path) -> list[dict[str, Any]]:
     for (checkpoint, posed), folder in asked.items():
         made_of = made[checkpoint]
         tasks = read_figures(work / posed)["made_of"].get("tasks", [])
-        row = {**read_figures(folder), "title": _title(checkpoint), "tasks": tasks, "made_of": made_of}
+        row = {**read_figures(folder), "title": _title(checkpoint, made_of), "tasks": tasks, "made_of": made_of}
         if "pairs" in made_of:
             others = {"start": made_of["start"], RIVAL: _rival(made_of, made)}
             known = {name: asked[other, posed] for name, other in others.items() if (other, posed) in asked}
@@ -198,14 +198,19 @@ def gather(work: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _title(checkpoint: str) -> str:
-    """What a folder's name says that it is."""
-    return checkpoint.rpartition("-")[0].removeprefix(f"{NAME}_").removeprefix("run_").replace("_", " ")
+def _title(checkpoint: str, made_of: Mapping[str, Any]) -> str:
+    """What a folder's name says that it is, and the seed of a run."""
+    name = checkpoint.rpartition("-")[0].removeprefix(f"{NAME}_").removeprefix("run_").replace("_", " ")
+    return f"{name}, seed {_seed(made_of)}" if "pairs" in made_of else name
+
+
+def _seed(made_of: Mapping[str, Any]) -> str:
+    return made_of["flags"].rpartition("--seed ")[2]
 
 
 def _rival(made_of: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The checkpoint of SFT on the same pairs with the same seed; None for itself."""
-    wanted = {**made_of, "flags": flags_of(RIVAL, made_of["flags"].rpartition("--seed ")[2])}
+    wanted = {**made_of, "flags": flags_of(RIVAL, _seed(made_of))}
     return next((name for name, other in others.items() if other == wanted and other != made_of), None)
 
 
@@ -214,12 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     register_template()
     study = Pictures(args.work, args.model, args.tower, args.asked, args.held_out, tuple(args.tasks))
-    begin = time.monotonic()
-    for stage in stages(study, args.arms, args.seeds):
-        if time.monotonic() - begin > 60 * args.minutes:
-            print(f"{args.minutes:g} minutes are over: call again for what is left")
-            return
-        print(stage(), flush=True)
+    run_stages(stages(study, args.arms, args.seeds), args.minutes)
 
 
 if __name__ == "__main__":
