@@ -65,6 +65,7 @@ def tools(monkeypatch):
     monkeypatch.setattr(
         pictures, "compose", lambda words: calls.append(("compose", words[words.index("--vision") + 1]))
     )
+    monkeypatch.setattr(pictures, "register_template", lambda: None)  # would stay for the tests that follow
     monkeypatch.setattr(pictures, "sample_answers", lambda words: calls.append(("sample",)))
     monkeypatch.setattr(pictures, "LESSONS", "--look 1 --reason 1 --pairs 0 --held_out 0 --seed 0")
     return calls

@@ -75,6 +75,12 @@ def _pattern(name: str) -> str:
     return name.replace(".", r"\.")
 
 
+def _template_in(chat_template: str) -> str | None:
+    """The first of our templates whose system message stands in this jinja; one without a message has no mark there."""
+    messages = {t.name: json.dumps(t.system_message, ensure_ascii=False)[1:-1] for t in TEMPLATES.values()}
+    return next((name for name, message in messages.items() if message and message in chat_template), None)
+
+
 def config_from_hf(
     fields: dict[str, Any], image_settings: dict[str, Any], chat_template: str = ""
 ) -> InternVLChatConfig:
@@ -91,9 +97,7 @@ def config_from_hf(
     there = InternVLConfig.from_dict(fields)
     vision, text = there.vision_config, there.text_config
     _check_hf(there)
-    messages = {t.name: json.dumps(t.system_message, ensure_ascii=False)[1:-1] for t in TEMPLATES.values()}
-    default = _TEMPLATES_OF.get(text.model_type, DEFAULT_TEMPLATE)
-    template = next((name for name, message in messages.items() if message in chat_template), default)
+    template = _template_in(chat_template) or _TEMPLATES_OF.get(text.model_type, DEFAULT_TEMPLATE)
     vision_fields = {here: _single(getattr(vision, name)) for here, name in _VISION_FIELDS.items()}
     language_model = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)].__name__
     tied = fields.get("tie_word_embeddings", text.tie_word_embeddings)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from internvl_chat.critic.scoring import StepCritic
 from internvl_chat.data.tokenization import RowTokenizer
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel, load_config, load_model, load_tokenizer
 from internvl_chat.model.configuration_internlm2 import InternLM2Config
-from internvl_chat.model.conversation import get_template
+from internvl_chat.model.conversation import TEMPLATES, get_template
 from internvl_chat.records.rows import Source
 from tools import convert
 from tools.checkpoints import conversion, files
@@ -248,7 +249,11 @@ def test_a_critic_stays_one(tokenizer_folder, tmp_path):
         assert critic.model.config.critic == noted
 
 
-def test_an_hf_checkpoint_without_a_chat_template_gets_that_of_its_language_model(tokenizer_folder, tmp_path):
+def test_an_hf_checkpoint_without_a_chat_template_gets_that_of_its_language_model(
+    tokenizer_folder, tmp_path, monkeypatch
+):
+    """Also where a template without a system message is known: that would be found in any text."""
+    monkeypatch.setitem(TEMPLATES, "bare", replace(TEMPLATES["internvl2_5"], name="bare", system_message=""))
     for family, template in (("gpt_oss", "internvl3_5_gpt_oss"), ("qwen3", "internvl2_5")):
         conversion.convert_to_hf(build(tmp_path / "a" / family, tokenizer_folder, family), tmp_path / "b" / family)
         (tmp_path / "b" / family / "chat_template.jinja").unlink()
