@@ -6,6 +6,7 @@ in a way that nobody knows, and each is a test of its own, no sum of the ones be
 trials (O'Brien and Fleming) assumes does not hold. So the level of a run, 5 %, is divided by the number of looks: by
 the union bound no more than 5 % of the runs that do no harm are stopped, however looks hang together; as they hang
 together closely, far fewer are. An early look counts as much as a late one, for harm that is seen early costs least.
+What would be a fall were there but one look is said as a doubt, and stops nothing.
 """
 
 from __future__ import annotations
@@ -57,12 +58,26 @@ class Change:
 
     def fall(self, looks: int) -> str:
         """What shows that answers got worse, at one of so many looks; "" where it may be chance."""
-        level = RUN_LEVEL / looks
-        if self.p > level:
+        if self.p > RUN_LEVEL / looks:
             return ""
+        now, before = 100 * self.now, 100 * self.before
+        return (
+            f"held-out answers got worse: {now:.1f} % right, {before:.1f} % at the first look {self._evidence(looks)}"
+        )
+
+    def doubt(self, looks: int) -> str:
+        """What would be a fall were this the only look, and may be chance at one of so many; "" elsewhere."""
+        if not RUN_LEVEL / looks < self.p <= RUN_LEVEL:
+            return ""
+        return (
+            f"held-out answers may have got worse, the next look tells: {100 * self.now:.1f} % right, "
+            f"{100 * self.before:.1f} % at the first look {self._evidence(looks)}"
+        )
+
+    def _evidence(self, looks: int) -> str:
         low, high = (100 * bound for bound in self.interval)
         return (
-            f"held-out answers got worse: {100 * self.now:.1f} % right, {100 * self.before:.1f} % at the first look "
             f"({100 * self.difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}; {self.worse} questions "
-            f"worse, {self.better} better; one-sided p = {self.p:.2g}, the limit of each of {looks} looks {level:.2g})"
+            f"worse, {self.better} better; one-sided p = {self.p:.2g}, the limit of each of {looks} looks "
+            f"{RUN_LEVEL / looks:.2g})"
         )

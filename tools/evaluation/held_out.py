@@ -6,7 +6,7 @@ A look asks a fixed sample of the file, judges the answers by the checks of the 
 question with the first look. By default it takes the most likely answer: between two looks it changes only where the
 policy has, so that it shows a fall of as many points by fewer answers than sampled ones, which cost as much each.
 Besides, it asks how likely answers sampled at the first look are by now (`followed`), which draws nothing and costs one
-forward pass. `falls` says what stops a run; the log-probs only warn.
+forward pass. `falls` says what stops a run and what is a doubt; the log-probs only warn.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class HeldOutQuestions:
         }
         followed = Followed.of(self.first, logps)
         fall = change.fall(self.looks)
-        warning = "" if fall or followed is None else followed.warning()
+        doubts = () if fall else (change.doubt(self.looks), followed.warning() if followed else "")
+        warning = "; ".join(filter(None, doubts))
         more = {} if followed is None else followed.figures()
         return Look(figures | more | {"eval_answers_seconds": seconds}, fall, warning)
 

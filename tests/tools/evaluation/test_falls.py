@@ -27,6 +27,15 @@ def test_the_level_of_a_run_is_shared_by_its_looks():
     assert change.fall(looks=3) == ""
 
 
+def test_what_would_be_a_fall_at_the_only_look_is_a_doubt_at_one_of_several():
+    change = Change.of(*binary("rrrrrrrrww", "wwwwwwwwrw"))  # p = 0.0195
+    assert change.doubt(looks=3).startswith("held-out answers may have got worse, the next look tells: 10.0 % right")
+    assert "the limit of each of 3 looks 0.017)" in change.doubt(looks=3)
+    assert change.doubt(looks=2) == ""  # a fall
+    six_of_eight = Change.of(*binary("rrrrrrww", "wwwwwwrr"))  # P(at most 2 of 8) = 0.145
+    assert (six_of_eight.fall(1), six_of_eight.doubt(3)) == ("", "")
+
+
 def test_shares_of_several_answers_are_permuted():
     before, now = [0.75, 0.5, 1.0, 0.25, 0.5], [0.5, 0.25, 0.75, 0.0, 0.25]
     assert Change.of(before, now).p == pytest.approx(1 / 32)  # of 2 ** 5 sign patterns only one falls as far
