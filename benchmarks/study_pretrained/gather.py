@@ -49,6 +49,25 @@ def gather(work: Path, starts: Mapping[str, Arm], arms: Mapping[str, Arm]) -> di
     return {"starts": taught, "runs": runs, "seeds": seeds, STAGE.replace(" ", "_"): others_asked}
 
 
+def joined(kept: Mapping[str, Any], found: Mapping[str, Any], order: Sequence[str], cpu: str) -> dict[str, Any]:
+    """What was found here, and of an earlier result what is of another machine or not there any more.
+
+    Args:
+        kept: the earlier result: of `gather`, with the `machine` that it was made on.
+        found: of `gather`, and `pictures`.
+        order: names of starts and arms as rows are to follow one another.
+        cpu: of this machine. Rows say of which theirs is: the same settings end a little otherwise on another.
+    """
+    whole = dict(found)
+    for part in ("starts", "runs"):
+        earlier = [{"cpu": kept["machine"]["cpu"], **row} for row in kept[part]]
+        rows = {(row["folder"], row["cpu"]): row for row in (*earlier, *({"cpu": cpu, **row} for row in found[part]))}
+        whole[part] = sorted(rows.values(), key=lambda row: order.index(row["arm"].partition(" ")[2]))
+    arms = {row["arm"] for row in found["seeds"]}
+    whole["seeds"] = [*(row for row in kept["seeds"] if row["arm"] not in arms), *found["seeds"]]
+    return whole | {part: found[part] or kept[part] for part in ("easy_vqa", "pictures")}
+
+
 def over_seeds(runs: Sequence[Row], greedy: Mapping[str, Path]) -> Iterator[Row]:
     """Arms that were trained with several seeds, each tested by its greedy answers to the same questions.
 

@@ -38,7 +38,12 @@ class PlainSplit:
     hurried: float = 0.0
 
 
-PLAIN_SPLITS = {"plain": PlainSplit(), "large": PlainSplit(scale=2), "habit": PlainSplit(hurried=0.7)}
+PLAIN_SPLITS = {
+    "plain": PlainSplit(),
+    "large": PlainSplit(scale=2),
+    "exact": PlainSplit(scale=2),
+    "habit": PlainSplit(hurried=0.7),
+}
 """Each is all that the start of its name knows and is asked."""
 SPLITS = ("taught", "asked", "held_out", "held_out_kinds", *PLAIN_SPLITS)
 

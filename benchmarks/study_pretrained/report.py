@@ -16,6 +16,7 @@ from benchmarks.machine import RESULTS
 from benchmarks.study.report import as_table
 from benchmarks.study_pretrained.conditions import RIVALS
 from benchmarks.study_pretrained.gather import seed_of
+from tools.evaluation.falls import RUN_LEVEL
 
 REASONED, DIRECT = "reasoned", "direct"
 NOTHING = ""
@@ -89,7 +90,7 @@ def watch_table(row: Row) -> list[str]:
         low, high, change = (100 * look[f"eval_accuracy_change{end}"] for end in ("_low", "_high", ""))
         p, level = look["eval_accuracy_p"], look["eval_accuracy_level"]
         gap = [look.get(f"eval_logps/{name}_change", math.nan) for name in ("right", "wrong", "gap")]
-        verdict = "fall" if p < level else NOTHING
+        verdict = "fall" if p <= level else "doubt" if p <= RUN_LEVEL else NOTHING
         shown = [f"{100 * look['eval_accuracy']:.1f}", f"{change:+.1f} [{low:+.1f}, {high:+.1f}]", f"{p:.2g}"]
         rows.append([f"{look['step']:.0f}", *shown, f"{level:.2g}", verdict, *(f"{value:+.2f}" for value in gap)])
     head = ["step", "greedy, %", "since the start", "p of a fall", "limit", "verdict", "right", "wrong", "gap, nats"]

@@ -36,7 +36,7 @@ from tools.compose import main as compose
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness import main as sample_answers
 from tools.reasoning_data_pipeline.mmpr_data_pipeline_correctness_postprocess import main as pair_answers
 
-TOWER = "--vision_size 1:64:2 --image_size 56 --dtype bfloat16"
+TOWER = "--vision_size 1:64:2 --image_size 56"
 SAMPLE = "--engine transformers --max-new-tokens 48 --batch-size 16 --prompt-version en"
 
 
@@ -79,17 +79,18 @@ def for_start(study: Study, name: str, use: Callable[[Study], Path]) -> Path:
     return plain(study, name) if name in PLAIN_SPLITS else use(study)
 
 
-def base(study: Study) -> Path:
-    """The language model with a small vision tower, which nothing here looks through."""
-    made_of = {"model": study.model.name, "flags": TOWER}
-    words = ["--llm", study.model, "--template", TEMPLATE, *TOWER.split()]
+def base(study: Study, dtype: str) -> Path:
+    """The language model with a small vision tower, which nothing here looks through; it is stored in `dtype`."""
+    flags = f"{TOWER} --dtype {dtype}"
+    made_of = {"model": study.model.name, "flags": flags}
+    words = ["--llm", study.model, "--template", TEMPLATE, *flags.split()]
     return keyed(study.work, "base", made_of, lambda out: compose([*map(str, words), "--out", str(emptied(out))]))
 
 
 def start(study: Study, name: str) -> Path:
     """One of STARTS: the base, or another start, taught the form."""
     arm, solutions = STARTS[name], for_start(study, name, taught) / "taught.json"
-    origin = start(study, arm.start) if arm.start else base(study)
+    origin = start(study, arm.start) if arm.start in STARTS else base(study, arm.start or "bfloat16")
     flags = f"{MODEL} {arm.flags}"
     made_of = {"start": origin.name, "data": solutions.parent.name, "flags": flags}
     return keyed(study.work, f"start {name}", made_of, lambda out: train_from(origin, solutions, out, flags))
