@@ -181,9 +181,11 @@ def test_fast_and_plain_path_agree_to_1e5_of_each_gradient(load, golden_folder, 
     fast, fast_loss, fast_grads = run(fast_logps, policy, reference, batch)
     torch.testing.assert_close(fast, logps, rtol=1e-6, atol=1e-5)
     assert fast_loss == pytest.approx(loss, abs=2e-6)
+    rounding = 1e-8 * torch.stack([grad.norm() for grad in grads.values()]).norm().item()  # of the whole gradient
     for name, grad in grads.items():
         error = (fast_grads[name] - grad).norm().item()
-        assert error <= 1e-5 * grad.norm().item(), f"{name}: {error / grad.norm().item():.1e} of its norm"
+        bound = max(1e-5 * grad.norm().item(), rounding)
+        assert error <= bound, f"{name}: {error / grad.norm().item():.1e} of its norm"
 
 
 def test_a_grouped_batch_runs_each_prompt_and_answer_once(golden_folder):
