@@ -252,7 +252,9 @@ def test_a_request_under_another_name_is_refused(server):
     for host in ("localhost", "127.0.0.1:80", "evil.example"):
         connection = http.client.HTTPConnection(*server.server_address, timeout=20)
         connection.request("POST", "/answers", json.dumps({"turns": [turn()]}), {"Host": host})
-        status[host] = connection.getresponse().status
+        with connection.getresponse() as response:
+            status[host] = response.status
+            response.read()  # the model is asked behind the status
     assert status == {"localhost": 200, "127.0.0.1:80": 200, "evil.example": 421}
     assert len(server.contenders[0].model.asked) == 2
 
