@@ -25,16 +25,17 @@ def answers_stay_right(run: Evidence) -> Judged | None:
     if not found:
         return None
     last = found[-1]
-    now, change, low, high, p = (
-        as_number(last.get(f"eval_accuracy{name}")) for name in ("", "_change", "_change_low", "_change_high", "_p")
+    now, change, low, high, p, level = (
+        as_number(last.get(f"eval_accuracy{name}"))
+        for name in ("", "_change", "_change_low", "_change_high", "_p", "_level")
     )
     if len(found) == 1:
         return Judged(f"{100 * now:.1f} % right at step {last['step']}; nothing to compare yet", Sign.UNKNOWN)
     value = (
         f"{100 * now:.1f} % right at step {last['step']}, {100 * change:+.1f} points since step {found[0]['step']}, "
-        f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}; one-sided p = {p:.2g}"
+        f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}; one-sided p = {p:.2g}, limit of a look {level:.2g}"
     )
-    return judged(value, p <= as_number(last.get("eval_accuracy_level")))
+    return judged(value, p <= level)
 
 
 def right_hold(run: Evidence) -> Judged | None:

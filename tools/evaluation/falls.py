@@ -58,25 +58,18 @@ class Change:
 
     def fall(self, looks: int) -> str:
         """What shows that answers got worse, at one of so many looks; "" where it may be chance."""
-        if self.p > RUN_LEVEL / looks:
-            return ""
-        now, before = 100 * self.now, 100 * self.before
-        return (
-            f"held-out answers got worse: {now:.1f} % right, {before:.1f} % at the first look {self._evidence(looks)}"
-        )
+        return f"held-out answers got worse: {self._words(looks)}" if self.p <= RUN_LEVEL / looks else ""
 
     def doubt(self, looks: int) -> str:
         """What would be a fall were this the only look, and may be chance at one of so many; "" elsewhere."""
         if not RUN_LEVEL / looks < self.p <= RUN_LEVEL:
             return ""
-        return (
-            f"held-out answers may have got worse, the next look tells: {100 * self.now:.1f} % right, "
-            f"{100 * self.before:.1f} % at the first look {self._evidence(looks)}"
-        )
+        return f"held-out answers may have got worse, the next look tells: {self._words(looks)}"
 
-    def _evidence(self, looks: int) -> str:
+    def _words(self, looks: int) -> str:
         low, high = (100 * bound for bound in self.interval)
         return (
+            f"{100 * self.now:.1f} % right, {100 * self.before:.1f} % at the first look "
             f"({100 * self.difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}; {self.worse} questions "
             f"worse, {self.better} better; one-sided p = {self.p:.2g}, the limit of each of {looks} looks "
             f"{RUN_LEVEL / looks:.2g})"

@@ -278,7 +278,10 @@ def held_out(*looks):
 def test_held_out_answers_that_fell_are_a_fault_whatever_the_other_curves_say():
     sign, value = held_out(LOOK, FALL)["Held-out answers stay right"]
     assert sign is Sign.FAULT
-    assert value.startswith("36.0 % right at step 90, -14.0 points since step 0") and "p = 0.001" in value
+    assert (
+        value.startswith("36.0 % right at step 90, -14.0 points since step 0")
+        and "p = 0.001, limit of a look 0.01" in value
+    )
     chance = FALL | {"eval_accuracy_p": 0.02}  # above the level of a look
     assert held_out(LOOK, chance)["Held-out answers stay right"][0] is Sign.FINE
     assert held_out(LOOK)["Held-out answers stay right"][0] is Sign.UNKNOWN
