@@ -151,7 +151,12 @@ def read_entries(path: str | Path) -> dict[str, object]:
             else error
         )
         raise ValueError(f"{path}: not a usable meta.json: {why}") from error
-    if not isinstance(meta, dict) or not meta:
+    if meta == {}:
+        raise ValueError(
+            f"{path}: must be an object of data sets by name, and has none; of a pipeline that found no pair, "
+            "summary.json beside it says why"
+        )
+    if not isinstance(meta, dict):
         raise ValueError(f"{path}: must be an object of data sets by name, not {shown(meta)}")
     return meta
 

@@ -194,7 +194,12 @@ def test_checkpoint(mistake, refused):
     Mistake("rows_as_meta", "--meta_path data/rows.jsonl", ("data/rows.jsonl", "these are rows", "data/README.md")),
     Mistake("empty", "", ("data/meta.json",), write("data/meta.json", "")),
     Mistake("broken", "", ("data/meta.json", "line 1"), write("data/meta.json", "{'circles': {}}")),
-    Mistake("nothing_in_it", "", ("must be an object of data sets",), write("data/meta.json", "{}")),
+    Mistake(
+        "nothing_in_it",
+        "",
+        ("must be an object of data sets", "found no pair", "summary.json"),
+        write("data/meta.json", "{}"),
+    ),
     Mistake("no_annotation", "", ("circles", "'annotation' must be a path"), entry(annotation=None)),
     Mistake("root_is_missing", "", ("circles", "data/imgs"), entry(root="data/imgs")),
     Mistake("near_root", "", ("data/Images", "did you mean data/images"), entry(root="data/Images")),
