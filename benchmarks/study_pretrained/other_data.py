@@ -11,6 +11,7 @@ pictures stay where the package has them. Like a stage of the study it is done o
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import islice
@@ -86,14 +87,17 @@ def run_pipeline(out: Path, checkpoint: Path, numbers: Mapping[str, int]) -> dic
     prompts = write_prompts(emptied(out), numbers)
     places = ["--prompt-path", prompts["train"], "--checkpoint", checkpoint, "--out-dir", out / "sampled"]
     sample_answers([*map(str, places), *SAMPLE.split()])
-    pair_answers(["--data-dir", str(out / "sampled"), "--save-dir", str(out / "pairs"), *PAIR.split()])
+    if pair_answers(["--data-dir", str(out / "sampled"), "--save-dir", str(out / "pairs"), *PAIR.split()]):
+        raise ValueError(f"no pair came of {numbers['train']} questions, see {out / 'pairs'}: ask more (--asked)")
     meta = out / "pairs" / "meta.json"
     places = ["--model_name_or_path", checkpoint, "--meta_path", meta, "--output_dir", out / "mpo"]
     train([*map(str, places), *TRAIN.split()])
     places = ["--checkpoint", out / "mpo", "--against", checkpoint, "--direct", prompts["test"]]
     report = evaluate(parse_evaluation([*map(str, places), "--out", str(out / "evaluation.json"), *ASK.split()]))
     figures = {"before": report["before"]["direct"], "after": report["direct"], "test": report["comparison"]["direct"]}
-    return {"pairs": lengths_of(meta), **figures}
+    summary = json.loads((out / "pairs" / "summary.json").read_text(encoding="utf-8"))
+    outcomes = {name: counted["outcomes"] for name, counted in summary.items()}
+    return {"sampled": outcomes, "pairs": lengths_of(meta), **figures}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

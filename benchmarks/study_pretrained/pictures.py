@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.study.arms import MPO
 from benchmarks.study.files import lengths_of, read_meta, read_rows, write_meta, write_rows
-from benchmarks.study_pretrained.conditions import HABIT, MODEL
+from benchmarks.study_pretrained.conditions import AT_2E5, MODEL
 from benchmarks.study_pretrained.keyed import emptied, keyed, read_figures, run_stages, stages_in
 from benchmarks.study_pretrained.measures import compare
 from benchmarks.study_pretrained.settings import TEMPLATE, register_template
@@ -44,7 +44,7 @@ SAMPLE = (
     "--num-return-sequences 8"
 )
 PAIR = "--num-pairs-per-key 4 --num-workers 1"
-ARMS = {"mpo": f"{MPO} {HABIT}", "nll 3": f"{MPO} --rpo_alpha 3 {HABIT}", "sft": f"--loss_type sft {HABIT}"}
+ARMS = {"mpo": f"{MPO} {AT_2E5}", "nll 3": f"{MPO} --rpo_alpha 3 {AT_2E5}", "sft": f"--loss_type sft {AT_2E5}"}
 RIVAL = "sft"
 ASK = "--max-num 1 --max-new-tokens 64 --batch-size 64 --engine transformers"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.study.arms import Arm
 from benchmarks.study.files import lengths_of, read_meta, read_rows
-from benchmarks.study_pretrained.conditions import ARMS, BY_TRL, MODEL, STARTS, TRAIN, WATCHED
+from benchmarks.study_pretrained.conditions import ARMS, BASES, BY_TRL, MODEL, STARTS, TRAIN, WATCHED
 from benchmarks.study_pretrained.data import (
     PLAIN_USES,
     steps_of,
@@ -90,7 +90,7 @@ def base(study: Study, dtype: str) -> Path:
 def start(study: Study, name: str) -> Path:
     """One of STARTS: the base, or another start, taught the form."""
     arm, solutions = STARTS[name], for_start(study, name, taught) / "taught.json"
-    origin = start(study, arm.start) if arm.start in STARTS else base(study, arm.start or "bfloat16")
+    origin = base(study, BASES[arm.start]) if arm.start in BASES else start(study, arm.start)
     flags = f"{MODEL} {arm.flags}"
     made_of = {"start": origin.name, "data": solutions.parent.name, "flags": flags}
     return keyed(study.work, f"start {name}", made_of, lambda out: train_from(origin, solutions, out, flags))
