@@ -217,7 +217,7 @@ def rule_values():
         "Held-out rows follow": f"{min(HELD_OUT['eval_loss']):.4g} {HELD_OUT['eval_loss'][-1]:.4g} "
         f"{HELD_OUT['eval_rewards/accuracies'][-1]:.3g} {fmean(CURVES['rewards/accuracies'][-4:]):.3g}",
         "Held-out answers stay right": f"{100 * CURVES['eval_accuracy'][-1]:.1f} % right at step {10 * ENTRIES}, "
-        "+29.9 points since step 10, 95 % interval +20.1 to +39.8; p = 0.97",
+        "+29.9 points since step 10, 95 % interval +20.1 to +39.8; p = 0.97, limit of a look 0.0025",
         "Right held-out answers hold against wrong ones": f"{CURVES['eval_logps/right_change'][-1]:+.2f} nats, "
         f"{CURVES['eval_logps/wrong_change'][-1]:+.2f}: gap +2.47, 95 % interval +1.93 to +3.03; "
         + sides("rewards/accuracies"),
