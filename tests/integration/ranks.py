@@ -1,5 +1,6 @@
 """Trainings in several processes of this machine, forked from a server that has imported everything once."""
 
+import faulthandler
 import multiprocessing
 import os
 import sys
@@ -37,6 +38,7 @@ def _rank(rank, world, port, argv, log):
     with open(log, "a") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
+    faulthandler.enable()  # a crash in native code says where
     from internvl_chat.train_mpo import main
 
     main(argv)

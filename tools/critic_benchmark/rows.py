@@ -45,6 +45,7 @@ class ProcessRow:
         labels: of each step, of LABELS.
         source: data set that the question is from.
         policy: model that answered, "" where nobody knows.
+        pictures: the images as the row names them, the same wherever the benchmark lies.
     """
 
     key: str
@@ -56,6 +57,7 @@ class ProcessRow:
     labels: tuple[int, ...]
     source: str
     policy: str
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def _row(row: dict[str, Any], key: str, number: int, where: Source, roots: Image
         labels=labels,
         source=str(row.get("data_source") or NO_SOURCE),
         policy=str(row.get("policy_model") or ""),
+        pictures=prompt.image,
     )
 
 

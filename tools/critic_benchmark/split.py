@@ -33,8 +33,8 @@ class Chosen:
 
 
 def in_part(row: ProcessRow, share: float, seed: int) -> bool:
-    """Whether a row's question is in the part that thresholds are sought on."""
-    asked = f"{seed}\0{row.question}\0{row.images}"
+    """Whether a row's question is in the part that thresholds are sought on; the same wherever the files lie."""
+    asked = f"{seed}\0{row.question}\0{row.pictures}"
     return xxhash.xxh3_64_intdigest(asked.encode()) / DIVISOR < share
 
 
