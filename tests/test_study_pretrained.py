@@ -43,7 +43,14 @@ from benchmarks.study_pretrained.problems import (
     read_steps,
     solution_of,
 )
-from benchmarks.study_pretrained.report import seed_table, tables, watch_table
+from benchmarks.study_pretrained.report import (
+    price_table,
+    seed_table,
+    sign_table,
+    start_table,
+    tables,
+    watch_table,
+)
 from benchmarks.study_pretrained.rounding import last_saved, measure_rounding
 from benchmarks.study_pretrained.settings import Sizes, Study
 from internvl_chat.checkpoint.export import export_checkpoint
@@ -364,6 +371,16 @@ def test_runs_are_gathered_and_tested_against_their_start_and_sft(tmp_path):
     assert starts[2].startswith("| taught for 64 steps | 10.0 [0.0, 100.0] |")
     assert signs[2].startswith("| MPO | 0 | 1 of 1 | +80.0 [") and signs[3].startswith("| SFT on chosen | 0 |")
     assert len(prices) == 5 and len(seeds) == len(seen) == 2  # none has two seeds
+
+
+def test_a_row_says_whose_cpu_made_it():
+    end = {"rewards/margins": 2.0}
+    greedy = {"true_steps": 1.0, "right_steps": 0.5, "text_nll": 3.0}
+    row = {"title": "MPO", "made_of": {"flags": "--seed 2"}, "pairs": {"pairs": 1, "questions": 1}, "end": end}
+    row |= {"greedy": greedy, "against": {"start": {}}, "cpu": "Intel(R) Xeon(R) Processor"}
+    for table in (start_table, sign_table, price_table):
+        first, second, third = table([row, row | {"cpu": "AMD EPYC"}, {**row, "cpu": "Arm"}])[2:]
+        assert [line.split(" | ")[-1] for line in (first, second, third)] == ["Intel |", "AMD |", "Arm |"]
 
 
 def test_an_arm_is_tested_against_the_sft_of_its_own_kind(tmp_path):

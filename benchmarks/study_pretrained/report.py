@@ -20,6 +20,7 @@ from tools.evaluation.falls import RUN_LEVEL
 
 REASONED, DIRECT = "reasoned", "direct"
 NOTHING = ""
+CPU = "CPU"  # the column: a start made on another is another one, with the same settings
 ACCURACIES = {
     "greedy, %": ("greedy", REASONED, "templates"),
     "held-out kinds": ("greedy", REASONED, "kinds"),
@@ -40,8 +41,8 @@ def tables(figures: Mapping[str, Any]) -> list[list[str]]:
 
 def start_table(starts: Sequence[Row]) -> list[str]:
     """What each start can do, in percent with intervals."""
-    rows = [[row["title"], *accuracies(row), *steps(row)] for row in starts]
-    return as_table(["start", *ACCURACIES, *STEPS], rows)
+    rows = [[row["title"], *accuracies(row), *steps(row), maker(row)] for row in starts]
+    return as_table(["start", *ACCURACIES, *STEPS, CPU], rows)
 
 
 def seed_table(arms: Sequence[Row]) -> list[str]:
@@ -62,8 +63,8 @@ def sign_table(runs: Sequence[Row]) -> list[str]:
         compared = [("start", "greedy"), ("start", "sampled"), *((rival, "greedy") for rival in RIVALS)]
         tests = [difference(row, other, use) for other, use in compared]
         pairs = row["pairs"]
-        rows.append([row["title"], seed_of(row), f"{pairs['pairs']} of {pairs['questions']}", *tests])
-    head = ["run", "seed", "pairs of questions", "greedy", "sampled", "greedy, above SFT", "greedy, above DPO"]
+        rows.append([row["title"], seed_of(row), f"{pairs['pairs']} of {pairs['questions']}", *tests, maker(row)])
+    head = ["run", "seed", "pairs of questions", "greedy", "sampled", "greedy, above SFT", "greedy, above DPO", CPU]
     return as_table(head, rows)
 
 
@@ -73,8 +74,8 @@ def price_table(runs: Sequence[Row]) -> list[str]:
     for row in runs:
         logged = [shown(row["end"], name) for name in ("rewards/margins", "rewards/accuracies", "nll_loss")]
         cost = f"{row['greedy']['text_nll']:.3f}"
-        rows.append([row["title"], seed_of(row), *accuracies(row), *steps(row), cost, *logged])
-    head = ["run", "seed", *ACCURACIES, *STEPS, "text, nats a token", "margin", "reward accuracy", "NLL"]
+        rows.append([row["title"], seed_of(row), *accuracies(row), *steps(row), cost, *logged, maker(row)])
+    head = ["run", "seed", *ACCURACIES, *STEPS, "text, nats a token", "margin", "reward accuracy", "NLL", CPU]
     return as_table(head, rows)
 
 
@@ -140,6 +141,11 @@ def points_of(test: Row) -> str:
     """Points of a paired test, their interval, and p."""
     low, high = test["interval"]
     return f"{test['difference']:+.1f} [{low:+.1f}, {high:+.1f}], p {test['p']:.2g}"
+
+
+def maker(row: Row) -> str:
+    """Who made the CPU that a row is of: the first word of its name, "Intel" of "Intel(R) Xeon(R) Processor"."""
+    return row.get("cpu", NOTHING).partition("(")[0].partition(" ")[0]
 
 
 def shown(end: Row, name: str) -> str:
