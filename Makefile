@@ -1,5 +1,6 @@
 # make quickstart   from a fresh clone to an MPO-trained tiny model, on a CPU
 # make test         the whole test suite
+# make units        of it what needs no other processes, Slurm or browser: a third of the time
 # make clients      lmdeploy, vLLM, VLMEvalKit in environments of their own, and our checkpoints in them
 # make gpu          on a machine with a GPU: what docs/gpu.md says has to be shown there
 # make screenshots  the pictures of the pages in docs/images, by the tests that measure these pages in Chromium
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS ?= $(CURDIR)/work_dirs/clients
 
-.PHONY: install quickstart test clients gpu screenshots docs checks
+.PHONY: install quickstart test units clients gpu screenshots docs checks
 install: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt requirements-run.txt requirements-docs.txt pyproject.toml
@@ -24,7 +25,10 @@ quickstart: install
 	PYTHON=$(BIN)/python bash shell/quickstart.sh
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(if $(MARK),-m "$(MARK)")
+
+units: MARK := not integration
+units: test
 
 clients: install
 	PYTHON="$(CURDIR)/$(BIN)/python" bash tests/clients/install.sh "$(CLIENTS)"
