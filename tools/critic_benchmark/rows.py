@@ -57,7 +57,7 @@ class ProcessRow:
     labels: tuple[int, ...]
     source: str
     policy: str
-    pictures: tuple[str, ...] = ()
+    pictures: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ def judged():
     """Function from labels and scores of an answer's steps to a row; a key and a question of its own each."""
     made = iter(range(1000))
 
-    def row(labels, scores, source="s1", question=None, **more):
+    def row(labels, scores, source="s1", question=None, pictures=(), **more):
         number = next(made)
         steps = tuple(f"step {i}" for i in range(len(labels)))
         where = Source("bench.jsonl", number + 1)
         question = question or f"question {number}"
-        found = ProcessRow(str(number), number, where, question, (), steps, tuple(labels), source, "", **more)
+        about = (question, (), steps, tuple(labels), source, "", pictures)
+        found = ProcessRow(str(number), number, where, *about, **more)
         return ScoredRow(found, scores)
 
     return row
